@@ -1,0 +1,10 @@
+# Shortcuts. `make demo` and `make test` are the README's two commands.
+.PHONY: demo test check bench docs zoo
+demo:
+	bash scripts/demo.sh
+test check:
+	bash scripts/test.sh
+bench:
+	.venv/bin/python benchmarks/turnaround.py
+zoo:
+	.venv/bin/python -m mergefront.zoo.train

@@ -1,0 +1,86 @@
+"""The model card (README.md) of an exported checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mergefront
+from mergefront.recipe import Recipe
+
+_PAPER = (
+    "S. Chen et al., *Bring Reason to Vision: Understanding Perception and Reasoning through "
+    "Model Merging*, ICML 2025, arXiv:2505.05464"
+)
+
+
+def model_card(
+    recipe: Recipe, front: Mapping[str, Any] | None, member: Mapping[str, Any] | None
+) -> str:
+    """Markdown with YAML front matter: base models, licence, scores with intervals, recipe.
+
+    `front` and `member` are of front.json; None for a recipe merged without a search.
+    """
+    models = recipe.models
+    based_on = [models.receiver, *(donor.model for donor in models.donors.values())]
+    header = ["---", "base_model:", *(f"- {name}" for name in based_on)]
+    header += ["library_name: transformers", "pipeline_tag: image-text-to-text"]
+    header += ["tags:", "- merge", "- mergefront", "---", ""]
+    donors = ", ".join(f"`{donor.model}` ({alias})" for alias, donor in models.donors.items())
+    body = [
+        f"# {models.receiver} merged with {', '.join(models.donors)}",
+        "",
+        f"Language layers of `{models.receiver}` with parts of the task vectors of {donors} "
+        f"(base: `{models.base or 'none'}`), by {recipe.method}; vision tower, connector, "
+        "embeddings and head are the receiver's unless the recipe says otherwise. Coefficients "
+        "for every layer and part are in `recipe.json`, source hashes in `provenance.json`.",
+        "",
+        "## Licence",
+        "",
+        "A merge inherits the conditions of every model in it: "
+        + ", ".join(f"`{name}`" for name in based_on)
+        + ". The strictest of their licences applies; check each before you publish.",
+        "",
+    ]
+    if front is not None and member is not None:
+        body += _scores(front, member)
+    body += [
+        "## Reproduce",
+        "",
+        "```",
+        "mergefront merge recipe.json --out DIR",
+        "```",
+        "",
+        f"Made by mergefront {mergefront.__version__}, recipe {recipe.hash()}. "
+        f"The idea: {_PAPER}.",
+        "",
+    ]
+    return "\n".join(header + body)
+
+
+def _scores(front: Mapping[str, Any], member: Mapping[str, Any]) -> list[str]:
+    source = "test" if member.get("test") else "validation"
+    gains = member["test_gain"] if source == "test" else member["gain"]
+    lines = [
+        f"## Scores ({source} items)",
+        "",
+        "| objective | receiver | this model | paired difference, 95 % interval | items |",
+        "|---|---|---|---|---|",
+    ]
+    for name in front["objectives"]:
+        mine, base, gain = member[source][name], front["receiver"][source][name], gains[name]
+        lines.append(
+            f"| {name} | {100 * base['mean']:.1f} ± {100 * base['se']:.1f} "
+            f"| {100 * mine['mean']:.1f} ± {100 * mine['se']:.1f} "
+            f"| {100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] "
+            f"| {mine['n']} |"
+        )
+    picked = f" as {', '.join(member['picks'])}" if member["picks"] else ""
+    lines += [
+        "",
+        f"In percent, ± one standard error. Candidate {member['number']} of "
+        f"{front['candidates']}, chosen{picked} on other items than these. Verdict on validation "
+        f"items: **{member['verdict']}** (guard: {100 * front['guard']:g} points).",
+        "",
+    ]
+    return lines

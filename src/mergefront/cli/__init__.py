@@ -1,0 +1,74 @@
+"""The command line: verbs, rendering, exit codes. The only package that prints.
+
+stdout is data, stderr is progress and messages. Exit codes: 0 done, 1 our bug, 2 something the
+user can mend, 3 the engine failed. Heavy libraries are imported inside the verbs, so that --help
+answers at once. Reading order: `launch` (init, search, status), `results` (front, export,
+compare, rebuild), `models` (inspect, merge), `machine` (doctor, zoo, schema), `display`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+import mergefront
+from mergefront.cli import launch, machine, models, results
+from mergefront.cli.terminal import complain
+from mergefront.errors import MergefrontError
+
+app = typer.Typer(
+    name="mergefront",
+    help="Search how much of which LLM to merge into a vision-language model, layer by layer.\n\n"
+    "Start with: mergefront search digits (the built-in example, some minutes on two CPU cores). "
+    "For your own models: mergefront init RECEIVER DONOR.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"mergefront {mergefront.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more to stderr.")] = False,
+) -> None:
+    level = logging.DEBUG if verbose else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("mergefront").setLevel(level)
+
+
+for module in (launch, results, models, machine):
+    module.register(app)
+
+
+def main() -> None:
+    """Entry point of the `mergefront` command."""
+    try:
+        app()
+    except MergefrontError as error:
+        complain(error.message, error.hint)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        traceback.print_exc()
+        complain(
+            f"this is a bug of mergefront: {type(error).__name__}: {error}",
+            "please report it with the lines above",
+        )
+        sys.exit(1)

@@ -1,0 +1,136 @@
+"""What a person watches during a search: live on a terminal, one plain line a candidate elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mergefront import pareto
+from mergefront.cli.terminal import err, table
+from mergefront.select import current_front, points_of
+
+if TYPE_CHECKING:
+    from mergefront.records import Estimate, Evaluation
+    from mergefront.search import Search
+    from mergefront.select import Step
+
+
+def front_table(objectives: Sequence[str], members: Sequence[Mapping[str, Any]]) -> Table:
+    """Current front by search estimates: number, objectives with standard errors, origin."""
+    rows = [
+        [
+            str(member["number"]),
+            *(f"{100 * member[o]['mean']:.1f} ±{100 * member[o]['se']:.1f}" for o in objectives),
+            member["origin"],
+        ]
+        for member in members
+    ]
+    return table(
+        "front on the search items (optimistic; ± one standard error)",
+        ["candidate", *objectives, "from"],
+        rows,
+    )
+
+
+class Display:
+    """Progress of one search; a context manager. Everything goes to stderr."""
+
+    def __init__(
+        self,
+        search: Search,
+        receiver: Mapping[str, Estimate],
+        reference: Mapping[str, float],
+        known: Sequence[Evaluation],
+    ) -> None:
+        self.objectives = list(search.config.objectives)
+        self.receiver = receiver
+        self.reference = [reference[o] for o in self.objectives]
+        self.found = list(known)
+        self.total = search.config.budget.candidates
+        self.clock = search.clock
+        self.start = time.monotonic()
+        self.new = 0
+        self.live_mode = err.is_terminal
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=err,
+        )
+        self.bar = self.progress.add_task("candidates", total=self.total, completed=len(known))
+        self.live = Live(self._view(), console=err, refresh_per_second=4)
+
+    def __enter__(self) -> Display:
+        if self.live_mode:
+            self.live.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.live_mode:
+            self.live.update(self._view(), refresh=True)
+            self.live.__exit__(None, None, None)
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Show one more finished candidate."""
+        self.found.append(evaluation)
+        self.new += 1
+        if self.live_mode:
+            self.progress.update(self.bar, completed=len(self.found))
+            self.live.update(self._view())
+        else:
+            err.print(self._line(evaluation), soft_wrap=True, markup=False)
+
+    def step(self, step: Step) -> None:
+        """Show progress of validation and test."""
+        if self.live_mode:
+            self.progress.update(
+                self.bar, description=f"{step.split} items", completed=step.done, total=step.total
+            )
+            self.live.update(self._view())
+        elif step.name:
+            err.print(f"{step.split} {step.done + 1}/{step.total}: {step.name}", markup=False)
+
+    def _line(self, e: Evaluation) -> str:
+        head = f"candidate {e.number} ({len(self.found)}/{self.total})"
+        if e.failure:
+            return f"{head} failed: {e.failure}"
+        scores = "  ".join(
+            f"{o} {100 * e.objectives[o].mean:.1f} ±{100 * e.objectives[o].se:.1f}"
+            for o in self.objectives
+        )
+        s = e.seconds
+        return (
+            f"{head}  {scores}  hv {self._hypervolume():.4f}  "
+            f"build {s.build + s.reset:.3f}s answer {s.generate:.2f}s  {e.origin}"
+        )
+
+    def _hypervolume(self) -> float:
+        done = [e for e in self.found if not e.failure]
+        if not done:
+            return 0.0
+        return float(pareto.hypervolume(points_of(done, self.objectives), self.reference))
+
+    def _view(self) -> Group:
+        lines = [
+            "receiver: "
+            + "  ".join(f"{o} {100 * self.receiver[o].mean:.1f}" for o in self.objectives)
+            + f"   hypervolume {self._hypervolume():.4f}"
+        ]
+        timed = [e.seconds for e in self.found[-20:] if e.seconds.total > 0]
+        if timed:
+            build = float(np.mean([s.build + s.reset for s in timed]))
+            answer = float(np.mean([s.generate for s in timed]))
+            lines.append(
+                f"a candidate: {1000 * build:.1f} ms to build, {answer:.2f} s to answer; "
+                f"{self.clock.elapsed() / 60:.1f} min so far"
+            )
+        front = front_table(self.objectives, current_front(self.found, self.objectives)[:12])
+        return Group(self.progress, *lines, front)

@@ -1,0 +1,61 @@
+"""Small pieces of terminal output that the verbs share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def complain(message: str, hint: str = "") -> None:
+    """`error:` then `hint:` on stderr."""
+    err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    if hint:
+        err.print(Text.assemble(("hint: ", "bold cyan"), hint), soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """One line of progress on stderr."""
+    err.print(message, soft_wrap=True, markup=False)
+
+
+def emit_json(data: Any) -> None:
+    """JSON on stdout."""
+    json.dump(data, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A plain table; every column but the first is right-aligned."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def percent(estimate: Mapping[str, float] | None) -> str:
+    """`62.5 ±1.2`: a mean in percent with its standard error."""
+    if estimate is None:
+        return "-"
+    return f"{100 * estimate['mean']:.1f} ±{100 * estimate['se']:.1f}"
+
+
+def points(interval: Mapping[str, float] | None) -> str:
+    """`+3.1 [+1.0, +5.2]`: a difference in points with its 95 % interval."""
+    if interval is None:
+        return "-"
+    mean, low, high = (100 * interval[key] for key in ("mean", "low", "high"))
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"

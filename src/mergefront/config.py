@@ -1,0 +1,246 @@
+"""What one run is: the YAML file of a search, checked whole, with every problem named at once.
+
+Not here: the search space (`space`) and tasks (`tasks.spec`), which have files of their own and
+use `load_yaml` from this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mergefront.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+
+SamplerName = Literal["como-cma", "nsga2", "tpe", "random"]
+EngineKind = Literal["vllm", "transformers"]
+WarmStart = Literal["receiver", "uniform", "start"]
+
+
+class Strict(BaseModel):
+    """Base of everything read from a file: unknown fields are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Donor(Strict):
+    """A text LLM (or VLM) whose delta is added to the receiver."""
+
+    model: str = Field(description="Folder, hub id, or zoo:NAME.")
+    revision: str | None = Field(None, description="Commit of the hub repository to pin.")
+    base: str | None = Field(None, description="This donor's own base, if not the common one.")
+
+
+class Items(Strict):
+    """How many questions each objective is scored on, per split."""
+
+    search: Count = Field(400, description="Items per objective that every candidate answers.")
+    validation: Count = Field(1000, description="Items per objective for the members of the front.")
+    test: Count = Field(2000, description="Items per objective for the picks; read once.")
+
+
+class Search(Strict):
+    """Who proposes candidates, and from where."""
+
+    sampler: SamplerName = Field("como-cma", description="Proposes candidates.")
+    seed: int = Field(0, ge=0, description="Every random choice of the run derives from it.")
+    warm_start: tuple[WarmStart, ...] = Field(
+        ("receiver", "uniform"), description="Candidates evaluated before the sampler's."
+    )
+
+
+class Budget(Strict):
+    """When the search ends: whichever limit comes first. A resume may change only these."""
+
+    candidates: Count = Field(200, description="Candidates evaluated, warm starts included.")
+    hours: float | None = Field(
+        None, gt=0, description="Wall hours in all, validation, test and export included."
+    )
+
+
+class Report(Strict):
+    """Definitions that the reported numbers depend on."""
+
+    reference: dict[str, Fraction] | None = Field(
+        None,
+        description="Hypervolume's reference point by objective; default: the receiver's score on "
+        "the first objective, 0.8 times the receiver's on the others.",
+    )
+    guard: Fraction = Field(
+        0.02, description="Loss on the other objectives that a winner may have, in score points."
+    )
+    finalists: Count = Field(12, description="Front members scored again on validation items.")
+
+
+class EngineConfig(Strict):
+    """The inference engine and its resources."""
+
+    kind: EngineKind = Field("vllm", description="vllm, or transformers (reference, slower).")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Arithmetic of the engine; auto: the receiver's own."
+    )
+    max_model_len: Count | None = Field(None, description="Longest prompt plus answer, tokens.")
+    max_num_seqs: Count = Field(256, description="Questions answered at the same time.")
+    batch_size: Count = Field(64, description="Same, for the transformers engine.")
+    memory_gb: float | None = Field(None, gt=0, description="KV cache; default 1 on a CPU.")
+    gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="Share of the GPU for engine and KV cache."
+    )
+    tensor_parallel_size: Count = Field(1, description="GPUs of one engine.")
+    multiprocess: bool | None = Field(
+        None, description="Engine core in a process of its own; default: on a GPU only."
+    )
+    encoder_cache_gb: float = Field(
+        4.0, ge=0, description="Memory for encoded images, so that each is encoded once a run."
+    )
+    snapshot_device: Literal["auto", "cpu", "device"] = Field(
+        "auto", description="Where the sources' tensors wait: beside the model, or in RAM."
+    )
+    threads: Count | None = Field(None, description="CPU threads of the engine; default: all.")
+    enforce_eager: bool | None = Field(None, description="No CUDA graphs; default: on a CPU only.")
+
+
+class Tracking(Strict):
+    """MLflow, a projection of the run that can be rebuilt at any time."""
+
+    enabled: bool = Field(True, description="Log the run to MLflow.")
+    uri: str | None = Field(None, description="Tracking URI; default: mlflow.db beside the runs.")
+    experiment: str = Field("mergefront", description="MLflow experiment.")
+
+
+class RunConfig(Strict):
+    """One complete search. The first objective is the one to gain, the others are to keep."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Directory under runs/."
+    )
+    receiver: str = Field(description="The VLM: a folder, a hub id, or zoo:NAME.")
+    revision: str | None = Field(None, description="Commit of the receiver's hub repository.")
+    base: str | None = Field(None, description="The donors' common ancestor.")
+    donors: dict[str, Donor] = Field(min_length=1, description="Alias -> donor.")
+    space: str = Field(description="Search space: a YAML file, or the name of a shipped one.")
+    objectives: dict[str, tuple[str, ...]] = Field(
+        description="Objective -> tasks (names of the library, or paths to task files)."
+    )
+    items: Items = Field(default_factory=Items)
+    search: Search = Field(default_factory=Search)
+    budget: Budget = Field(default_factory=Budget)
+    report: Report = Field(default_factory=Report)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    tracking: Tracking = Field(default_factory=Tracking)
+    export: str | None = Field(
+        None,
+        pattern=r"^(knee|best:[A-Za-z0-9_-]+)$",
+        description="Pick that is exported to the run's folder best/ when the search ends: knee, "
+        "best:OBJECTIVE.",
+    )
+    format: Literal["mergefront/run@1"] = "mergefront/run@1"
+
+    @field_validator("donors")
+    @classmethod
+    def _aliases(cls, donors: dict[str, Donor]) -> dict[str, Donor]:
+        for alias in donors:
+            if alias in {"receiver", "base", "tied", "each"} or not alias.isidentifier():
+                raise ValueError(
+                    f"{alias!r} cannot name a donor: use letters, digits and _, and none of "
+                    "receiver, base, tied, each"
+                )
+        return donors
+
+    @field_validator("objectives")
+    @classmethod
+    def _objectives(cls, objectives: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        if not 2 <= len(objectives) <= 4:
+            raise ValueError(f"2 to 4 objectives are needed, found {len(objectives)}")
+        for name, tasks in objectives.items():
+            if not tasks:
+                raise ValueError(f"objective {name!r} has no task")
+        return objectives
+
+    @model_validator(mode="after")
+    def _names_of_objectives(self) -> RunConfig:
+        if self.export not in {None, "knee", *(f"best:{name}" for name in self.objectives)}:
+            raise ValueError(f"export: no objective is named {self.export!r}")
+        reference = self.report.reference
+        if reference is not None and set(reference) != set(self.objectives):
+            raise ValueError(
+                f"report.reference names {sorted(reference)}, the objectives are "
+                f"{sorted(self.objectives)}"
+            )
+        return self
+
+
+def load_yaml(path: Path, model: type[M]) -> M:
+    """Read a YAML file into a pydantic model.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML mapping, or has faulty fields; every faulty
+            field is named in the one message.
+    """
+    return validate(read_mapping(path), model, str(path))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping. Raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file", hint="check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    try:
+        data = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping of fields, found {type(data).__name__}")
+    return data
+
+
+def validate(data: Mapping[str, Any], model: type[M], where: str) -> M:
+    """Check `data` against a pydantic model. Raises ConfigError listing every problem."""
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        problems = [_problem(e, model) for e in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(problems)) from None
+
+
+def _problem(error: Any, model: type[BaseModel]) -> str:
+    path = ".".join(str(part) for part in error["loc"]) or "file"
+    if error["type"] == "extra_forbidden":
+        known = ", ".join(sorted(model.model_fields)) if len(error["loc"]) == 1 else ""
+        return f"{path}: unknown field" + (f" (known: {known})" if known else "")
+    if error["type"] == "missing":
+        return f"{path}: missing, expected a value"
+    found = error.get("input")
+    shown = "" if isinstance(found, dict | list) else f" (found {found!r})"
+    return f"{path}: {error['msg'].removeprefix('Value error, ')}{shown}"
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML 1.1 keeps the last of two equal keys silently; here that is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def dump_yaml(model: BaseModel) -> str:
+    """The resolved configuration as YAML, every field written out."""
+    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

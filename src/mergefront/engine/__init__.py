@@ -1,0 +1,102 @@
+"""Where a recipe becomes answers: one live model, rebuilt in place for every candidate.
+
+Reading order: this file (the contract), `inplace` (pristine terms and the weighted sum, shared by
+all engines), `vllm` (the driver), `worker` (what runs inside vLLM's worker), `encoder_cache`
+(each image is encoded once a run), `prompts`, `transformers` (reference and fallback).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
+
+from mergefront.records import Answer, Item, Seconds
+
+if TYPE_CHECKING:
+    from mergefront.config import EngineConfig
+    from mergefront.merging.sources import ModelRefs
+    from mergefront.recipe import Recipe
+
+
+class Engine(Protocol):
+    """A live model that answers questions with the weights of the recipe loaded last.
+
+    Before the first `load` it is the receiver. One thread at a time may use an engine; several
+    engines may live in one process, one after the other.
+
+    Laws, which `tests/engine_contract.py` holds every engine to:
+
+    1. load(a), load(b), load(a) answers as the first load(a): candidates are always computed
+       from pristine sources, never from the candidate before.
+    2. An identity recipe leaves the receiver's own parameters, bit for bit; and so does every
+       group that comes down to one source at weight one.
+    3. After `load` no cached byte of other weights is used. Encoded images are kept: no recipe
+       touches the vision tower or the connector.
+    4. The checkpoint written from a recipe, opened afresh in an engine of the same layout and
+       dtype, has the same parameter hashes and gives the same answers.
+    5. `generate` answers in input order, greedily, and repeatably: it is a function of the
+       weights and the items it is given.
+    """
+
+    def load(self, recipe: Recipe) -> Seconds:
+        """Build the recipe's weights in place and drop caches; `build` and `reset` are filled.
+
+        Raises:
+            EngineError: the engine serves a fixed folder, the recipe is of another method or
+                cannot be expressed in this engine, or caches could not be dropped. After an
+                error the engine refuses to generate until a load succeeds.
+        """
+        ...
+
+    def generate(self, items: Sequence[Item]) -> list[Answer]:
+        """Answer N items, greedily, at most `item.max_tokens` tokens each, in input order.
+
+        Raises:
+            EngineError: an item's image cannot be read or its prompt does not fit, naming the
+                item; or the engine failed.
+        """
+        ...
+
+    def parameter_hashes(self) -> dict[str, str]:
+        """SHA-256 of every parameter's bytes (language model, connector and tower), by the
+        engine's own parameter names; two engines of the same layout and dtype compare."""
+        ...
+
+    def tower_passes(self) -> int:
+        """Images that the vision tower has encoded since the engine was opened."""
+        ...
+
+    def close(self) -> None:
+        """Free everything; closing twice is allowed. Nothing else may be called after."""
+        ...
+
+
+def open_engine(
+    settings: EngineConfig,
+    refs: ModelRefs,
+    method: str,
+    parameters: Mapping[str, Any],
+    folder: Path | None = None,
+    groups: Collection[str] = (),
+) -> Engine:
+    """Start an engine on the receiver, ready to load recipes of `method` on `refs`.
+
+    With `folder`, serve that checkpoint alone instead: nothing can be loaded into it. `groups`
+    names groups that recipes will touch, so that their sources are read now; all others are
+    read when a recipe first touches them.
+
+    Raises:
+        EngineError: the engine is not installed, did not start, or cannot be rewritten in place.
+    """
+    match settings.kind:
+        case "vllm":
+            from mergefront.engine.vllm import VllmEngine
+
+            return VllmEngine(settings, refs, method, parameters, folder, groups)
+        case "transformers":
+            from mergefront.engine.transformers import TransformersEngine
+
+            return TransformersEngine(settings, refs, method, parameters, folder, groups)
+        case _ as unknown:
+            assert_never(unknown)

@@ -1,0 +1,137 @@
+"""From an item to what a model is asked: chat template, decoded images, and bounded memories.
+
+Shared by all engines, so that both ask the same. Images are upright (EXIF), without alpha (on
+white) and RGB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from PIL import Image, ImageOps
+
+from mergefront.checkpoint import Checkpoint
+from mergefront.errors import EngineError
+from mergefront.records import Item
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+T = TypeVar("T")
+
+MAX_CONTEXT = 4096
+"""Default for models that allow more: questions are short, and memory is not free."""
+KEEP_BYTES = 2 << 30
+"""Memory for things that are made from items once and kept for all candidates."""
+
+
+class Kept(Generic[T]):
+    """Remembers what it made until `budget` bytes are spent, and makes the rest anew each time.
+
+    Nothing is evicted: every candidate asks the same items in the same order, for which a
+    least-recently-used memory that is too small would hit nothing.
+    """
+
+    def __init__(self, size: Callable[[T], int], budget: int = KEEP_BYTES) -> None:
+        self._size = size
+        self._left = budget
+        self._kept: dict[Hashable, T] = {}
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        found = self._kept.get(key)
+        if found is not None:
+            return found
+        made = make()
+        size = self._size(made)
+        if size <= self._left:
+            self._left -= size
+            self._kept[key] = made
+        return made
+
+
+def load_processor(folder: Path) -> ProcessorMixin:
+    """The receiver's processor (tokenizer, image processor, chat template).
+
+    Raises:
+        EngineError: it does not load, or has no chat template.
+    """
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(folder)
+    except (OSError, ValueError, ImportError) as error:
+        raise EngineError(f"{folder}: the processor does not load: {error}") from error
+    if getattr(processor, "chat_template", None) is None:
+        raise EngineError(
+            f"{folder}: the processor has no chat template",
+            hint="put a chat_template.jinja beside the receiver's config",
+        )
+    return processor
+
+
+def chat_prompt(processor: ProcessorMixin, item: Item) -> str:
+    """The item as one user turn, images first, up to where the assistant begins.
+
+    The template writes all special tokens itself: tokenize without adding any.
+    """
+    content: list[dict[str, str]] = [{"type": "image"} for _ in item.images]
+    content.append({"type": "text", "text": item.question})
+    conversation = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+    return str(text)
+
+
+def image_key(data: bytes) -> str:
+    """The name under which an image is cached everywhere: a hash of its encoded bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def item_key(item: Item) -> Hashable:
+    """The name under which an item's prompt is kept; cheap, for Python keeps the bytes' hash."""
+    return item.question, item.images
+
+
+def decode_image(item: Item, index: int) -> Image.Image:
+    """Decode an item's image: upright, alpha on white, RGB.
+
+    Raises:
+        EngineError: the bytes are no readable image; names the item.
+    """
+    try:
+        with Image.open(io.BytesIO(item.images[index])) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image)
+            return image.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise EngineError(
+            f"item {item.id}: image {index + 1} of {len(item.images)} cannot be read: {error}"
+        ) from error
+
+
+def image_size(image: Image.Image) -> int:
+    """Bytes of a decoded RGB image."""
+    return 3 * image.width * image.height
+
+
+def context_error(item: Item, prompt: int, limit: int) -> EngineError:
+    """The error of a prompt that leaves no room for the answer."""
+    return EngineError(
+        f"item {item.id}: a prompt of {prompt} tokens and an answer of {item.max_tokens} do not "
+        f"fit into {limit} tokens",
+        hint="raise engine.max_model_len, shorten the question or lower its max_tokens",
+    )
+
+
+def context_length(folder: Path) -> int | None:
+    """The model's own context length, at most MAX_CONTEXT; None if its config has none."""
+    config = Checkpoint.open(folder).config
+    text = config.get("text_config") or config
+    longest = text.get("max_position_embeddings")
+    return min(int(longest), MAX_CONTEXT) if longest else None

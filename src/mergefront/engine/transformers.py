@@ -1,0 +1,229 @@
+"""The reference engine: plain transformers, parameters rewritten in place, batched greedy answers.
+
+Slower than vLLM, with no caches that could be stale; it says what the right answers are, and
+serves where vLLM does not install.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mergefront.checkpoint import DTYPES
+from mergefront.config import EngineConfig
+from mergefront.engine.inplace import InPlace, Target, digest, recipe_weights
+from mergefront.engine.prompts import (
+    Kept,
+    chat_prompt,
+    context_error,
+    context_length,
+    decode_image,
+    image_size,
+    load_processor,
+)
+from mergefront.errors import EngineError, PairingError
+from mergefront.merging import METHODS
+from mergefront.merging.sources import ModelRefs, Sources
+from mergefront.records import Answer, Group, Item, Seconds
+
+if TYPE_CHECKING:
+    from mergefront.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+class TransformersEngine:
+    """An `Engine` (see the laws there) on transformers."""
+
+    def __init__(
+        self,
+        settings: EngineConfig,
+        refs: ModelRefs,
+        method: str,
+        parameters: Mapping[str, Any],
+        folder: Path | None = None,
+        groups: Collection[str] = (),
+    ) -> None:
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        self._fixed = folder is not None
+        self._folder = Path(refs.receiver) if folder is None else folder
+        self._method = method
+        self._batch = settings.batch_size
+        self._processor: Any = load_processor(self._folder)
+        self._model: Any = _load_model(self._folder, settings.dtype)
+        self._limit = settings.max_model_len or context_length(self._folder)
+        self._images: Kept[Any] = Kept(image_size)
+        self._broken = ""
+        self._passes = 0
+        if not self._fixed:
+            self._sources = Sources.open(refs)
+            self._parameters = dict(parameters)
+            self._inplace = self._open_sources()
+            for term in METHODS[method].terms(self._sources.donors, parameters) if groups else ():
+                self._inplace.hold(term, groups)
+
+    def _open_sources(self) -> InPlace:
+        sources = self._sources
+        return InPlace(
+            _targets(self._model, sources.groups),
+            {group.name: DTYPES[group.dtype] for group in sources.groups},
+            self._stage,
+        )
+
+    def _stage(self, term: str, groups: Sequence[Group]) -> dict[str, Tensor]:
+        """Read a term of some groups; the layout is the checkpoint's own."""
+        method = METHODS[self._method]
+        return {
+            name: method.prepare(
+                term, lambda source, name=name: self._sources.tensor(source, name), self._parameters
+            )
+            for group in groups
+            for name in group.tensors
+        }
+
+    def load(self, recipe: Recipe) -> Seconds:
+        if self._fixed:
+            raise EngineError(f"this engine serves {self._folder} and loads no recipes")
+        weights = recipe_weights(recipe, self._sources, self._method, self._parameters)
+        self._broken = "the last recipe was not loaded"
+        start = time.perf_counter()
+        with torch.no_grad():
+            self._inplace.build(weights)
+        self._broken = ""
+        return Seconds(build=time.perf_counter() - start)
+
+    @torch.inference_mode()
+    def generate(self, items: Sequence[Item]) -> list[Answer]:
+        if self._broken:
+            raise EngineError(f"{self._broken}: the engine's weights are undefined")
+        texts = [chat_prompt(self._processor, item) for item in items]
+        order = sorted(
+            range(len(items)),
+            key=lambda i: (items[i].max_tokens, len(items[i].images), len(texts[i]), i),
+        )
+        answers: dict[int, Answer] = {}
+        for (_, images), same in groupby(
+            order, key=lambda i: (items[i].max_tokens, len(items[i].images))
+        ):
+            for batch in _chunks(list(same), self._batch):
+                asked = [items[i] for i in batch]
+                said = self._answer_batch(asked, [texts[i] for i in batch])
+                answers.update(zip(batch, said, strict=True))
+                self._passes += images * len(batch)
+        return [answers[i] for i in range(len(items))]
+
+    def parameter_hashes(self) -> dict[str, str]:
+        return {name: digest(p.data) for name, p in self._model.named_parameters()}
+
+    def tower_passes(self) -> int:
+        return self._passes
+
+    def close(self) -> None:
+        for name in ("_model", "_inplace", "_images"):
+            self.__dict__.pop(name, None)
+        gc.collect()
+
+    def _answer_batch(self, items: Sequence[Item], texts: Sequence[str]) -> list[Answer]:
+        """Answer items of one `max_tokens` and one number of images."""
+        from transformers import GenerationConfig
+
+        inputs = self._inputs(items, texts)
+        own = self._model.generation_config
+        ends = _as_list(own.eos_token_id)
+        pad = self._processor.tokenizer.pad_token_id
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=items[0].max_tokens,
+            eos_token_id=ends or None,
+            pad_token_id=ends[0] if pad is None and ends else pad,
+        )
+        length = inputs["input_ids"].shape[1]
+        tokens_BT = self._model.generate(**inputs, generation_config=config)[:, length:]
+        return [self._answer(row, set(ends)) for row in tokens_BT.tolist()]
+
+    def _inputs(self, items: Sequence[Item], texts: Sequence[str]) -> Any:
+        pictures = [
+            [
+                self._images.get(data, lambda item=item, i=i: decode_image(item, i))
+                for i, data in enumerate(item.images)
+            ]
+            for item in items
+        ]
+        inputs = self._processor(
+            text=list(texts),
+            **({"images": pictures} if items[0].images else {}),
+            padding=True,
+            padding_side="left",
+            add_special_tokens=False,
+            return_tensors="pt",
+        )
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        for item, length in zip(items, lengths, strict=True):
+            if self._limit and length + item.max_tokens > self._limit:
+                raise context_error(item, length, self._limit)
+        return inputs.to(self._model.device, self._model.dtype)
+
+    def _answer(self, row: list[int], ends: set[int]) -> Answer:
+        """Cut a generated row behind its first end token; that one counts, as in vLLM."""
+        end = next((i for i, token in enumerate(row) if token in ends), None)
+        said = row if end is None else row[: end + 1]
+        text = self._processor.tokenizer.decode(said, skip_special_tokens=True)
+        return Answer(text.strip(), len(said), end is not None)
+
+
+def _load_model(folder: Path, dtype: str) -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise EngineError(f"transformers does not load {folder}: {error}") from error
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _targets(model: Any, groups: Sequence[Group]) -> list[Target]:
+    """Match the receiver's checkpoint names with live tensors.
+
+    transformers renames tensors when it loads older checkpoints; its own inverse of that, applied
+    to the live tensors, tells their names in the checkpoint.
+
+    Raises:
+        PairingError: a language tensor has no live parameter.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    state = model.state_dict()
+    live = {**state, **revert_weight_conversion(model, dict(state))}
+    owners: dict[int, set[str]] = {}
+    targets = []
+    for group in groups:
+        for name in group.tensors:
+            if name not in live:
+                raise PairingError(f"{name}: transformers' model has no such parameter")
+            targets.append(Target(name, group, None, live[name]))
+            owners.setdefault(live[name].data_ptr(), set()).add(group.name)
+    shared = {group for owner in owners.values() if len(owner) > 1 for group in owner}
+    if shared:
+        logger.warning("head and embedding are tied in the engine: neither can be rewritten")
+    return [target for target in targets if target.group.name not in shared]
+
+
+def _chunks(values: list[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def _as_list(value: int | list[int] | None) -> list[int]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]

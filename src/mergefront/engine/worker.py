@@ -1,0 +1,289 @@
+"""The only code that runs inside vLLM's worker: reads sources, builds candidates, hashes.
+
+`MergeWorker` is mixed into vLLM's worker class (`worker_extension_cls`) and called through
+`collective_rpc` with plain values; everything it returns is made of str, int, float, list and
+dict, because vLLM hangs for ever on a reply that msgpack cannot encode.
+
+Importing this module changes vLLM on a CPU, on purpose and before the model is built: see
+`_keep_weights_unpacked`. vLLM imports it in every worker process; the driver never does.
+
+Sources reach the layout of the live model through the model's own `load_weights`, into staging
+tensors that stand in for the parameters' data meanwhile, so that fusing, sharding and padding are
+vLLM's business, and pointers never change.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from vllm.platforms import current_platform
+
+from mergefront.checkpoint import DTYPES
+from mergefront.engine.inplace import InPlace, Target, Weights, digest
+from mergefront.errors import EngineError
+from mergefront.merging import METHODS
+from mergefront.merging.sources import ModelRefs, Sources
+from mergefront.records import Group
+
+logger = logging.getLogger(__name__)
+
+ROOM = 1.25
+"""Terms stay on the device only if that leaves a quarter more than they need."""
+
+
+def _keep_weights_unpacked() -> None:
+    """Make vLLM's CPU layers compute from their live `.weight`.
+
+    By default linear layers pack their weights into oneDNN's (or sgl's) own memory and drop
+    `.weight`, and the head keeps a packed copy: writes in place would be ignored in silence.
+    Without both, vLLM falls back to `F.linear(x, weight)`. Checked by `_refuse_packed` after the
+    model is built.
+    """
+    import vllm._custom_ops as ops
+    from vllm.model_executor.layers import utils
+
+    def never(n: int, k: int, dtype: torch.dtype) -> bool:
+        del n, k, dtype
+        return False
+
+    ops._supports_onednn = False
+    utils.check_cpu_sgl_kernel = never
+
+
+if current_platform.is_cpu():
+    _keep_weights_unpacked()
+
+
+class MergeWorker:
+    """Methods added to vLLM's worker; attribute names are prefixed so as not to collide."""
+
+    if TYPE_CHECKING:
+        get_model: Any
+        mergefront_model: LiveModel
+        mergefront_encoded: int
+
+    def mergefront_watch(self) -> None:
+        """Start counting the images that the vision tower encodes."""
+        model = self.get_model()
+        self.mergefront_encoded = 0
+        embed = model.embed_multimodal
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            outputs = embed(*args, **kwargs)
+            self.mergefront_encoded += len(outputs)
+            return outputs
+
+        model.embed_multimodal = counted
+
+    def mergefront_passes(self) -> int:
+        return self.mergefront_encoded
+
+    def mergefront_open(
+        self, refs: dict[str, Any], method: str, parameters: dict[str, Any], device: str
+    ) -> None:
+        """Open the sources and learn where the receiver's tensors live in this model."""
+        sources = Sources.open(ModelRefs.from_dict(refs))
+        self.mergefront_model = LiveModel(self.get_model(), sources, method, parameters, device)
+
+    def mergefront_hold(self, groups: list[str]) -> int:
+        """Read the method's terms of `groups` now; returns the bytes of all terms held."""
+        self.mergefront_model.hold(groups)
+        return self.mergefront_model.inplace.held_bytes()
+
+    def mergefront_load(self, weights: Weights) -> float:
+        """Build a candidate; returns the seconds that took here."""
+        start = time.perf_counter()
+        self.mergefront_model.inplace.build(weights)
+        if current_platform.is_cuda_alike():
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    def mergefront_hashes(self) -> dict[str, str]:
+        """SHA-256 of every parameter's bytes; tied parameters appear once."""
+        model: nn.Module = self.get_model()
+        return {name: digest(parameter.data) for name, parameter in model.named_parameters()}
+
+
+class LiveModel:
+    """vLLM's model, the sources, and the in-place builder that connects them."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sources: Sources,
+        method: str,
+        parameters: Mapping[str, Any],
+        device: str,
+    ) -> None:
+        self._model = model
+        self._sources = sources
+        self._method = METHODS[method]
+        self._method_parameters = dict(parameters)
+        self._device = device
+        self._parameters = dict(model.named_parameters())
+        self._targets: list[Target] = []
+        _refuse_packed(model)
+        self._locate()
+        self.inplace = InPlace(
+            self._targets,
+            {group.name: DTYPES[group.dtype] for group in sources.groups},
+            self._stage,
+        )
+
+    def hold(self, groups: Sequence[str]) -> None:
+        """Read all of the method's terms of some groups now."""
+        for term in self._method.terms(self._sources.donors, self._method_parameters):
+            self.inplace.hold(term, groups)
+
+    def _locate(self) -> None:
+        """Find every group's elements by loading tensors filled with the group's number."""
+        groups = self._sources.groups
+        codes = {
+            name: torch.zeros(parameter.shape, dtype=torch.int16)
+            for name, parameter in self._parameters.items()
+        }
+        headers = self._sources.receiver.headers
+
+        def numbered() -> Iterator[tuple[str, Tensor]]:
+            for number, group in enumerate(groups, start=1):
+                for name in group.tensors:
+                    yield name, torch.full(headers[name].shape, number, dtype=torch.int16)
+
+        self._load_into(codes, numbered())
+        for name, code in codes.items():
+            for rows, number in uniform_rows(name, code):
+                group, live = groups[number - 1], self._parameters[name].data
+                whole = rows == (0, len(live))
+                self._targets.append(
+                    Target(
+                        name,
+                        group,
+                        None if whole else rows,
+                        live if whole else live[rows[0] : rows[1]],
+                    )
+                )
+        self._drop_shared_head()
+
+    def _drop_shared_head(self) -> None:
+        """Make no target of the embedding if the head that the checkpoint holds shares it."""
+        found = {target.group.name for target in self._targets}
+        lost = [group for group in self._sources.groups if group.name not in found]
+        if any(group.part == "head" for group in lost):
+            logger.warning("the engine ties head and embedding: neither can be rewritten")
+            self._targets = [t for t in self._targets if t.group.part not in ("head", "embedding")]
+
+    def _stage(self, term: str, groups: Sequence[Group]) -> dict[str, Tensor]:
+        """Read a term of some groups into fresh tensors of the live parameters' layout.
+
+        Kept in the dtype the term comes in, if that is the same for all; else in fp32, which
+        holds every smaller float exactly.
+        """
+        dtype = self._term(term, groups[0].tensors[0]).dtype
+        try:
+            return self._stage_as(term, groups, dtype)
+        except _MixedDtypesError:
+            return self._stage_as(term, groups, torch.float32)
+
+    def _stage_as(
+        self, term: str, groups: Sequence[Group], dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        wanted = {group.name for group in groups}
+        names = {t.parameter for t in self._targets if t.group.name in wanted}
+        device, pin = self._place(names, dtype)
+        staged = {
+            name: torch.zeros(
+                self._parameters[name].shape, dtype=dtype, device=device, pin_memory=pin
+            )
+            for name in names
+        }
+
+        def prepared() -> Iterator[tuple[str, Tensor]]:
+            for group in groups:
+                for name in group.tensors:
+                    tensor = self._term(term, name)
+                    if dtype != torch.float32 and tensor.dtype != dtype:
+                        raise _MixedDtypesError
+                    yield name, tensor
+
+        self._load_into(staged, prepared())
+        return staged
+
+    def _term(self, term: str, name: str) -> Tensor:
+        """One term of one receiver tensor: the method's own, or a plain source."""
+        return self._method.prepare(
+            term, lambda source: self._sources.tensor(source, name), self._method_parameters
+        )
+
+    def _place(self, names: set[str], dtype: torch.dtype) -> tuple[torch.device, bool]:
+        """Where new terms go, and whether that is pinned memory."""
+        live = next(iter(self._parameters.values())).device
+        if live.type == "cpu":
+            return live, False
+        host = torch.device("cpu"), True
+        if self._device == "cpu":
+            return host
+        needed = sum(self._parameters[name].numel() for name in names) * dtype.itemsize
+        free, _ = torch.cuda.mem_get_info(live)
+        if self._device == "device" or free > ROOM * needed:
+            return live, False
+        return host
+
+    def _load_into(self, data: Mapping[str, Tensor], tensors: Iterator[tuple[str, Tensor]]) -> None:
+        """Run the model's own loader with `data` in the place of the parameters' data."""
+        with swapped(self._parameters, data), torch.no_grad():
+            self._model.load_weights(tensors)  # type: ignore[operator]
+
+
+class _MixedDtypesError(Exception):
+    """Tensors of one term have several dtypes."""
+
+
+@contextmanager
+def swapped(parameters: Mapping[str, nn.Parameter], data: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let `data` stand in for the data of the parameters of the same names."""
+    live = {name: parameters[name].data for name in data}
+    try:
+        for name, tensor in data.items():
+            parameters[name].data = tensor
+        yield
+    finally:
+        for name, tensor in live.items():
+            parameters[name].data = tensor
+
+
+def uniform_rows(name: str, codes: Tensor) -> list[tuple[tuple[int, int], int]]:
+    """Split a parameter into runs of rows of one nonzero code: [((first, end), code), ...].
+
+    Raises:
+        EngineError: a row holds elements of several groups.
+    """
+    if codes.numel() == 0 or not codes.any():
+        return []
+    flat = codes.reshape(len(codes), -1)
+    low, high = flat.amin(dim=1), flat.amax(dim=1)
+    if not torch.equal(low, high):
+        raise EngineError(f"parameter {name} mixes groups within a row and cannot be rewritten")
+    values, counts = torch.unique_consecutive(low, return_counts=True)
+    runs, first = [], 0
+    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        if value:
+            runs.append(((first, first + count), value))
+        first += count
+    return runs
+
+
+def _refuse_packed(model: nn.Module) -> None:
+    """Raises EngineError if a layer has moved its weight elsewhere, out of our reach."""
+    packed = [name for name, parameter in model.named_parameters() if parameter.numel() == 0]
+    if packed:
+        raise EngineError(
+            f"vLLM has packed the weights of {len(packed)} layers ({packed[0]}, ...): "
+            "what is written into them would be ignored",
+            hint="use an unquantized checkpoint, and no zentorch on a CPU",
+        )

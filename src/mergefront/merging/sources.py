@@ -1,0 +1,230 @@
+"""The models of a merge, opened, dissected and paired: every tensor by the receiver's name.
+
+Not here: which tensors get merged how (`plan`). `ModelRefs` is plain values, made to cross
+process boundaries; `Sources` is opened from it on either side.
+
+A source is named "receiver", "base" (the common ancestor), a donor's alias, or "base:<alias>"
+(that donor's own base, or the common one if it names none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergefront.anatomy import Anatomy, dissect, groups, pair
+from mergefront.checkpoint import Checkpoint
+from mergefront.errors import CheckpointError, PairingError, UserError
+from mergefront.records import Group
+
+from .method import Method
+
+
+@dataclass(frozen=True)
+class DonorRef:
+    """A donor's folder, and its own base's if it names one."""
+
+    model: str
+    base: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelRefs:
+    """Located folders of all models, as plain strings; the donors' order is the sum's order."""
+
+    receiver: str
+    base: str | None
+    donors: Mapping[str, DonorRef]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; `donors` is a list, so that its order survives any encoding."""
+        donors = [[alias, one.model, one.base] for alias, one in self.donors.items()]
+        return {"receiver": self.receiver, "base": self.base, "donors": donors}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> ModelRefs:
+        """Undo `to_dict`."""
+        donors = {alias: DonorRef(model, base) for alias, model, base in plain["donors"]}
+        return cls(plain["receiver"], plain["base"], donors)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One model: `pairs` maps the receiver's tensor names to its own; `labels` for messages."""
+
+    label: str
+    checkpoint: Checkpoint
+    anatomy: Anatomy
+    pairs: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """Receiver, base and donors, opened and paired. Tensors are memory-mapped: read only."""
+
+    refs: ModelRefs
+    receiver: Checkpoint
+    anatomy: Anatomy
+    groups: tuple[Group, ...]
+    models: Mapping[str, Opened]
+    _finite: set[tuple[Path, str]] = field(default_factory=set, repr=False)
+
+    @classmethod
+    def open(cls, refs: ModelRefs) -> Sources:
+        """Open every model's headers and pair the donors and bases with the receiver.
+
+        Raises:
+            CheckpointError: if a folder is incomplete or damaged.
+            PairingError: if a tensor cannot be classified or has no counterpart.
+        """
+        receiver = Checkpoint.open(Path(refs.receiver))
+        anatomy = dissect(receiver)
+        known: dict[str, Opened] = {}
+        models = {
+            "receiver": Opened(
+                "receiver", receiver, anatomy, {name: name for name in anatomy.language()}
+            )
+        }
+        for source, label, folder in _named(refs):
+            if folder not in known:
+                checkpoint = Checkpoint.open(Path(folder))
+                theirs = dissect(checkpoint)
+                pairs = pair(anatomy, theirs, receiver, checkpoint)
+                known[folder] = Opened(label, checkpoint, theirs, pairs)
+            models[source] = known[folder]
+        return cls(refs, receiver, anatomy, groups(anatomy, receiver), models)
+
+    @property
+    def donors(self) -> tuple[str, ...]:
+        """The donors' aliases, in the order in which they are summed."""
+        return tuple(self.refs.donors)
+
+    def tensor(self, source: str, name: str) -> Tensor:
+        """Return a source's tensor by the RECEIVER's tensor name; read it, never write into it.
+
+        Raises:
+            UserError: if there is no such source, for example a base that was not named.
+            PairingError: if that source has no counterpart of the tensor.
+            CheckpointError: if the tensor holds NaN or infinity.
+        """
+        model = self.model(source)
+        own = name if model.checkpoint is self.receiver else model.pairs.get(name)
+        if own is None:
+            raise PairingError(
+                f"{model.label} {model.checkpoint.folder} has nothing to pair with {name!r}: "
+                "its vocabulary differs from the receiver's",
+                hint="freeze embedding and head, or use models with one vocabulary",
+            )
+        return self._finite_tensor(model, own)
+
+    def check_finite(self) -> None:
+        """Read every tensor that can be merged, of every model, and refuse NaN and infinity.
+
+        Raises:
+            CheckpointError: naming model and tensor.
+        """
+        for model in self.models.values():
+            for own in model.pairs.values():
+                self._finite_tensor(model, own)
+
+    def check_method(self, method: Method, parameters: Mapping[str, Any]) -> None:
+        """Check that every source a method reads is there, before anything is built.
+
+        Raises:
+            ConfigError: if a parameter is illegal.
+            UserError: if the method needs a base that was not named.
+        """
+        for term in method.terms(self.donors, parameters):
+            for source in method.reads(term, parameters):
+                self.model(source)
+
+    def model(self, source: str) -> Opened:
+        """Return a source's model.
+
+        Raises:
+            UserError: if there is no such source, for example a base that was not named.
+        """
+        model = self.models.get(source)
+        if model is not None:
+            return model
+        if source == "base" or source.removeprefix("base:") in self.refs.donors:
+            what = "the models name no base"
+            if source != "base":
+                what = f"donor {source.removeprefix('base:')!r} has no base, its own or common"
+            raise UserError(
+                f"{what}, which its delta is taken from",
+                hint="name the common ancestor under `base`, or use anchor receiver or linear",
+            )
+        raise UserError(f"no source {source!r}; there are: {', '.join(self.models)}")
+
+    def _finite_tensor(self, model: Opened, own: str) -> Tensor:
+        tensor = model.checkpoint.tensor(own)
+        key = model.checkpoint.folder, own
+        if key not in self._finite:
+            if not is_finite(tensor):
+                raise CheckpointError(
+                    f"{model.label} {model.checkpoint.folder}: tensor {own!r} holds NaN or "
+                    f"infinity (in {model.checkpoint.headers[own].file.name})",
+                    hint="the checkpoint is damaged or its training diverged",
+                )
+            self._finite.add(key)
+        return tensor
+
+
+def _named(refs: ModelRefs) -> Iterator[tuple[str, str, str]]:
+    """Yield (source, label for messages, folder) of every model but the receiver."""
+    if refs.base is not None:
+        yield "base", "base", refs.base
+    for alias, donor in refs.donors.items():
+        yield alias, f"donor {alias!r}", donor.model
+        base = donor.base or refs.base
+        if base is not None:
+            yield f"base:{alias}", f"base of donor {alias!r}", base
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether a tensor has neither NaN nor infinity, in one pass without copies."""
+    if tensor.numel() == 0 or not tensor.is_floating_point():
+        return True
+    low, high = torch.aminmax(tensor)
+    return bool(torch.isfinite(low) and torch.isfinite(high))
+
+
+def check_heads(sources: Sources, touched_parts: Collection[str]) -> None:
+    """Refuse to merge embedding or head where the models' vocabularies or tying do not allow it.
+
+    `touched_parts` are the parts that any candidate may change. Nothing is checked if neither
+    embedding nor head is among them.
+
+    Raises:
+        PairingError: the receiver's head is tied and a donor's or base's is not; or a model's
+            vocabulary has another size.
+    """
+    touched = {"embedding", "head"} & set(touched_parts)
+    hint = "freeze embedding and head: `frozen: [embedding, head]`"
+    names = [
+        name
+        for name in sources.anatomy.language()
+        if sources.anatomy.places[name].part in touched
+    ]
+    for model in sources.models.values():
+        where = f"{model.label} {model.checkpoint.folder}"
+        if names and sources.anatomy.tied_head and not model.anatomy.tied_head:
+            raise PairingError(
+                f"the receiver's head is tied to its embedding, but that of {where} is not: "
+                "one matrix cannot take two deltas",
+                hint=hint,
+            )
+        for name in names:
+            if name not in model.pairs:
+                raise PairingError(
+                    f"{name!r} cannot be merged: the receiver's is "
+                    f"{list(sources.receiver.headers[name].shape)}, the vocabulary of {where} "
+                    "has another size",
+                    hint=hint,
+                )

@@ -1,0 +1,173 @@
+"""The Optuna face of every sampler: proposals that can be computed again from the study.
+
+A proposal is a function of the run's seed, the trial's number and the finished trials it saw
+(DESIGN.md, laws 6 and 7). `ReplaySampler` writes down which trials those were, in the order in
+which they finished, and hands them to a `Proposer`, which holds no state that it could not
+rebuild from them. So a new process that loads the study proposes what the old one would have.
+
+Reading order: `Tell` and `Proposer` (what a sampler is made of), `ReplaySampler` (how Optuna
+calls it), `pending` (what a resumed run does first).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from mergefront.errors import RunError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TELLS = "mergefront:tells"
+"""Trial system attribute: numbers of the finished trials that the proposal saw, in order."""
+
+FINISHED = (TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
+UNIT = FloatDistribution(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Tell:
+    """A finished trial as a sampler sees it.
+
+    `point` lies in [0, 1]^D; `values` holds M objectives to maximise, None if the trial failed;
+    `proposed` is False for warm starts and other points that the sampler did not choose.
+    """
+
+    number: int
+    point: tuple[float, ...]
+    values: tuple[float, ...] | None
+    proposed: bool
+
+
+class Proposer(Protocol):
+    """Chooses points. May cache what it can rebuild, nothing else: same call, same answer."""
+
+    def propose(self, tells: Sequence[Tell], number: int) -> NDArray[np.float64]:
+        """Return the point in [0, 1]^D of trial `number`, given `tells` in finishing order."""
+        ...
+
+
+class ReplaySampler(optuna.samplers.BaseSampler):
+    """Drives a `Proposer` from an Optuna study; nothing in it needs to survive a restart.
+
+    Every trial must suggest the same D parameters in the same order, each as a float in [0, 1].
+    Enqueued trials keep their fixed values; what is missing of them is proposed.
+    """
+
+    def __init__(self, proposer: Proposer, dimension: int) -> None:
+        self._proposer = proposer
+        self._dimension = dimension
+        self._latest: tuple[int, str, NDArray[np.float64]] | None = None
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Write down what the trial sees, once: a trial that is resumed keeps its record."""
+        if TELLS not in trial.system_attrs:
+            numbers = [told.number for told in told_trials(study)]
+            trial.system_attrs[TELLS] = compact(numbers)
+            study._storage.set_trial_system_attr(trial._trial_id, TELLS, compact(numbers))
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return no relative space: parameters get their share of the point as they come."""
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return nothing: see `infer_relative_search_space`."""
+        return {}
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> float:
+        """Return the coordinate of the trial's point that belongs to its next parameter.
+
+        Raises:
+            RunError: the parameter is not a float in [0, 1], or is one too many.
+        """
+        index = len(trial.params)
+        if param_distribution != UNIT:
+            raise RunError(
+                f"parameter {param_name} has {param_distribution}; samplers of mergefront know "
+                f"only {UNIT}"
+            )
+        if index >= self._dimension:
+            raise RunError(
+                f"trial {trial.number} asks for parameter {param_name}, number {index + 1} of a "
+                f"space with {self._dimension} knobs"
+            )
+        return float(self._point(study, trial)[index])
+
+    def _point(self, study: optuna.Study, trial: FrozenTrial) -> NDArray[np.float64]:
+        seen = str(trial.system_attrs[TELLS])
+        if self._latest is None or self._latest[:2] != (trial.number, seen):
+            trials = {told.number: told for told in told_trials(study)}
+            tells = [_tell(trials[number], self._dimension) for number in expand(seen)]
+            point_D = self._proposer.propose([t for t in tells if t is not None], trial.number)
+            self._latest = (trial.number, seen, point_D)
+        return self._latest[2]
+
+
+def told_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the finished trials in the order in which they finished (ties: by number)."""
+    trials = study.get_trials(deepcopy=False, states=FINISHED)
+    return sorted(trials, key=lambda t: (t.datetime_complete or t.datetime_start, t.number))
+
+
+def pending(study: optuna.Study) -> list[optuna.Trial]:
+    """Return the trials in flight when the run was killed, by number, ready to be told.
+
+    Each has kept its number and what it saw, so that suggesting its parameters again gives the
+    point it had, whether or not the parameters had been written. Suggest them all before any of
+    them is told.
+    """
+    trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [optuna.Trial(study, t._trial_id) for t in sorted(trials, key=lambda t: t.number)]
+
+
+def compact(numbers: Sequence[int]) -> str:
+    """Write numbers as runs that count up by one, in order: [0, 1, 2, 4, 3] is "0-2,4,3"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] + 1 == number:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def expand(text: str) -> list[int]:
+    """Read what `compact` wrote."""
+    numbers: list[int] = []
+    for run in filter(None, text.split(",")):
+        first, _, last = run.partition("-")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers
+
+
+def generator(seed: int, purpose: int, *index: int) -> np.random.Generator:
+    """Return the generator for one purpose: a function of the run's seed and the index alone."""
+    return np.random.default_rng(np.random.SeedSequence([seed, purpose, *index]))
+
+
+def _tell(trial: FrozenTrial, dimension: int) -> Tell | None:
+    """Translate a finished trial; None if it failed before it had a whole point."""
+    if len(trial.params) != dimension:
+        return None
+    proposed = TELLS in trial.system_attrs and "fixed_params" not in trial.system_attrs
+    values = None
+    if trial.state == TrialState.COMPLETE and np.isfinite(trial.values).all():
+        values = tuple(trial.values)
+    return Tell(trial.number, tuple(trial.params.values()), values, proposed)

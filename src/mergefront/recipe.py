@@ -1,0 +1,295 @@
+"""A recipe: method, coefficients and overrides, everything needed to build one merged model.
+
+A recipe is plain data: JSON on disk, hashed, readable and writable by hand. Not here: how its
+numbers become weights (`merging.plan`) and weights become tensors (`merging.build`).
+
+The table maps source -> group -> coefficient. A group that a donor does not name has coefficient
+0, one that the receiver does not name has 1. Groups are named as `anatomy.groups` names them
+("3.mlp", "final.norm", "embedding"), or, for recipes written by hand, by a pattern:
+- "*": every group but embedding and head, which belong to a vocabulary and must be named;
+- "*.mlp": that part in every layer ("*.norm" includes the final norm);
+- "3.*": every part of that layer.
+An exact name beats a pattern, and "*.mlp" and "3.*" beat "*"; between those two, "3.*" wins.
+
+An override replaces whole groups by a source's own tensors ("base", "receiver" or an alias) or
+by zeros; overrides come last, a later one wins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from mergefront.checkpoint import locate
+from mergefront.errors import ConfigError
+from mergefront.merging import METHODS
+from mergefront.merging.sources import DonorRef, ModelRefs
+from mergefront.records import Group, Table
+
+FORMAT: Final = "mergefront/recipe@1"
+RESERVED: Final = frozenset({"receiver", "base", "zero", "tied", "each"})
+
+
+def _alias(alias: str) -> str:
+    if alias in RESERVED or not alias.replace("_", "a").replace("-", "a").isalnum():
+        raise ValueError(
+            f"{alias!r} cannot name a donor: use letters, digits, _ and -, "
+            f"and none of {', '.join(sorted(RESERVED))}"
+        )
+    return alias
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DonorModel(_Plain):
+    """A donor as the user names it: `model` is a folder, a hub id or `zoo:<name>`."""
+
+    model: str = Field(min_length=1)
+    revision: str | None = None
+    base: str | None = None
+
+
+class Models(_Plain):
+    """The models of a recipe, as the user wrote them; the donors' order is the sum's order."""
+
+    receiver: str = Field(min_length=1)
+    base: str | None = None
+    donors: dict[Annotated[str, AfterValidator(_alias)], DonorModel] = Field(default_factory=dict)
+
+
+class Override(_Plain):
+    """Replace `groups` (names or patterns) by the tensors of `source`, or by zeros."""
+
+    groups: tuple[str, ...] = Field(min_length=1)
+    source: str
+
+
+class _Document(_Plain):
+    """The JSON file."""
+
+    format: Literal["mergefront/recipe@1"]
+    method: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    models: Models
+    table: dict[str, dict[str, float]] = Field(default_factory=dict)
+    overrides: tuple[Override, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything needed to build one model. `models` names them, `refs` finds them."""
+
+    method: str
+    models: Models
+    table: Table = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    overrides: tuple[Override, ...] = ()
+
+    def __post_init__(self) -> None:
+        problems = list(_problems(self))
+        if problems:
+            raise ConfigError("recipe: " + "; ".join(problems))
+
+    @property
+    def donors(self) -> tuple[str, ...]:
+        """The donors' aliases, in the order in which they are summed."""
+        return tuple(self.models.donors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON document as plain values."""
+        return {
+            "format": FORMAT,
+            "method": self.method,
+            "parameters": dict(self.parameters),
+            "models": self.models.model_dump(exclude_none=True),
+            "table": {
+                source: {
+                    name: float(self.table[source][name]) + 0.0  # no -0.0
+                    for name in sorted(self.table[source], key=_natural)
+                }
+                for source in ("receiver", *self.donors)
+                if source in self.table
+            },
+            "overrides": [one.model_dump(mode="json") for one in self.overrides],
+        }
+
+    def to_json(self) -> str:
+        """Return the recipe file's text: stable, ending in a newline."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, path: Path | str = "recipe") -> Recipe:
+        """Read a recipe file's text; `path` is for messages.
+
+        Raises:
+            ConfigError: naming the file and every faulty field.
+        """
+        try:
+            document = _Document.model_validate_json(text)
+        except ValidationError as problem:
+            raise ConfigError(_explain(problem, path)) from problem
+        try:
+            return cls.from_document(document)
+        except ConfigError as problem:
+            raise ConfigError(f"{path}: {problem.message}", hint=problem.hint) from problem
+
+    @classmethod
+    def from_document(cls, document: _Document) -> Recipe:
+        """Build a recipe from the validated JSON document."""
+        return cls(
+            method=document.method,
+            models=document.models,
+            table=document.table,
+            parameters=document.parameters,
+            overrides=document.overrides,
+        )
+
+    def hash(self) -> str:
+        """Return 12 hex digits of the SHA-256 of the canonical JSON: the recipe's identity.
+
+        Neither the order of rows nor of groups matters; that of the donors does, for it is the
+        order of summation.
+        """
+        document = self.to_dict() | {"donor_order": list(self.donors)}
+        canonical = json.dumps(
+            document, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True
+        )
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def resolved(self, groups: Sequence[Group]) -> dict[str, dict[str, float]]:
+        """Return the table with every pattern expanded: source -> group name -> coefficient.
+
+        Raises:
+            ConfigError: if a name or pattern fits no group of the receiver.
+        """
+        return {source: _resolve_row(source, row, groups) for source, row in self.table.items()}
+
+    def overridden(self, groups: Sequence[Group]) -> dict[str, str]:
+        """Return group name -> source for every overridden group.
+
+        Raises:
+            ConfigError: if a name or pattern fits no group of the receiver.
+        """
+        found: dict[str, str] = {}
+        for override in self.overrides:
+            for pattern in override.groups:
+                names = matching(pattern, groups)
+                if not names:
+                    raise ConfigError(_no_group("overrides", pattern, groups))
+                found.update(dict.fromkeys(names, override.source))
+        return found
+
+
+def identity(models: Models) -> Recipe:
+    """Return the recipe of the receiver itself."""
+    return Recipe(method="linear", models=models)
+
+
+def refs(recipe: Recipe) -> ModelRefs:
+    """Locate a recipe's models; hub models are downloaded unless they are here already.
+
+    Raises:
+        UserError: if one cannot be found.
+    """
+    models = recipe.models
+    return ModelRefs(
+        receiver=str(locate(models.receiver)),
+        base=None if models.base is None else str(locate(models.base)),
+        donors={
+            alias: DonorRef(
+                model=str(locate(donor.model, donor.revision)),
+                base=None if donor.base is None else str(locate(donor.base)),
+            )
+            for alias, donor in models.donors.items()
+        },
+    )
+
+
+def matching(pattern: str, groups: Sequence[Group]) -> list[str]:
+    """Return the names of the groups that a name or pattern of a recipe stands for."""
+    if pattern == "*":
+        return [one.name for one in groups if one.part not in ("embedding", "head")]
+    if pattern.startswith("*."):
+        return [one.name for one in groups if one.part == pattern[2:]]
+    if pattern.endswith(".*"):
+        return [one.name for one in groups if str(one.layer) == pattern[:-2]]
+    return [one.name for one in groups if one.name == pattern]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorting key that puts layer 10 after layer 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
+
+
+def _rank(pattern: str) -> int:
+    """Rank of a pattern: what has a higher one beats what has a lower."""
+    if pattern == "*":
+        return 0
+    return 1 if pattern.startswith("*.") else 2 if pattern.endswith(".*") else 3
+
+
+def _resolve_row(
+    source: str, row: Mapping[str, float], groups: Sequence[Group]
+) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for pattern in sorted(row, key=_rank):
+        names = matching(pattern, groups)
+        if not names:
+            raise ConfigError(_no_group(f"table.{source}", pattern, groups))
+        found.update(dict.fromkeys(names, float(row[pattern])))
+    return {one.name: found[one.name] for one in groups if one.name in found}
+
+
+def _no_group(where: str, pattern: str, groups: Sequence[Group]) -> str:
+    layers = max((one.layer for one in groups if one.layer is not None), default=-1) + 1
+    head = "" if any(one.part == "head" for one in groups) else " (its head is tied)"
+    return (
+        f"recipe: {where}: {pattern!r} fits no group of the receiver, which has "
+        f"{layers} layers, numbered from 0{head}"
+    )
+
+
+def _problems(recipe: Recipe) -> list[str]:
+    """Everything wrong with a recipe that can be seen without opening its models."""
+    found = []
+    if recipe.method not in METHODS:
+        found.append(f"method: found {recipe.method!r}, expected one of {', '.join(METHODS)}")
+    else:
+        try:
+            METHODS[recipe.method].check(recipe.parameters)
+        except ConfigError as problem:
+            found.append(f"parameters: {problem.message}")
+    rows = ("receiver", *recipe.donors)
+    for source, row in recipe.table.items():
+        if source not in rows:
+            found.append(f"table: found source {source!r}, expected one of {', '.join(rows)}")
+        found += [
+            f"table.{source}.{name}: found {value}, expected a finite number"
+            for name, value in row.items()
+            if not math.isfinite(value)
+        ]
+    replacements = (*rows, "base", "zero")
+    found += [
+        f"overrides: found source {one.source!r}, expected one of {', '.join(replacements)}"
+        for one in recipe.overrides
+        if one.source not in replacements
+    ]
+    return found
+
+
+def _explain(problem: ValidationError, path: Path | str) -> str:
+    """One line a fault: file, field, what was found and what is expected."""
+    lines = []
+    for error in problem.errors():
+        where = ".".join(str(part) for part in error["loc"]) or "file"
+        lines.append(f"{path}: {where}: found {error['input']!r:.60}, expected: {error['msg']}")
+    return "\n".join(lines)

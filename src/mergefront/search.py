@@ -1,0 +1,313 @@
+"""The main loop of a run, readable in one sitting: assemble, propose, build, ask, mark, record.
+
+Reading order: `Search.candidates` (the loop), `Search.evaluate` (one candidate), `assemble`
+(everything that can go wrong goes wrong here, before an engine starts). What happens after the
+last candidate (validation, test, the reported front) is `select`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergefront import ledger, statistics
+from mergefront.config import RunConfig
+from mergefront.engine import Engine, open_engine
+from mergefront.errors import EngineError, SpaceError
+from mergefront.merging import METHODS
+from mergefront.merging.sources import ModelRefs, Sources
+from mergefront.propose import make_sampler
+from mergefront.recipe import DonorModel, Models, Recipe, check_heads, locate_models
+from mergefront.records import Estimate, Evaluation, Item, Seconds, Split
+from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, item_records
+from mergefront.scoring import score
+from mergefront.space import Space, load_space
+from mergefront.tasks import ItemSet, item_set
+
+if TYPE_CHECKING:
+    import optuna
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILURES = 3
+"""Candidates that may fail in a row before the engine is taken for broken."""
+
+
+@dataclass
+class Clock:
+    """Wall seconds that a run has used, over all its sessions, against its budget of hours."""
+
+    hours: float | None
+    before: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    def elapsed(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+    def left(self) -> float:
+        """Seconds left; infinite without a budget in hours."""
+        return float("inf") if self.hours is None else self.hours * 3600 - self.elapsed()
+
+
+@dataclass
+class Search:
+    """A run with everything open that it needs."""
+
+    run: RunDirectory
+    models: Models
+    refs: ModelRefs
+    space: Space
+    items: ItemSet
+    sources: Sources
+    study: optuna.Study
+    clock: Clock
+    engine: Engine | None = None
+
+    @property
+    def config(self) -> RunConfig:
+        return self.run.config
+
+    def open_engine(self) -> Engine:
+        """Start the engine, or return the one that runs."""
+        if self.engine is None:
+            spec = self.space.spec
+            self.engine = open_engine(self.config.engine, self.refs, spec.method, spec.parameters)
+        return self.engine
+
+    def close(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
+            self.engine = None
+
+    def recipe(self, point: Sequence[float]) -> Recipe:
+        """The recipe of a point in [0, 1]^D."""
+        spec = self.space.spec
+        return Recipe(spec.method, spec.parameters, self.models, self.space.table(point))
+
+    def receiver_recipe(self) -> Recipe:
+        """The receiver itself: every coefficient at identity."""
+        spec = self.space.spec
+        return Recipe(spec.method, spec.parameters, self.models, {})
+
+    def candidates(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Evaluation]:
+        """Evaluate candidates until the budget is spent or `stop()`; yields each when recorded.
+
+        Trials in flight when a run was killed come first, with their number and point; then warm
+        starts, then the sampler's proposals.
+
+        Raises:
+            EngineError: the engine failed MAX_FAILURES times in a row.
+        """
+        failures = 0
+        for trial in self._trials(stop):
+            point = self.point(trial)
+            origin = str(trial.user_attrs.get("origin", self.config.search.sampler))
+            try:
+                evaluation = self.evaluate(trial.number, point, origin)
+                failures = 0
+            except EngineError as error:
+                failures += 1
+                if failures >= MAX_FAILURES:
+                    raise
+                logger.warning("candidate %d failed: %s", trial.number, error.message)
+                evaluation = Evaluation(trial.number, point, origin, {}, failure=error.message)
+            yield self._tell(trial, evaluation)
+
+    def _trials(self, stop: Callable[[], bool]) -> Iterator[optuna.Trial]:
+        for trial in ledger.running(self.study):
+            if stop():
+                return
+            yield trial
+        while len(self.study.get_trials(deepcopy=False)) < self._trial_limit() and not stop():
+            if self.clock.left() < self._reserve():
+                logger.warning("the time budget leaves no room for another candidate")
+                return
+            yield self.study.ask(self.space.distributions())
+
+    def _trial_limit(self) -> int:
+        """WAITING warm starts count as trials already, so they are added back while they wait."""
+        return self.config.budget.candidates + ledger.waiting(self.study)
+
+    def _reserve(self) -> float:
+        """Seconds to keep for one more candidate, validation, test and export."""
+        done = [t for t in ledger.finished(self.study) if "seconds" in t.user_attrs]
+        if not done or self.config.budget.hours is None:
+            return 0.0
+        per_candidate = max(sum(t.user_attrs["seconds"].values()) for t in done[-5:])
+        per_item = per_candidate / max(1, len(self.items.flat("search")))
+        validated = (self.config.report.finalists + 1) * len(self.items.flat("validation"))
+        tested = 4 * len(self.items.flat("test"))
+        export = 120.0 if self.config.export else 10.0
+        return 1.2 * (per_candidate + per_item * (validated + tested)) + export
+
+    def point(self, trial: optuna.Trial) -> tuple[float, ...]:
+        """The trial's point, asking the sampler if it was killed before it had one."""
+        return tuple(
+            trial.suggest_float(knob.name, 0.0, 1.0) for knob in self.space.knobs
+        )
+
+    def evaluate(self, number: int, point: Sequence[float], origin: str) -> Evaluation:
+        """Build one candidate in the engine, ask the search items, mark and store the answers."""
+        recipe = self.recipe(point)
+        if recipe.is_identity():
+            estimates = self.receiver("search")
+            self.run.add_items(str(number), self.run.read_items(RECEIVER, "search"))
+            return Evaluation(number, tuple(point), origin, estimates)
+        estimates, seconds = self.ask(str(number), recipe, "search")
+        return Evaluation(number, tuple(point), origin, estimates, seconds)
+
+    def receiver(self, split: Split) -> dict[str, Estimate]:
+        """The receiver's own estimates, asked once a run and split."""
+        if self.run.read_items(RECEIVER, split):
+            return estimates_of(self.run.read_items(RECEIVER, split))
+        return self.ask(RECEIVER, self.receiver_recipe(), split)[0]
+
+    def ask(
+        self, name: str, recipe: Recipe, split: Split
+    ) -> tuple[dict[str, Estimate], Seconds]:
+        """Load `recipe`, answer a split's items, mark them, store them under `name`."""
+        engine = self.open_engine()
+        built = engine.load(recipe)
+        start = time.perf_counter()
+        answers = iter(engine.generate(self.items.flat(split)))
+        generated = time.perf_counter()
+        records: list[ItemRecord] = []
+        for objective, items in self.items.items[split].items():
+            said = [next(answers) for _ in items]
+            marks = [self._mark(item, one) for item, one in zip(items, said, strict=True)]
+            records += item_records(split, objective, items, said, marks)
+        scored = time.perf_counter()
+        self.run.add_items(name, records)
+        estimates = estimates_of(records)
+        seconds = Seconds(built.build, built.reset, generated - start, scored - generated,
+                          time.perf_counter() - scored)  # fmt: skip
+        return estimates, seconds
+
+    def _mark(self, item: Item, answer: Any) -> Any:
+        return score(self.items.rules[item.task], item, answer)
+
+    def _tell(self, trial: optuna.Trial, evaluation: Evaluation) -> Evaluation:
+        """Record a finished candidate; what is told is what a resume will find."""
+        trial.set_user_attr("origin", evaluation.origin)
+        trial.set_user_attr("elapsed", round(self.clock.elapsed(), 3))
+        if evaluation.failure:
+            trial.set_user_attr("failure", evaluation.failure)
+            ledger.tell_failed(self.study, trial)
+            return evaluation
+        objectives = evaluation.objectives
+        trial.set_user_attr("se", {name: e.se for name, e in objectives.items()})
+        trial.set_user_attr("n", {name: e.n for name, e in objectives.items()})
+        trial.set_user_attr("seconds", dict(vars(evaluation.seconds)))
+        self.study.tell(trial, [objectives[name].mean for name in self.config.objectives])
+        return evaluation
+
+
+def estimates_of(records: Sequence[ItemRecord]) -> dict[str, Estimate]:
+    """Objective -> mean score with clustered standard error, in the records' objective order."""
+    names = dict.fromkeys(record.objective for record in records)
+    return {
+        name: statistics.estimate(
+            [r.score for r in records if r.objective == name],
+            [r.cluster for r in records if r.objective == name],
+        )
+        for name in names
+    }
+
+
+def evaluations(study: optuna.Study, run: RunDirectory) -> list[Evaluation]:
+    """Every finished candidate of a run as recorded, failed ones included, by number."""
+    found = []
+    for trial in ledger.finished(study):
+        origin = str(trial.user_attrs.get("origin", ""))
+        point = tuple(trial.params.values())
+        failure = str(trial.user_attrs.get("failure", ""))
+        estimates = {}
+        if trial.values is not None:
+            se, n = trial.user_attrs["se"], trial.user_attrs["n"]
+            estimates = {
+                name: Estimate(value, se[name], n[name])
+                for name, value in zip(run.config.objectives, trial.values, strict=True)
+            }
+        seconds = Seconds(**trial.user_attrs.get("seconds", {}))
+        found.append(Evaluation(trial.number, point, origin, estimates, seconds, failure))
+    return found
+
+
+def assemble(config: RunConfig, folder: Path, runs: Path) -> Search:
+    """Check everything that a run needs, then create or resume its directory and study.
+
+    No engine is started. Args: `folder` is what paths in the configuration are relative to,
+    `runs` the directory that holds run directories.
+
+    Raises:
+        UserError: any of the many things that can be wrong with what the user gave.
+    """
+    spec = load_space(config.space, folder)
+    items = item_set(config.objectives, config.items, folder)
+    models = Models(
+        config.receiver, config.revision, config.base,
+        {name: DonorModel(d.model, d.revision, d.base) for name, d in config.donors.items()},
+    )  # fmt: skip
+    refs = locate_models(models, folder)
+    sources = Sources.open(refs)
+    if METHODS[spec.method].needs_base(spec.parameters):
+        refs.require_bases()
+    space = Space.build(spec, list(models.donors), sources.groups)
+    check_heads(sources, space.touched_parts())
+    sources.check_finite()
+    run = RunDirectory.create_or_resume(runs, config)
+    run.check_manifest({"sources": sources.hashes(), "items": items.card(), "space": spec_dict(spec)})
+    study = ledger.open_study(
+        run.journal, name=config.name, n_objectives=len(config.objectives), create=True
+    )
+    study.sampler = make_sampler(
+        config.search.sampler,
+        dimension=space.dimension,
+        seed=config.search.seed,
+        start=space.start_point(),
+        n_objectives=len(config.objectives),
+    )
+    enqueue_warm_starts(study, space, config.search.warm_start)
+    spent = [float(t.user_attrs.get("elapsed", 0.0)) for t in study.get_trials(deepcopy=False)]
+    clock = Clock(config.budget.hours, before=max(spent, default=0.0))
+    return Search(run, models, refs, space, items, sources, study, clock)
+
+
+def spec_dict(spec: Any) -> Mapping[str, Any]:
+    """The space as plain values, for the manifest."""
+    return dict(spec.model_dump(mode="json"))
+
+
+def enqueue_warm_starts(study: optuna.Study, space: Space, names: Sequence[str]) -> None:
+    """Queue the warm starts that the study does not hold yet; they run before any proposal."""
+    known = {t.user_attrs.get("origin") for t in study.get_trials(deepcopy=False)}
+    for origin, point in warm_points(space, names):
+        if origin not in known:
+            params = {knob.name: u for knob, u in zip(space.knobs, point, strict=True)}
+            study.enqueue_trial(params, user_attrs={"origin": origin})
+
+
+def warm_points(space: Space, names: Sequence[str]) -> list[tuple[str, tuple[float, ...]]]:
+    """(origin, point) of the warm starts: the receiver, the uniform line, the space's start.
+
+    The uniform line gives every donor the same coefficient in every layer: a quarter, half, three
+    quarters and the whole of the knobs' upper bound, or of 1 where the bound is above that.
+    """
+    points: list[tuple[str, tuple[float, ...]]] = []
+    for name in names:
+        if name == "receiver":
+            try:
+                points.append(("receiver", space.receiver_point()))
+            except SpaceError:
+                logger.warning("warm start skipped: the receiver lies outside the space's bounds")
+        elif name == "uniform":
+            top = min(1.0, max(knob.high for knob in space.knobs))
+            for share in (0.25, 0.5, 0.75, 1.0):
+                points.append((f"uniform {share * top:g}", space.uniform_point(share * top)))
+        else:
+            points.append(("start", space.start_point()))
+    return points

@@ -1,0 +1,38 @@
+"""How far a run is, read from its directory while another process may be writing to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mergefront import ledger
+from mergefront.rundir import RunDirectory
+from mergefront.search import evaluations
+from mergefront.select import current_front
+
+
+def open_run(runs: Path, name: str) -> RunDirectory:
+    """A run by name under `runs`, or by the path of its directory. Raises RunError."""
+    path = Path(name)
+    return RunDirectory.open(path if (path / "config.yaml").is_file() else runs / name)
+
+
+def status_of(runs: Path, name: str) -> dict[str, Any]:
+    """State, counts, minutes and the current front (search estimates) of a run."""
+    run = open_run(runs, name)
+    names = list(run.config.objectives)
+    study = ledger.open_study(
+        run.journal, name=run.config.name, n_objectives=len(names), create=False
+    )
+    found = evaluations(study, run)
+    elapsed = [t.user_attrs.get("elapsed", 0.0) for t in study.get_trials(deepcopy=False)]
+    return {
+        "run": str(run.path),
+        "state": "finished" if run.front.is_file() else "unfinished",
+        "objectives": names,
+        "candidates": len(found),
+        "failed": sum(1 for e in found if e.failure),
+        "budget": run.config.budget.candidates,
+        "minutes": max(elapsed, default=0.0) / 60,
+        "front": current_front(found, names),
+    }
