@@ -38,7 +38,7 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 
 from mergefront.anatomy import dissect
 from mergefront.checkpoint import Checkpoint
-from mergefront.writing import write_safetensors
+from mergefront.safetensors_file import write_safetensors
 
 SPECIALS = (
     "<pad>",

@@ -1,12 +1,10 @@
 """Safetensors folders: opening reads headers only, tensors come one at a time, memory-mapped.
 
 Not here: what a tensor is for (`anatomy`), and what is written when two of them are merged
-(`merging.build`). Writing lives in `writing` and is re-exported. No pickle is ever read.
+(`merging.build`). Writing lives in `writing`, the file
+format in `safetensors_file`; both are re-exported. No pickle is ever read.
 
 Reading order: `Checkpoint.open`, `locate`.
-
-Reference: the safetensors format, https://huggingface.co/docs/safetensors (8 bytes little endian
-header length, JSON header, then the tensors' bytes).
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +22,9 @@ import torch
 from safetensors import safe_open
 
 from mergefront.errors import CheckpointError, UserError
+from mergefront.safetensors_file import DTYPES, TensorHeader, read_header
 from mergefront.writing import (
-    DTYPES,
+    SHARD_BYTES,
     WEIGHT_INDEX,
     CheckpointWriter,
     copy_companions,
@@ -35,6 +33,7 @@ from mergefront.writing import (
 
 __all__ = [
     "DTYPES",
+    "SHARD_BYTES",
     "Checkpoint",
     "CheckpointWriter",
     "TensorHeader",
@@ -46,29 +45,6 @@ __all__ = [
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SHARD: Final = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 _NOT_PICKLES: Final = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py", "LICENSE*")
-
-
-@dataclass(frozen=True)
-class TensorHeader:
-    """What a file's header says of one tensor: `dtype` is the safetensors name, e.g. "BF16"."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: Path
-
-    @property
-    def elements(self) -> int:
-        """Number of elements (1 for a scalar)."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the tensor's data in the file."""
-        return self.elements * DTYPES[self.dtype].itemsize
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,58 +111,6 @@ class Checkpoint:
     def n_bytes(self) -> int:
         """Bytes of all tensors together."""
         return sum(header.n_bytes for header in self.headers.values())
-
-
-def read_header(file: Path) -> list[TensorHeader]:
-    """Return the tensors that a safetensors file announces, checked against the file's size.
-
-    Raises:
-        CheckpointError: if the header is damaged, a tensor's data lies beyond the end of the file
-            (an interrupted download), or its dtype is not one that is read.
-    """
-    size = file.stat().st_size
-    damaged = f"{file}: not a safetensors file, or damaged"
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        if len(start) < 8:
-            raise CheckpointError(f"{file}: truncated: {size} bytes", hint="download it again")
-        (length,) = struct.unpack("<Q", start)
-        if length > size - 8:
-            raise CheckpointError(
-                f"{file}: truncated or damaged: its header should have {length} bytes, "
-                f"the whole file has {size}",
-                hint="download it again",
-            )
-        try:
-            entries = json.loads(stream.read(length))
-        except ValueError as problem:
-            raise CheckpointError(damaged, hint="download it again") from problem
-    headers = []
-    for name, entry in entries.items():
-        if name == "__metadata__":
-            continue
-        try:
-            dtype, shape = entry["dtype"], tuple(entry["shape"])
-            first, last = entry["data_offsets"]
-        except (KeyError, TypeError, ValueError) as problem:
-            raise CheckpointError(f"{damaged}: entry of {name!r}") from problem
-        if dtype not in DTYPES:
-            raise CheckpointError(f"{file}: tensor {name!r} has dtype {dtype}, which is not read")
-        header = TensorHeader(name, dtype, shape, file)
-        expected = 8 + length + last
-        if expected > size:
-            raise CheckpointError(
-                f"{file}: truncated: tensor {name!r} ends at byte {expected}, "
-                f"the file has {size}",
-                hint="download it again",
-            )
-        if last - first != header.n_bytes:
-            raise CheckpointError(
-                f"{damaged}: tensor {name!r} has {last - first} bytes, "
-                f"{dtype} {list(shape)} needs {header.n_bytes}"
-            )
-        headers.append(header)
-    return headers
 
 
 def locate(model: str, revision: str | None = None) -> Path:

@@ -47,8 +47,6 @@ def examine(folder: Path) -> list[Finding]:
 
 def _python() -> Finding:
     version = platform.python_version()
-    if sys.version_info < (3, 11):
-        return Finding("python", "broken", version, "use Python 3.11 or newer")
     return Finding("python", "ok", f"{version} on {platform.machine()} {platform.system()}")
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from mergefront.card import model_card
-from mergefront.checkpoint import whole_folder
 from mergefront.config import EngineConfig
 from mergefront.engine import open_engine
 from mergefront.errors import EngineError
@@ -22,8 +21,10 @@ from mergefront.merging.sources import Sources
 from mergefront.recipe import Recipe
 from mergefront.records import Item
 from mergefront.rundir import ItemRecord
+from mergefront.search import source_hashes
 from mergefront.select import digest
 from mergefront.tasks import ItemSet
+from mergefront.writing import whole_folder
 
 Progress = Callable[[int, int], None]
 
@@ -48,7 +49,7 @@ def write_merged(
     provenance = {
         "format": "mergefront/provenance@1",
         "recipe": recipe.hash(),
-        "sources": sources.hashes(),
+        "sources": source_hashes(sources),
         "tensors": account,
     }
     (folder / "provenance.json").write_text(json.dumps(provenance, indent=1))
@@ -62,7 +63,7 @@ def merge(recipe: Recipe, sources: Sources, out: Path, progress: Progress | None
         UserError: `out` exists or the disk is too full.
         CheckpointError: a source holds NaN, or rounding overflowed; names the tensor.
     """
-    with whole_folder(out, needs_bytes=sources.receiver.total_bytes()) as folder:
+    with whole_folder(out, needs_bytes=sources.receiver.n_bytes) as folder:
         write_merged(sources, recipe, folder, progress)
         (folder / "README.md").write_text(model_card(recipe, None, None))
     return out
@@ -90,11 +91,11 @@ def export_candidate(
         UserError: `out` exists or the disk is too full.
         EngineError: the written checkpoint is not what was scored; nothing is left behind.
     """
-    with whole_folder(out, needs_bytes=sources.receiver.total_bytes()) as folder:
+    with whole_folder(out, needs_bytes=sources.receiver.n_bytes) as folder:
         provenance = write_merged(sources, recipe, folder, progress)
         (folder / "README.md").write_text(model_card(recipe, front, member))
         say("verifying: transformers, then a fresh engine")
-        checks = verify(folder, settings, items, scored)
+        checks = verify(folder, recipe, sources, settings, items, scored)
         (folder / "provenance.json").write_text(
             json.dumps({**provenance, "verified": checks}, indent=1)
         )
@@ -102,7 +103,12 @@ def export_candidate(
 
 
 def verify(
-    folder: Path, settings: EngineConfig, items: ItemSet, scored: Scored
+    folder: Path,
+    recipe: Recipe,
+    sources: Sources,
+    settings: EngineConfig,
+    items: ItemSet,
+    scored: Scored,
 ) -> dict[str, Any]:
     """Check a written checkpoint against what was scored.
 
@@ -113,7 +119,9 @@ def verify(
         EngineError: any of that fails; says what was found and expected.
     """
     checks: dict[str, Any] = {"transformers": load_in_transformers(folder)}
-    engine = open_engine(settings, folder=folder)
+    engine = open_engine(
+        settings, sources.refs, recipe.method, recipe.parameters, folder=folder
+    )
     try:
         found = digest(engine.parameter_hashes())
         if scored.parameters_sha256 is not None and found != scored.parameters_sha256:
@@ -162,5 +170,5 @@ def _stored_answers(items: ItemSet, records: Sequence[ItemRecord]) -> list[tuple
     for split in ("test", "validation", "search"):
         texts = {r.item: r.text for r in records if r.split == split}
         if texts:
-            return [(item, texts[item.id]) for item in items.flat(split)]  # type: ignore[arg-type]
+            return [(item, texts[item.id]) for item in items.flat(split)]
     return []

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from mergefront.errors import RunError
@@ -68,7 +70,7 @@ def open_study(path: Path, *, name: str, n_objectives: int, create: bool) -> opt
     if name in optuna.get_all_study_names(storage):
         study = optuna.load_study(storage=storage, study_name=name)
     elif create:
-        directions = ["maximize"] * n_objectives
+        directions = [StudyDirection.MAXIMIZE] * n_objectives
         study = optuna.create_study(storage=storage, study_name=name, directions=directions)
     else:
         raise RunError(f"{path} holds no study called {name!r}")

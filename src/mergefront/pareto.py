@@ -42,9 +42,7 @@ def hypervolume(points_NM: ArrayLike, reference_M: ArrayLike) -> float:
     points = _points(points_NM)
     reference = np.asarray(reference_M, dtype=float)
     if len(points) and points.shape[1] != len(reference):
-        raise ValueError(
-            f"points of {points.shape[1]} objectives, reference of {len(reference)}"
-        )
+        raise ValueError(f"points of {points.shape[1]} objectives, reference of {len(reference)}")
     if not 1 <= len(reference) <= 4:
         raise ValueError(f"hypervolume of {len(reference)} objectives; 1 to 4 are supported")
     points = points[(points > reference).all(axis=1)] if len(points) else points
@@ -90,9 +88,7 @@ def knee(points_NM: ArrayLike) -> int:
     return int(front[order[0]])
 
 
-def pick(
-    rule: str, numbers: Sequence[int], points_NM: ArrayLike, objectives: Sequence[str]
-) -> int:
+def pick(rule: str, numbers: Sequence[int], points_NM: ArrayLike, objectives: Sequence[str]) -> int:
     """Return the candidate number that a rule names among the members of a front.
 
     `rule` is "knee", "best:<objective>" (ties: the better in the others, in order), or a number.
@@ -116,8 +112,8 @@ def pick(
         keys = [(row[column], *row) for row in points.tolist()]
         return numbers[max(range(len(keys)), key=lambda i: (keys[i], -i))]
     if not rule.isdecimal():
-        legal = ", ".join(["knee", *(f"best:{name}" for name in objectives), "a candidate's number"])
-        raise UserError(f"unknown pick {rule!r}", hint=f"legal: {legal}")
+        legal = ", ".join(["knee", *(f"best:{name}" for name in objectives)])
+        raise UserError(f"unknown pick {rule!r}", hint=f"legal: {legal}, or a candidate's number")
     if int(rule) not in numbers:
         members = ", ".join(map(str, sorted(numbers)))
         raise UserError(f"candidate {rule} is not on the front", hint=f"its members: {members}")

@@ -25,9 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field
 
 from mergefront.checkpoint import locate
+from mergefront.config import Donor, Strict, validate
 from mergefront.errors import ConfigError
 from mergefront.merging import METHODS
 from mergefront.merging.sources import DonorRef, ModelRefs
@@ -38,42 +39,31 @@ RESERVED: Final = frozenset({"receiver", "base", "zero", "tied", "each"})
 
 
 def _alias(alias: str) -> str:
-    if alias in RESERVED or not alias.replace("_", "a").replace("-", "a").isalnum():
+    if alias in RESERVED or not alias.isidentifier():
         raise ValueError(
-            f"{alias!r} cannot name a donor: use letters, digits, _ and -, "
+            f"{alias!r} cannot name a donor: use letters, digits and _, "
             f"and none of {', '.join(sorted(RESERVED))}"
         )
     return alias
 
 
-class _Plain(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DonorModel(_Plain):
-    """A donor as the user names it: `model` is a folder, a hub id or `zoo:<name>`."""
-
-    model: str = Field(min_length=1)
-    revision: str | None = None
-    base: str | None = None
-
-
-class Models(_Plain):
+class Models(Strict):
     """The models of a recipe, as the user wrote them; the donors' order is the sum's order."""
 
     receiver: str = Field(min_length=1)
+    revision: str | None = None
     base: str | None = None
-    donors: dict[Annotated[str, AfterValidator(_alias)], DonorModel] = Field(default_factory=dict)
+    donors: dict[Annotated[str, AfterValidator(_alias)], Donor] = Field(default_factory=dict)
 
 
-class Override(_Plain):
+class Override(Strict):
     """Replace `groups` (names or patterns) by the tensors of `source`, or by zeros."""
 
-    groups: tuple[str, ...] = Field(min_length=1)
+    groups: tuple[str, ...]
     source: str
 
 
-class _Document(_Plain):
+class _Document(Strict):
     """The JSON file."""
 
     format: Literal["mergefront/recipe@1"]
@@ -134,9 +124,12 @@ class Recipe:
             ConfigError: naming the file and every faulty field.
         """
         try:
-            document = _Document.model_validate_json(text)
-        except ValidationError as problem:
-            raise ConfigError(_explain(problem, path)) from problem
+            data = json.loads(text, object_pairs_hook=_unique)
+        except ValueError as problem:
+            raise ConfigError(f"{path}: not valid JSON: {problem}") from problem
+        if not isinstance(data, dict):
+            raise ConfigError(f"{path}: expected a JSON object")
+        document = validate(data, _Document, str(path))
         try:
             return cls.from_document(document)
         except ConfigError as problem:
@@ -202,7 +195,7 @@ def refs(recipe: Recipe) -> ModelRefs:
     """
     models = recipe.models
     return ModelRefs(
-        receiver=str(locate(models.receiver)),
+        receiver=str(locate(models.receiver, models.revision)),
         base=None if models.base is None else str(locate(models.base)),
         donors={
             alias: DonorRef(
@@ -286,10 +279,11 @@ def _problems(recipe: Recipe) -> list[str]:
     return found
 
 
-def _explain(problem: ValidationError, path: Path | str) -> str:
-    """One line a fault: file, field, what was found and what is expected."""
-    lines = []
-    for error in problem.errors():
-        where = ".".join(str(part) for part in error["loc"]) or "file"
-        lines.append(f"{path}: {where}: found {error['input']!r:.60}, expected: {error['msg']}")
-    return "\n".join(lines)
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a JSON key that is given twice, where Python would keep the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice!r} is given twice")
+    return found

@@ -86,8 +86,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Wall seconds of one candidate: building it, resetting caches, answering, scoring, rest."""
+    """Wall seconds of one candidate: proposing, building, resetting caches, answering, marking,
+    and storing the item file."""
 
+    propose: float = 0.0
     build: float = 0.0
     reset: float = 0.0
     generate: float = 0.0
@@ -96,7 +98,7 @@ class Seconds:
 
     @property
     def total(self) -> float:
-        return self.build + self.reset + self.generate + self.score + self.record
+        return self.propose + self.build + self.reset + self.generate + self.score + self.record
 
 
 @dataclass(frozen=True)

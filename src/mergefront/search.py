@@ -9,27 +9,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mergefront import ledger, statistics
+import optuna
+
+from mergefront import ledger, shipped, statistics
 from mergefront.config import RunConfig
 from mergefront.engine import Engine, open_engine
 from mergefront.errors import EngineError, SpaceError
 from mergefront.merging import METHODS
-from mergefront.merging.sources import ModelRefs, Sources
-from mergefront.propose import make_sampler
-from mergefront.recipe import DonorModel, Models, Recipe, check_heads, locate_models
+from mergefront.merging.plan import group_weights
+from mergefront.merging.sources import Sources, check_heads
+from mergefront.propose import make_sampler, pending
+from mergefront.recipe import Models, Recipe, refs
 from mergefront.records import Estimate, Evaluation, Item, Seconds, Split
 from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, item_records
 from mergefront.scoring import score
 from mergefront.space import Space, load_space
 from mergefront.tasks import ItemSet, item_set
-
-if TYPE_CHECKING:
-    import optuna
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,6 @@ class Search:
 
     run: RunDirectory
     models: Models
-    refs: ModelRefs
     space: Space
     items: ItemSet
     sources: Sources
@@ -75,7 +74,9 @@ class Search:
         """Start the engine, or return the one that runs."""
         if self.engine is None:
             spec = self.space.spec
-            self.engine = open_engine(self.config.engine, self.refs, spec.method, spec.parameters)
+            self.engine = open_engine(
+                self.config.engine, self.sources.refs, spec.method, spec.parameters
+            )
         return self.engine
 
     def close(self) -> None:
@@ -85,13 +86,12 @@ class Search:
 
     def recipe(self, point: Sequence[float]) -> Recipe:
         """The recipe of a point in [0, 1]^D."""
-        spec = self.space.spec
-        return Recipe(spec.method, spec.parameters, self.models, self.space.table(point))
+        return recipe_of(self.space, self.models, point)
 
     def receiver_recipe(self) -> Recipe:
         """The receiver itself: every coefficient at identity."""
         spec = self.space.spec
-        return Recipe(spec.method, spec.parameters, self.models, {})
+        return Recipe(spec.method, self.models, {}, spec.parameters)
 
     def candidates(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Evaluation]:
         """Evaluate candidates until the budget is spent or `stop()`; yields each when recorded.
@@ -103,11 +103,15 @@ class Search:
             EngineError: the engine failed MAX_FAILURES times in a row.
         """
         failures = 0
+        began = time.perf_counter()
         for trial in self._trials(stop):
             point = self.point(trial)
+            proposed = time.perf_counter() - began
             origin = str(trial.user_attrs.get("origin", self.config.search.sampler))
             try:
                 evaluation = self.evaluate(trial.number, point, origin)
+                seconds = replace(evaluation.seconds, propose=proposed)
+                evaluation = replace(evaluation, seconds=seconds)
                 failures = 0
             except EngineError as error:
                 failures += 1
@@ -115,10 +119,12 @@ class Search:
                     raise
                 logger.warning("candidate %d failed: %s", trial.number, error.message)
                 evaluation = Evaluation(trial.number, point, origin, {}, failure=error.message)
-            yield self._tell(trial, evaluation)
+            told = self._tell(trial, evaluation)
+            yield told
+            began = time.perf_counter()
 
     def _trials(self, stop: Callable[[], bool]) -> Iterator[optuna.Trial]:
-        for trial in ledger.running(self.study):
+        for trial in pending(self.study):
             if stop():
                 return
             yield trial
@@ -126,11 +132,12 @@ class Search:
             if self.clock.left() < self._reserve():
                 logger.warning("the time budget leaves no room for another candidate")
                 return
-            yield self.study.ask(self.space.distributions())
+            yield self.study.ask()
 
     def _trial_limit(self) -> int:
         """WAITING warm starts count as trials already, so they are added back while they wait."""
-        return self.config.budget.candidates + ledger.waiting(self.study)
+        states = [t.state.name for t in self.study.get_trials(deepcopy=False)]
+        return self.config.budget.candidates + states.count("WAITING")
 
     def _reserve(self) -> float:
         """Seconds to keep for one more candidate, validation, test and export."""
@@ -142,7 +149,7 @@ class Search:
         validated = (self.config.report.finalists + 1) * len(self.items.flat("validation"))
         tested = 4 * len(self.items.flat("test"))
         export = 120.0 if self.config.export else 10.0
-        return 1.2 * (per_candidate + per_item * (validated + tested)) + export
+        return float(1.2 * (per_candidate + per_item * (validated + tested)) + export)
 
     def point(self, trial: optuna.Trial) -> tuple[float, ...]:
         """The trial's point, asking the sampler if it was killed before it had one."""
@@ -153,12 +160,15 @@ class Search:
     def evaluate(self, number: int, point: Sequence[float], origin: str) -> Evaluation:
         """Build one candidate in the engine, ask the search items, mark and store the answers."""
         recipe = self.recipe(point)
-        if recipe.is_identity():
+        if group_weights(recipe, self.sources.groups) == self._untouched():
             estimates = self.receiver("search")
             self.run.add_items(str(number), self.run.read_items(RECEIVER, "search"))
             return Evaluation(number, tuple(point), origin, estimates)
         estimates, seconds = self.ask(str(number), recipe, "search")
         return Evaluation(number, tuple(point), origin, estimates, seconds)
+
+    def _untouched(self) -> dict[str, dict[str, float]]:
+        return group_weights(self.receiver_recipe(), self.sources.groups)
 
     def receiver(self, split: Split) -> dict[str, Estimate]:
         """The receiver's own estimates, asked once a run and split."""
@@ -183,8 +193,12 @@ class Search:
         scored = time.perf_counter()
         self.run.add_items(name, records)
         estimates = estimates_of(records)
-        seconds = Seconds(built.build, built.reset, generated - start, scored - generated,
-                          time.perf_counter() - scored)  # fmt: skip
+        seconds = replace(
+            built,
+            generate=generated - start,
+            score=scored - generated,
+            record=time.perf_counter() - scored,
+        )
         return estimates, seconds
 
     def _mark(self, item: Item, answer: Any) -> Any:
@@ -194,9 +208,11 @@ class Search:
         """Record a finished candidate; what is told is what a resume will find."""
         trial.set_user_attr("origin", evaluation.origin)
         trial.set_user_attr("elapsed", round(self.clock.elapsed(), 3))
+        knobs = zip(self.space.knobs, evaluation.point, strict=True)
+        trial.set_user_attr("knobs", {k.name: k.low + u * (k.high - k.low) for k, u in knobs})
         if evaluation.failure:
             trial.set_user_attr("failure", evaluation.failure)
-            ledger.tell_failed(self.study, trial)
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
             return evaluation
         objectives = evaluation.objectives
         trial.set_user_attr("se", {name: e.se for name, e in objectives.items()})
@@ -223,7 +239,7 @@ def evaluations(study: optuna.Study, run: RunDirectory) -> list[Evaluation]:
     found = []
     for trial in ledger.finished(study):
         origin = str(trial.user_attrs.get("origin", ""))
-        point = tuple(trial.params.values())
+        point = tuple(trial.params[name] for name in trial.user_attrs.get("knobs", trial.params))
         failure = str(trial.user_attrs.get("failure", ""))
         estimates = {}
         if trial.values is not None:
@@ -237,33 +253,54 @@ def evaluations(study: optuna.Study, run: RunDirectory) -> list[Evaluation]:
     return found
 
 
-def assemble(config: RunConfig, folder: Path, runs: Path) -> Search:
+def models_of(config: RunConfig) -> Models:
+    """The models of a run as the user wrote them."""
+    return Models(
+        receiver=config.receiver,
+        revision=config.revision,
+        base=config.base,
+        donors=dict(config.donors),
+    )
+
+
+def recipe_of(space: Space, models: Models, point: Sequence[float]) -> Recipe:
+    """The recipe of a point in [0, 1]^D."""
+    return Recipe(space.spec.method, models, space.table(point), space.spec.parameters)
+
+
+def space_of(config: RunConfig) -> tuple[Space, Sources]:
+    """The search space of a run, laid over its opened and paired checkpoints.
+
+    Raises:
+        UserError: a model cannot be found, opened or paired, or the space does not fit.
+    """
+    spec = load_space(shipped.find("search_spaces", config.space, Path()))
+    models = models_of(config)
+    sources = Sources.open(refs(Recipe(spec.method, models, {}, spec.parameters)))
+    sources.check_method(METHODS[spec.method], spec.parameters)
+    space = Space.build(spec, list(models.donors), sources.groups)
+    check_heads(sources, space.parts)
+    return space, sources
+
+
+def assemble(config: RunConfig, runs: Path) -> Search:
     """Check everything that a run needs, then create or resume its directory and study.
 
-    No engine is started. Args: `folder` is what paths in the configuration are relative to,
-    `runs` the directory that holds run directories.
+    No engine is started. `runs` is the directory that holds run directories.
 
     Raises:
         UserError: any of the many things that can be wrong with what the user gave.
     """
-    spec = load_space(config.space, folder)
-    items = item_set(config.objectives, config.items, folder)
-    models = Models(
-        config.receiver, config.revision, config.base,
-        {name: DonorModel(d.model, d.revision, d.base) for name, d in config.donors.items()},
-    )  # fmt: skip
-    refs = locate_models(models, folder)
-    sources = Sources.open(refs)
-    if METHODS[spec.method].needs_base(spec.parameters):
-        refs.require_bases()
-    space = Space.build(spec, list(models.donors), sources.groups)
-    check_heads(sources, space.touched_parts())
+    items = item_set(config.objectives, config.items, Path())
+    space, sources = space_of(config)
     sources.check_finite()
     run = RunDirectory.create_or_resume(runs, config)
-    run.check_manifest({"sources": sources.hashes(), "items": items.card(), "space": spec_dict(spec)})
-    study = ledger.open_study(
-        run.journal, name=config.name, n_objectives=len(config.objectives), create=True
-    )
+    run.check_manifest({
+        "sources": source_hashes(sources),
+        "items": items.card(),
+        "space": space.spec.model_dump(mode="json"),
+    })  # fmt: skip
+    study = open_study(run, create=True)
     study.sampler = make_sampler(
         config.search.sampler,
         dimension=space.dimension,
@@ -274,12 +311,18 @@ def assemble(config: RunConfig, folder: Path, runs: Path) -> Search:
     enqueue_warm_starts(study, space, config.search.warm_start)
     spent = [float(t.user_attrs.get("elapsed", 0.0)) for t in study.get_trials(deepcopy=False)]
     clock = Clock(config.budget.hours, before=max(spent, default=0.0))
-    return Search(run, models, refs, space, items, sources, study, clock)
+    return Search(run, models_of(config), space, items, sources, study, clock)
 
 
-def spec_dict(spec: Any) -> Mapping[str, Any]:
-    """The space as plain values, for the manifest."""
-    return dict(spec.model_dump(mode="json"))
+def source_hashes(sources: Sources) -> dict[str, dict[str, str]]:
+    """Source -> file -> sha256 of its weights and config."""
+    return {name: model.checkpoint.file_hashes() for name, model in sources.models.items()}
+
+
+def open_study(run: RunDirectory, *, create: bool = False) -> optuna.Study:
+    """The study of a run. Raises RunError if it is missing or damaged."""
+    n = len(run.config.objectives)
+    return ledger.open_study(run.journal, name="mergefront", n_objectives=n, create=create)
 
 
 def enqueue_warm_starts(study: optuna.Study, space: Space, names: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from mergefront import ledger, pareto, statistics
+from mergefront import pareto, statistics
 from mergefront.config import RunConfig
 from mergefront.errors import RunError
 from mergefront.records import Estimate, Evaluation, Split
@@ -230,7 +230,7 @@ def _member(
     name = str(e.number)
     gain = paired_gain(run, name, "validation")
     test = _by_objective(run.read_items(name, "test"))
-    knobs = ledger.knob_values(study, e.number)
+    knobs = study.get_trials(deepcopy=False)[e.number].user_attrs["knobs"]
     return {
         "number": e.number,
         "origin": e.origin,

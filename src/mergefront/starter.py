@@ -27,7 +27,7 @@ space: knobs_by_part
 objectives:                        # the first is the one to gain, the others are to keep
   reasoning: [{reasoning}]         # task names, or paths of task files
   perception: [{perception}]
-items: {{search: 400, validation: 1000, test: 2000}}    # per objective; standard error ~ 0.5/sqrt(n)
+items: {{search: 400, validation: 1000, test: 2000}}  # per objective; s.e. ~ 0.5/sqrt(n)
 
 search: {{sampler: como-cma, seed: 0, warm_start: [receiver, uniform]}}
 budget: {{candidates: 200, hours: 8}}                   # hours include validation, test and export

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mergefront import ledger
 from mergefront.rundir import RunDirectory
-from mergefront.search import evaluations
+from mergefront.search import evaluations, open_study
 from mergefront.select import current_front
 
 
@@ -21,9 +20,7 @@ def status_of(runs: Path, name: str) -> dict[str, Any]:
     """State, counts, minutes and the current front (search estimates) of a run."""
     run = open_run(runs, name)
     names = list(run.config.objectives)
-    study = ledger.open_study(
-        run.journal, name=run.config.name, n_objectives=len(names), create=False
-    )
+    study = open_study(run)
     found = evaluations(study, run)
     elapsed = [t.user_attrs.get("elapsed", 0.0) for t in study.get_trials(deepcopy=False)]
     return {

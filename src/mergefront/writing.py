@@ -12,43 +12,21 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 import torch
 
 from mergefront.errors import UserError
-
-DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
-    {
-        "F64": torch.float64,
-        "F32": torch.float32,
-        "F16": torch.float16,
-        "BF16": torch.bfloat16,
-        "F8_E4M3": torch.float8_e4m3fn,
-        "F8_E5M2": torch.float8_e5m2,
-        "I64": torch.int64,
-        "I32": torch.int32,
-        "I16": torch.int16,
-        "I8": torch.int8,
-        "U64": torch.uint64,
-        "U32": torch.uint32,
-        "U16": torch.uint16,
-        "U8": torch.uint8,
-        "BOOL": torch.bool,
-    }
-)
-"""safetensors' names of element types -> torch's."""
+from mergefront.safetensors_file import write_safetensors
 
 WEIGHT_INDEX: Final = "model.safetensors.index.json"
 SHARD_BYTES: Final = 4 * 10**9
-_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
-_WEIGHTS: Final = frozenset(
-    ".safetensors .bin .pt .pth .ckpt .pkl .gguf .h5 .msgpack .onnx .npz .npy .tflite".split()
+_WEIGHTS: Final = re.compile(
+    r"\.(safetensors|bin|pt|pth|ckpt|pkl|gguf|h5|msgpack|onnx|npz|npy|tflite)$"
 )
 _LEFT_BEHIND: Final = frozenset({"README.md", WEIGHT_INDEX, "pytorch_model.bin.index.json"})
 
@@ -117,33 +95,6 @@ class CheckpointWriter:
         self._pending, self._pending_bytes = {}, 0
 
 
-def write_safetensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write one safetensors file straight from the tensors' memory, without a second copy.
-
-    Wide element types come first and the header is padded to 8 bytes, so that all data is aligned.
-    """
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name in order:
-        tensor = tensors[name]
-        end = offset + tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with file.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)))
-        stream.write(text)
-        for name in order:
-            raw = tensors[name].detach().contiguous().reshape(-1).view(torch.uint8)
-            stream.write(memoryview(raw.numpy()))
-
-
 @contextlib.contextmanager
 def whole_folder(out: Path, needs_bytes: int = 0) -> Iterator[Path]:
     """Yield a hidden sibling of `out` that becomes `out` only if the body succeeds.
@@ -208,7 +159,7 @@ def copy_companions(src: Path, dst: Path) -> list[str]:
             if "chat_template" in file.name and not hidden:
                 shutil.copytree(file, dst / file.name)
                 copied.append(file.name)
-        elif not hidden and file.suffix not in _WEIGHTS and file.name not in _LEFT_BEHIND:
+        elif not hidden and not _WEIGHTS.search(file.name) and file.name not in _LEFT_BEHIND:
             shutil.copyfile(file, dst / file.name)
             copied.append(file.name)
     return copied

@@ -35,7 +35,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        print(f"mergefront {mergefront.__version__}")
+        typer.echo(f"mergefront {mergefront.__version__}")
         raise typer.Exit()
 
 

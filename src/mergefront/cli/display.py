@@ -1,4 +1,4 @@
-"""What a person watches during a search: live on a terminal, one plain line a candidate elsewhere."""
+"""What a person watches: live on a terminal, one plain line a candidate elsewhere."""
 
 from __future__ import annotations
 

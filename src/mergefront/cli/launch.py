@@ -74,7 +74,7 @@ def search(
     _override(data, "search", "seed", seed)
     if name is not None:
         data["name"] = name
-    _run(validate(data, RunConfig, str(path)), path.parent, runs)
+    _run(validate(data, RunConfig, str(path)), runs)
 
 
 def _override(data: dict[str, Any], section: str, key: str, value: object) -> None:
@@ -82,11 +82,11 @@ def _override(data: dict[str, Any], section: str, key: str, value: object) -> No
         data[section] = {**(data.get(section) or {}), key: value}
 
 
-def _run(config: RunConfig, folder: Path, runs: Path) -> None:
+def _run(config: RunConfig, runs: Path) -> None:
     from mergefront.search import assemble
 
     with err.status("checking configuration, items and checkpoints"):
-        opened = assemble(config, folder, runs)
+        opened = assemble(config, runs)
     say(
         f"run {opened.run.path}: {opened.space.dimension} knobs, "
         f"{len(opened.items.flat('search'))} search items a candidate, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -58,7 +59,7 @@ def zoo(as_json: Json = False) -> None:
         rows.append({
             "name": f"zoo:{name}",
             "class": (checkpoint.config.get("architectures") or ["?"])[0],
-            "parameters": sum(h.elements for h in checkpoint.headers.values()),
+            "parameters": sum(math.prod(h.shape) for h in checkpoint.headers.values()),
             "folder": str(checkpoint.folder),
         })  # fmt: skip
     questions = []

@@ -126,10 +126,31 @@ class InPlace:
             )
 
 
+def uniform_rows(name: str, codes: Tensor) -> list[tuple[tuple[int, int], int]]:
+    """Split a parameter into runs of rows of one nonzero code: [((first, end), code), ...].
+
+    Raises:
+        EngineError: a row holds elements of several groups.
+    """
+    if codes.numel() == 0 or not codes.any():
+        return []
+    flat = codes.reshape(len(codes), -1)
+    low, high = flat.amin(dim=1), flat.amax(dim=1)
+    if not torch.equal(low, high):
+        raise EngineError(f"parameter {name} mixes groups within a row and cannot be rewritten")
+    values, counts = torch.unique_consecutive(low, return_counts=True)
+    runs, first = [], 0
+    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        if value:
+            runs.append(((first, first + count), value))
+        first += count
+    return runs
+
+
 def digest(tensor: Tensor) -> str:
     """SHA-256 of a tensor's bytes, row-major."""
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu()
-    return hashlib.sha256(flat.numpy()).hexdigest()
+    return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
 def recipe_weights(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mergefront.checkpoint import Checkpoint
 from mergefront.errors import EngineError
@@ -110,8 +110,10 @@ def decode_image(item: Item, index: int) -> Image.Image:
                 image = Image.alpha_composite(white, image)
             return image.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "its bytes are in no known image format" if unknown else str(error)
         raise EngineError(
-            f"item {item.id}: image {index + 1} of {len(item.images)} cannot be read: {error}"
+            f"item {item.id}: image {index + 1} of {len(item.images)} cannot be read: {reason}"
         ) from error
 
 

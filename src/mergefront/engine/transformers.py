@@ -82,13 +82,13 @@ class TransformersEngine:
     def _stage(self, term: str, groups: Sequence[Group]) -> dict[str, Tensor]:
         """Read a term of some groups; the layout is the checkpoint's own."""
         method = METHODS[self._method]
-        return {
-            name: method.prepare(
-                term, lambda source, name=name: self._sources.tensor(source, name), self._parameters
+
+        def term_of(name: str) -> Tensor:
+            return method.prepare(
+                term, lambda source: self._sources.tensor(source, name), self._parameters
             )
-            for group in groups
-            for name in group.tensors
-        }
+
+        return {name: term_of(name) for group in groups for name in group.tensors}
 
     def load(self, recipe: Recipe) -> Seconds:
         if self._fixed:
@@ -151,13 +151,7 @@ class TransformersEngine:
         return [self._answer(row, set(ends)) for row in tokens_BT.tolist()]
 
     def _inputs(self, items: Sequence[Item], texts: Sequence[str]) -> Any:
-        pictures = [
-            [
-                self._images.get(data, lambda item=item, i=i: decode_image(item, i))
-                for i, data in enumerate(item.images)
-            ]
-            for item in items
-        ]
+        pictures = [[self._image(item, i) for i in range(len(item.images))] for item in items]
         inputs = self._processor(
             text=list(texts),
             **({"images": pictures} if items[0].images else {}),
@@ -171,6 +165,9 @@ class TransformersEngine:
             if self._limit and length + item.max_tokens > self._limit:
                 raise context_error(item, length, self._limit)
         return inputs.to(self._model.device, self._model.dtype)
+
+    def _image(self, item: Item, index: int) -> Any:
+        return self._images.get(item.images[index], lambda: decode_image(item, index))
 
     def _answer(self, row: list[int], ends: set[int]) -> Answer:
         """Cut a generated row behind its first end token; that one counts, as in vLLM."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from vllm.platforms import current_platform
 
 from mergefront.checkpoint import DTYPES
-from mergefront.engine.inplace import InPlace, Target, Weights, digest
+from mergefront.engine.inplace import InPlace, Target, Weights, digest, uniform_rows
 from mergefront.errors import EngineError
 from mergefront.merging import METHODS
 from mergefront.merging.sources import ModelRefs, Sources
@@ -121,7 +121,7 @@ class LiveModel:
         parameters: Mapping[str, Any],
         device: str,
     ) -> None:
-        self._model = model
+        self._model = model.requires_grad_(False)  # else integers could not stand in for weights
         self._sources = sources
         self._method = METHODS[method]
         self._method_parameters = dict(parameters)
@@ -169,6 +169,7 @@ class LiveModel:
                     )
                 )
         self._drop_shared_head()
+        _refuse_quantized(self._targets)
 
     def _drop_shared_head(self) -> None:
         """Make no target of the embedding if the head that the checkpoint holds shares it."""
@@ -257,27 +258,6 @@ def swapped(parameters: Mapping[str, nn.Parameter], data: Mapping[str, Tensor]) 
             parameters[name].data = tensor
 
 
-def uniform_rows(name: str, codes: Tensor) -> list[tuple[tuple[int, int], int]]:
-    """Split a parameter into runs of rows of one nonzero code: [((first, end), code), ...].
-
-    Raises:
-        EngineError: a row holds elements of several groups.
-    """
-    if codes.numel() == 0 or not codes.any():
-        return []
-    flat = codes.reshape(len(codes), -1)
-    low, high = flat.amin(dim=1), flat.amax(dim=1)
-    if not torch.equal(low, high):
-        raise EngineError(f"parameter {name} mixes groups within a row and cannot be rewritten")
-    values, counts = torch.unique_consecutive(low, return_counts=True)
-    runs, first = [], 0
-    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-        if value:
-            runs.append(((first, first + count), value))
-        first += count
-    return runs
-
-
 def _refuse_packed(model: nn.Module) -> None:
     """Raises EngineError if a layer has moved its weight elsewhere, out of our reach."""
     packed = [name for name, parameter in model.named_parameters() if parameter.numel() == 0]
@@ -287,3 +267,15 @@ def _refuse_packed(model: nn.Module) -> None:
             "what is written into them would be ignored",
             hint="use an unquantized checkpoint, and no zentorch on a CPU",
         )
+
+
+def _refuse_quantized(targets: Sequence[Target]) -> None:
+    """Raises EngineError if a live tensor is not plain floating point."""
+    plain = (torch.float32, torch.bfloat16, torch.float16)
+    for target in targets:
+        if target.live.dtype not in plain:
+            raise EngineError(
+                f"parameter {target.parameter} is {target.live.dtype}: quantized weights cannot "
+                "be rewritten in place",
+                hint="use an unquantized receiver",
+            )

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergefront.checkpoint import DTYPES, CheckpointWriter, copy_companions
+from mergefront.checkpoint import DTYPES, SHARD_BYTES, CheckpointWriter, copy_companions
 from mergefront.errors import CheckpointError
 from mergefront.recipe import Recipe
-from mergefront.writing import SHARD_BYTES
 
 from . import METHODS
 from .arithmetic import weighted_sum
@@ -50,9 +49,7 @@ def merged_tensor(sources: Sources, recipe: Recipe, name: str) -> Tensor:
     return combined(sources, recipe, name, plan[group] if group is not None else UNTOUCHED)
 
 
-def combined(
-    sources: Sources, recipe: Recipe, name: str, weights: Mapping[str, float]
-) -> Tensor:
+def combined(sources: Sources, recipe: Recipe, name: str, weights: Mapping[str, float]) -> Tensor:
     """Return a receiver tensor as the sum of its group's terms (see `plan.group_weights`)."""
     if weights == UNTOUCHED:
         return sources.receiver.tensor(name)
@@ -93,9 +90,7 @@ def write(
     """
     check(sources, recipe)
     plan = group_weights(recipe, sources.groups)
-    weights_of = {
-        member: plan[group.name] for group in sources.groups for member in group.tensors
-    }
+    weights_of = {member: plan[group.name] for group in sources.groups for member in group.tensors}
     account: dict[str, list[str]] = {"merged": [], "copied": []}
     names = list(sources.receiver.headers)
     with CheckpointWriter(out, shard_bytes) as writer:

@@ -208,9 +208,7 @@ def check_heads(sources: Sources, touched_parts: Collection[str]) -> None:
     touched = {"embedding", "head"} & set(touched_parts)
     hint = "freeze embedding and head: `frozen: [embedding, head]`"
     names = [
-        name
-        for name in sources.anatomy.language()
-        if sources.anatomy.places[name].part in touched
+        name for name in sources.anatomy.language() if sources.anatomy.places[name].part in touched
     ]
     for model in sources.models.values():
         where = f"{model.label} {model.checkpoint.folder}"

@@ -27,7 +27,7 @@ import numpy as np
 
 from mergefront.pareto import non_dominated
 from mergefront.propose.kernel import Kernel
-from mergefront.propose.replay import Tell, generator
+from mergefront.propose.replay import Proposer, Tell, generator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +60,7 @@ def uncrowded_improvement(
     return float(archive.hypervolume_improvement([-v for v in values_M]))
 
 
-class ComoCmaProposer:
+class ComoCmaProposer(Proposer):
     """The sampler `como-cma`; caches the fold of the tells it saw last."""
 
     def __init__(
@@ -75,21 +75,21 @@ class ComoCmaProposer:
         self._layout = _Layout(seed, tuple(start), step=min(0.25, 0.5 / math.sqrt(dimension)))
         self._kernels = 1 if n_objectives == 1 else 2 * n_objectives
         self._reference = None if reference is None else tuple(reference)
-        self._forget()
+        self._seen: list[Tell] = []
+        self._fold = self._empty()
 
     def propose(self, tells: Sequence[Tell], number: int) -> NDArray[np.float64]:
         """Return the point of trial `number`, given `tells` in finishing order."""
         if list(tells[: len(self._seen)]) != self._seen:
-            self._forget()
+            self._seen, self._fold = [], self._empty()
         for tell in tells[len(self._seen) :]:
             self._fold.tell(tell)
         self._seen = list(tells)
         kernel = self._fold.kernels()[number % self._kernels]
         return kernel.draw(generator(self._layout.seed, _DRAW, number))
 
-    def _forget(self) -> None:
-        self._seen: list[Tell] = []
-        self._fold = _Fold(self._layout, self._kernels, self._reference)
+    def _empty(self) -> _Fold:
+        return _Fold(self._layout, self._kernels, self._reference)
 
 
 class _Layout:

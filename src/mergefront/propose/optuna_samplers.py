@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
-from mergefront.propose.replay import UNIT, Tell, generator
+from mergefront.propose.replay import UNIT, Proposer, Tell, generator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +26,7 @@ POPULATION = 20
 _RANDOM, _INNER = 10, 11  # purposes of derived seeds
 
 
-class RandomProposer:
+class RandomProposer(Proposer):
     """Uniform points in [0, 1]^D; looks at nothing but the trial's number."""
 
     def __init__(self, *, dimension: int, seed: int) -> None:
@@ -34,10 +35,11 @@ class RandomProposer:
 
     def propose(self, tells: Sequence[Tell], number: int) -> NDArray[np.float64]:
         """Return the point of trial `number`."""
+        del tells
         return generator(self._seed, _RANDOM, number).random(self._dimension)
 
 
-class OptunaProposer:
+class OptunaProposer(Proposer):
     """One of Optuna's own samplers, rebuilt for each trial (Optuna 5.0).
 
     NSGA-II counts generations by finished trials: the first `POPULATION` told are generation 0,
@@ -59,7 +61,7 @@ class OptunaProposer:
         study = optuna.create_study(
             directions=["maximize"] * self._n_objectives, sampler=self._inner(number)
         )
-        distributions = dict.fromkeys(self._names, UNIT)
+        distributions: dict[str, BaseDistribution] = dict.fromkeys(self._names, UNIT)
         complete = [tell for tell in tells if tell.values is not None]
         for index, tell in enumerate(complete):
             study.add_trial(
@@ -71,7 +73,7 @@ class OptunaProposer:
                     system_attrs={"NSGAIISampler:generation": index // POPULATION},
                 )
             )
-        trial = study.ask(dict(distributions))
+        trial = study.ask(distributions)
         return np.array([trial.params[name] for name in self._names])
 
     def _inner(self, number: int) -> optuna.samplers.BaseSampler:

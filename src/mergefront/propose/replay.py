@@ -77,12 +77,14 @@ class ReplaySampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """Return no relative space: parameters get their share of the point as they come."""
+        del study, trial
         return {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return nothing: see `infer_relative_search_space`."""
+        del study, trial, search_space
         return {}
 
     def sample_independent(

@@ -105,7 +105,7 @@ def _after_cue(span: str) -> str:
 
 def _fraction(text: str) -> Fraction | None:
     try:
-        return Fraction(text.replace(",", "").replace(" ", "").strip("$%."))
+        return Fraction(text.replace(",", "").replace(" ", "").lstrip("$").rstrip("%."))
     except (ValueError, ZeroDivisionError):
         return None
 

@@ -1,0 +1,117 @@
+"""Does searching per layer and part pay? Profile search against the uniform baseline on the zoo.
+
+For every seed the same budget is spent twice: on `knots_by_part` (a profile over depth for each
+donor and part) and on `uniform` (one coefficient for each donor, all layers alike), by the same
+sampler. Both fronts are scored again on the same validation items; the hypervolumes are compared
+in pairs. Resumable: runs are ordinary runs under --runs.
+
+    python benchmarks/search_gain.py --seeds 5 --candidates 200 --json benchmarks/search_gain.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics as stdlib
+import time
+from pathlib import Path
+
+import numpy as np
+
+from mergefront import shipped, statistics
+from mergefront.config import RunConfig, read_mapping, validate
+from mergefront.engine import Engine
+from mergefront.records import Seconds
+from mergefront.rundir import RunDirectory
+from mergefront.search import assemble
+from mergefront.select import finish, read_front
+
+SPACES = ("knots_by_part", "uniform")
+
+
+def run_one(
+    space: str, seed: int, args: argparse.Namespace, engine: Engine | None
+) -> tuple[RunDirectory, Engine | None]:
+    """Run one search to its front (or find it finished); hands the engine on to the next."""
+    data = read_mapping(shipped.find("configs", "digits", Path()))
+    data.update(name=f"gain-{space}-{seed}", space=space, export=None)
+    data["search"] = {**data["search"], "sampler": args.sampler, "seed": seed}
+    data["budget"] = {"candidates": args.candidates}
+    data["tracking"] = {"enabled": False}
+    search = assemble(validate(data, RunConfig, "benchmark"), args.runs)
+    if search.run.front.is_file():
+        return search.run, engine
+    search.engine = engine
+    start = time.perf_counter()
+    for evaluation in search.candidates():
+        if evaluation.number % 50 == 0:
+            print(f"{search.run.path.name}: candidate {evaluation.number}", flush=True)
+    for _ in finish(search):
+        pass
+    print(f"{search.run.path.name}: {time.perf_counter() - start:.0f} s", flush=True)
+    return search.run, search.engine
+
+
+def validation_scores(run: RunDirectory) -> tuple[list[np.ndarray], list[list[str]]]:
+    """Per objective the K x N validation scores of the members, and the items' clusters."""
+    members = [str(m["number"]) for m in read_front(run)["members"]]
+    tables, clusters = [], []
+    for objective in run.config.objectives:
+        rows = [
+            [r for r in run.read_items(name, "validation") if r.objective == objective]
+            for name in members
+        ]
+        tables.append(np.array([[r.score for r in row] for row in rows]))
+        clusters.append([r.cluster for r in rows[0]])
+    return tables, clusters
+
+
+def mean_seconds(run: RunDirectory) -> dict[str, float]:
+    """Mean wall seconds of a candidate by phase."""
+    empty = vars(Seconds())
+    return {key: read_front(run)["seconds"].get(key, 0.0) for key in empty}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--candidates", type=int, default=200)
+    parser.add_argument("--sampler", default="como-cma")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--json", type=Path, default=None)
+    args = parser.parse_args()
+    engine: Engine | None = None
+    rows = []
+    for seed in range(args.seeds):
+        found = {}
+        for space in SPACES:
+            run, engine = run_one(space, seed, args, engine)
+            found[space] = run
+        front = read_front(found["uniform"])
+        reference = [front["reference"][o] for o in front["objectives"]]
+        (a, clusters), (b, _) = (validation_scores(found[space]) for space in SPACES)
+        gain = statistics.hypervolume_difference(a, b, clusters, reference)
+        volumes = {s: read_front(found[s])["hypervolume"]["validation"] for s in SPACES}
+        rows.append({"seed": seed, **{s: volumes[s]["value"] for s in SPACES},
+                     "gain": gain.mean, "low": gain.low, "high": gain.high,
+                     "seconds": mean_seconds(found["knots_by_part"])})  # fmt: skip
+        print(f"seed {seed}: profiles {volumes[SPACES[0]]['value']:.4f}, uniform "
+              f"{volumes[SPACES[1]]['value']:.4f}, gain {gain.mean:+.4f} "
+              f"[{gain.low:+.4f}, {gain.high:+.4f}]", flush=True)  # fmt: skip
+    if engine is not None:
+        engine.close()
+    gains = [row["gain"] for row in rows]
+    spread = stdlib.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
+    print(f"mean gain over {len(gains)} seeds {stdlib.mean(gains):+.4f} ± {spread:.4f} (s.e.)")
+    if args.json:
+        result = {"machine": f"{os.cpu_count()} CPUs, {platform.platform()}",
+                  "date": time.strftime("%Y-%m-%d"), "candidates": args.candidates,
+                  "sampler": args.sampler, "rows": rows, "mean_gain": stdlib.mean(gains),
+                  "se_over_seeds": spread}  # fmt: skip
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

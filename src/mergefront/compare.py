@@ -1,0 +1,126 @@
+"""Candidates, runs and recipes -> aligned layer-weight profiles, distances, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from mergefront.errors import RunError, UserError
+from mergefront.merging.sources import Sources
+from mergefront.profiles import Profile, distance, profile
+from mergefront.recipe import Recipe, refs
+from mergefront.rundir import RunDirectory
+from mergefront.search import evaluations, models_of, open_study, recipe_of, space_of
+from mergefront.select import read_front, resolve_pick
+from mergefront.status import open_run
+
+
+@dataclass(frozen=True)
+class Named:
+    """A recipe with the label it is shown under, and its member of front.json if it has one."""
+
+    label: str
+    recipe: Recipe
+    sources: Sources
+    run: RunDirectory | None = None
+    member: dict[str, Any] | None = None
+    number: int | None = None
+
+
+def resolve(reference: str, runs: Path) -> Named:
+    """A recipe file (*.json), or RUN, or RUN:PICK (knee, best:OBJECTIVE, a number).
+
+    RUN alone is RUN:knee.
+
+    Raises:
+        UserError: the reference names no recipe file and no candidate of a run.
+    """
+    path = Path(reference)
+    if path.suffix == ".json":
+        if not path.is_file():
+            raise UserError(f"{path}: no such recipe file")
+        recipe = Recipe.from_json(path.read_text(encoding="utf-8"), path)
+        return Named(path.stem, recipe, Sources.open(refs(recipe)))
+    name, _, pick = reference.partition(":")
+    run = open_run(runs, name)
+    return candidate(run, pick or "knee")
+
+
+def candidate(run: RunDirectory, pick: str) -> Named:
+    """A candidate of a run by pick or number. Raises RunError if there is none."""
+    front = read_front(run) if run.front.is_file() or not pick.isdigit() else None
+    number = int(pick) if front is None else resolve_pick(front, pick, run.path)
+    config = run.config
+    study = open_study(run)
+    found = {e.number: e for e in evaluations(study, run) if not e.failure}
+    if number not in found:
+        raise RunError(f"{run.path}: candidate {number} was not evaluated")
+    models = models_of(config)
+    space, sources = space_of(config)
+    recipe = recipe_of(space, models, found[number].point)
+    members = front["members"] if front is not None else []
+    member = next((m for m in members if m["number"] == number), None)
+    return Named(f"{config.name}:{pick}", recipe, sources, run, member, number)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Profiles under their labels, and the distance between each two (root mean square)."""
+
+    labels: tuple[str, ...]
+    profiles: tuple[Profile, ...]
+    distances: dict[tuple[str, str], float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for --json."""
+        return {
+            "profiles": {
+                label: p.to_dict() for label, p in zip(self.labels, self.profiles, strict=True)
+            },
+            "distances": [
+                {"a": a, "b": b, "rms": value} for (a, b), value in self.distances.items()
+            ],
+        }
+
+    def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """(title, columns, rows): one table a donor and part, then the distances."""
+        made = []
+        first = self.profiles[0]
+        sources = list(dict.fromkeys(s for p in self.profiles for s in p.sources))
+        for source in sources:
+            for part in first.parts:
+                rows = [
+                    [label, *(f"{value:.2f}" for value in p.curve(source, part))]
+                    for label, p in zip(self.labels, self.profiles, strict=True)
+                ]
+                layers = [str(layer) for layer in range(first.n_layers)]
+                made.append((f"{source}, {part}, by layer", ["candidate", *layers], rows))
+        if self.distances:
+            rows = [[f"{a} - {b}", f"{value:.3f}"] for (a, b), value in self.distances.items()]
+            made.append(("distance (root mean square over groups)", ["pair", "rms"], rows))
+        return made
+
+
+def compare(named: Sequence[Named]) -> Comparison:
+    """Align the profiles of several recipes.
+
+    Raises:
+        UserError: the recipes are for receivers of different depth.
+    """
+    labels = [one.label for one in named]
+    if len(set(labels)) != len(labels):
+        raise UserError("the same candidate is given twice", hint="leave one of them out")
+    profiles = [profile(one.recipe, one.sources.groups) for one in named]
+    depths = {p.n_layers for p in profiles}
+    if len(depths) > 1:
+        raise UserError(
+            f"receivers of different depth cannot be compared: {sorted(depths)} layers"
+        )
+    distances = {
+        (labels[a], labels[b]): distance(profiles[a], profiles[b])
+        for a, b in combinations(range(len(named)), 2)
+    }
+    return Comparison(tuple(labels), tuple(profiles), distances)

@@ -1,0 +1,173 @@
+"""Starting vLLM and shutting it down: arguments, environment variables, several engines at once.
+
+vLLM is configured through environment variables in places. Those set for good are set here,
+before its first import, and only where the user has not set them; those that belong to one
+engine are put back once it has started.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mergefront.config import EngineConfig
+from mergefront.engine.prompts import context_length
+from mergefront.errors import EngineError
+
+GIB = 1 << 30
+MAX_IMAGES = 16
+"""Images in one question."""
+CPU_BLOCK = 32
+"""Tokens of a KV block on a CPU; vLLM's 128 there would never share a short prefix."""
+
+_ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Set unless the user has set them: quiet, nothing on stdout, no telemetry, no core pinning."""
+
+
+def start(settings: EngineConfig, folder: Path) -> tuple[Any, bool]:
+    """Start vLLM on a folder; returns the LLM and whether its core is in this process."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # vLLM configures its logger only when it starts, and warns while it is imported.
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
+    try:
+        from vllm import LLM
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        raise EngineError(
+            f"vLLM does not import: {error}", hint="run `mergefront doctor`"
+        ) from error
+    cpu = current_platform.is_cpu()
+    own_process = settings.multiprocess
+    if own_process is None:
+        own_process = not cpu or settings.tensor_parallel_size > 1
+    with _start_environment(settings, own_process), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            llm = LLM(**_arguments(settings, folder, cpu))
+        except Exception as error:
+            _IN_PROCESS.clean_up()
+            raise EngineError(f"vLLM did not start on {folder}: {error}") from error
+    if not own_process:
+        _IN_PROCESS.opened()
+    return llm, not own_process
+
+
+def _arguments(settings: EngineConfig, folder: Path, cpu: bool) -> dict[str, Any]:
+    """The arguments of vLLM's `LLM` that follow from the settings."""
+    arguments: dict[str, Any] = {
+        "model": str(folder),
+        "dtype": settings.dtype,
+        "seed": 0,
+        "worker_extension_cls": "mergefront.engine.worker.MergeWorker",
+        "max_model_len": settings.max_model_len or context_length(folder),
+        "max_num_seqs": settings.max_num_seqs,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "enforce_eager": cpu if settings.enforce_eager is None else settings.enforce_eager,
+        "limit_mm_per_prompt": {"image": MAX_IMAGES, "video": 0},
+        "enable_prefix_caching": True,
+        "use_tqdm_on_load": False,
+    }
+    memory = settings.memory_gb or (1.0 if cpu else None)
+    if memory is not None:
+        arguments["kv_cache_memory_bytes"] = int(memory * GIB)
+    if settings.gpu_memory_utilization is not None:
+        arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
+    if cpu:
+        arguments["block_size"] = CPU_BLOCK
+    if settings.encoder_cache_gb > 0:
+        arguments["ec_manager_config"] = {
+            "encoder_cache_manager_cls": (
+                "mergefront.engine.encoder_cache.PinningEncoderCacheManager"
+            ),
+            "manager_config": {"bytes": int(settings.encoder_cache_gb * GIB)},
+        }
+    return arguments
+
+
+@contextmanager
+def _start_environment(settings: EngineConfig, own_process: bool) -> Iterator[None]:
+    """What holds while vLLM starts: environment variables, threads, torch as we found it.
+
+    vLLM's CPU worker replaces `torch.set_num_threads` by a function that warns, in our process
+    too; it is put back, for vLLM itself calls it for every image.
+    """
+    changed = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if own_process else "0",
+        "HF_HUB_OFFLINE": "1",
+    }
+    if settings.threads is not None:
+        changed["OMP_NUM_THREADS"] = str(settings.threads)
+        if not own_process:
+            torch.set_num_threads(settings.threads)
+    before = {name: os.environ.get(name) for name in changed}
+    set_threads = torch.set_num_threads
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        torch.set_num_threads = set_threads
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class _InProcess:
+    """The engines whose core is in this process.
+
+    Shutting one down destroys vLLM's process-wide distributed state, which the others still use;
+    so they are shut down together, when the last is closed.
+    """
+
+    def __init__(self) -> None:
+        self._open = 0
+        self._closing: list[Any] = []
+
+    def opened(self) -> None:
+        self._open += 1
+
+    def close(self, llm: Any) -> None:
+        self._closing.append(llm)
+        self._open -= 1
+        if self._open == 0:
+            for closing in self._closing:
+                closing.llm_engine.engine_core.shutdown()
+            self._closing.clear()
+        self.clean_up()
+
+    def clean_up(self) -> None:
+        """Drop the process-wide state, unless an engine still uses it."""
+        if self._open:
+            return
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        cleanup_dist_env_and_memory()
+
+
+_IN_PROCESS = _InProcess()
+
+
+def shut_down(llm: Any, in_process: bool) -> None:
+    """End an engine that `start` has started."""
+    if in_process:
+        _IN_PROCESS.close(llm)
+    else:
+        llm.llm_engine.engine_core.shutdown()

@@ -1,0 +1,140 @@
+"""The safetensors file format: reading a file's header, writing a file from tensors.
+
+A file is 8 bytes (little endian length of the header), a JSON header, then the tensors' bytes.
+Not here: folders of such files (`checkpoint`, `writing`), and reading tensors, which is left to
+the safetensors library.
+
+Reference: https://huggingface.co/docs/safetensors
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+
+from mergefront.errors import CheckpointError
+
+DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
+    {
+        "F64": torch.float64,
+        "F32": torch.float32,
+        "F16": torch.float16,
+        "BF16": torch.bfloat16,
+        "F8_E4M3": torch.float8_e4m3fn,
+        "F8_E5M2": torch.float8_e5m2,
+        "I64": torch.int64,
+        "I32": torch.int32,
+        "I16": torch.int16,
+        "I8": torch.int8,
+        "U64": torch.uint64,
+        "U32": torch.uint32,
+        "U16": torch.uint16,
+        "U8": torch.uint8,
+        "BOOL": torch.bool,
+    }
+)
+"""safetensors' names of element types -> torch's."""
+
+_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
+_AGAIN: Final = "download it again"
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """What a file's header says of one tensor: `dtype` is the safetensors name, e.g. "BF16"."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the tensor's data in the file."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+def read_header(file: Path) -> list[TensorHeader]:
+    """Return the tensors that a safetensors file announces, checked against the file's size.
+
+    Raises:
+        CheckpointError: if the header is damaged, a tensor's data lies beyond the end of the file
+            (an interrupted download), or its dtype is not one that is read.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if len(start) < 8 or length > size - 8:
+            raise CheckpointError(
+                f"{file}: truncated or no safetensors file: it has {size} bytes, "
+                f"its header alone should have {length}",
+                hint=_AGAIN,
+            )
+        try:
+            entries = json.loads(stream.read(length))
+        except ValueError as problem:
+            raise CheckpointError(f"{file}: damaged header", hint=_AGAIN) from problem
+    return [
+        _entry(file, name, entry, size - 8 - length)
+        for name, entry in entries.items()
+        if name != "__metadata__"
+    ]
+
+
+def _entry(file: Path, name: str, entry: Mapping[str, Any], data_bytes: int) -> TensorHeader:
+    """Check one tensor's entry against the bytes of data that follow the header."""
+    try:
+        first, last = entry["data_offsets"]
+        header = TensorHeader(name, entry["dtype"], tuple(entry["shape"]), file)
+    except (KeyError, TypeError, ValueError) as problem:
+        raise CheckpointError(f"{file}: damaged header entry of {name!r}") from problem
+    if header.dtype not in DTYPES:
+        raise CheckpointError(f"{file}: tensor {name!r} has dtype {header.dtype}, not read here")
+    if last > data_bytes:
+        raise CheckpointError(
+            f"{file}: truncated: tensor {name!r} ends at byte {last} of the data, "
+            f"the file has {data_bytes}",
+            hint=_AGAIN,
+        )
+    if last - first != header.n_bytes:
+        raise CheckpointError(
+            f"{file}: damaged: tensor {name!r} has {last - first} bytes, "
+            f"{header.dtype} {list(header.shape)} needs {header.n_bytes}"
+        )
+    return header
+
+
+def write_safetensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write one safetensors file straight from the tensors' memory, without a second copy.
+
+    Wide element types come first and the header is padded to 8 bytes, so that all data is aligned.
+    """
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name in order:
+        tensor = tensors[name]
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)))
+        stream.write(text)
+        for name in order:
+            raw = tensors[name].detach().contiguous().reshape(-1).view(torch.uint8)
+            stream.write(raw.numpy().data)

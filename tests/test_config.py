@@ -1,0 +1,101 @@
+"""Run configuration: every problem at once, and the shipped files are valid."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from mergefront import shipped
+from mergefront.config import RunConfig, dump_yaml, load_yaml, validate
+from mergefront.errors import ConfigError
+from mergefront.schemas import json_schema
+from mergefront.starter import starter_config
+
+GOOD = {
+    "name": "x",
+    "receiver": "zoo:vlm",
+    "donors": {"a": {"model": "zoo:arithmetic"}},
+    "space": "uniform",
+    "objectives": {"r": ["digits_reasoning"], "p": ["digits_perception"]},
+}
+
+
+def test_every_faulty_field_is_named_in_one_message(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({**GOOD, "bogus": 1, "items": {"search": 0}, "receiver": 3}))
+    with pytest.raises(ConfigError) as caught:
+        load_yaml(path, RunConfig)
+    for part in (str(path), "bogus: unknown field", "items.search", "(found 0)", "receiver"):
+        assert part in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"objectives": {"r": ["t"]}}, "2 to 4 objectives are needed, found 1"),
+        ({"objectives": {"r": [], "p": ["t"]}}, "objective 'r' has no task"),
+        ({"donors": {}}, "donors"),
+        ({"donors": {"receiver": {"model": "m"}}}, "'receiver' cannot name a donor"),
+        ({"name": "../x"}, "name"),
+        ({"export": "best:speed"}, "no objective is named 'best:speed'"),
+        ({"report": {"reference": {"r": 0.1}}}, "report.reference names"),
+        ({"budget": {"hours": 0}}, "budget.hours"),
+    ],
+)
+def test_bad_values(change: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        validate({**GOOD, **change}, RunConfig, "run.yaml")
+
+
+def test_a_key_given_twice_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("name: a\nname: b\n")
+    with pytest.raises(ConfigError, match="'name' is given twice"):
+        load_yaml(path, RunConfig)
+
+
+def test_missing_file_and_no_mapping(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_yaml(tmp_path / "none.yaml", RunConfig)
+    (tmp_path / "list.yaml").write_text("- a\n")
+    with pytest.raises(ConfigError, match="expected a mapping"):
+        load_yaml(tmp_path / "list.yaml", RunConfig)
+
+
+def test_the_resolved_configuration_reads_back_equal(tmp_path: Path) -> None:
+    config = validate(GOOD, RunConfig, "x")
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_yaml(config))
+    assert load_yaml(path, RunConfig) == config
+
+
+@pytest.mark.parametrize("name", shipped.names("configs"))
+def test_shipped_configurations_are_valid_and_fit_the_schema(name: str) -> None:
+    path = shipped.find("configs", name, Path())
+    config = load_yaml(path, RunConfig)
+    shipped.find("search_spaces", config.space, Path())
+    jsonschema.validate(json.loads(json.dumps(yaml.safe_load(path.read_text()))), json_schema("run"))
+
+
+@pytest.mark.parametrize("name", shipped.names("search_spaces"))
+def test_shipped_spaces_fit_the_schema(name: str) -> None:
+    path = shipped.find("search_spaces", name, Path())
+    jsonschema.validate(yaml.safe_load(path.read_text()), json_schema("space"))
+
+
+def test_an_unknown_shipped_file_lists_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"nights: no such file.*\nhint: shipped: .*digits"):
+        shipped.find("configs", "nights", Path())
+
+
+def test_what_init_writes_is_a_valid_configuration() -> None:
+    text = starter_config(
+        "zoo:vlm", ["zoo:arithmetic", "org/Some-LLM-7B"], "zoo:base", name="run 1"
+    )
+    config = validate(yaml.safe_load(text), RunConfig, "init")
+    assert list(config.donors) == ["arithmetic", "some_llm_7b"]
+    assert config.name == "run-1"

@@ -1,0 +1,101 @@
+"""Scoring rules: hand-written cases with the traps that cost other harnesses points."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mergefront.records import Answer, Item
+from mergefront.scoring import RULES, final_span, score
+
+
+def item(*answers: str, choices: tuple[str, ...] = ()) -> Item:
+    return Item("t/1", "t", "?", (), answers, "c", choices=choices)
+
+
+def said(text: str, finished: bool = True) -> Answer:
+    return Answer(text, len(text.split()), finished)
+
+
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [
+        ("so <think>2+2 is 5</think> 4", "so  4"),
+        ("it is 5</think>4", "4"),
+        (r"thus \boxed{\frac{1}{2}} and \boxed{x_{1}}.", "x_{1}"),
+        ("<answer>no</answer> <answer> yes </answer>", "yes"),
+        ("<think>never closed \\boxed{7}", ""),
+        ("\N{MINUS SIGN}3", "-3"),
+    ],
+)
+def test_final_span(text: str, span: str) -> None:
+    assert final_span(text) == span
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("The answer is B, not A or C.", "B"),
+        ("The correct answer is (B) because A does not fit.", "B"),
+        ("The answer is **B**.", "B"),
+        (r"\boxed{C}", "C"),
+        ("(D)", "D"),
+        ("B", "B"),
+        ("b", None),
+        ("A cat sits on the mat, so the answer is B.", "B"),
+        ("The answer is A dog runs.", None),
+        ("I cannot tell.", None),
+        ("", None),
+        ("It shows a light blue sky", "C"),
+        ("red or blue", None),
+    ],
+)
+def test_choice(text: str, letter: str | None) -> None:
+    asked = item("B", choices=("red", "blue", "light blue", "green"))
+    verdict = score("choice", asked, said(text))
+    if letter is None:
+        assert (verdict.value, verdict.status) == (0.0, "no_answer")
+    else:
+        assert (verdict.extracted, verdict.value) == (letter, float(letter == "B"))
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "value"),
+    [
+        ("The sum is 1,234.", "1234", 1.0),
+        ("0.5", "1/2", 1.0),
+        ("first 3 then 4", "4", 1.0),
+        ("The answer is 3 because 4 is too large", "3", 1.0),
+        ("-3", "3", 0.0),
+        ("\N{MINUS SIGN}3", "-3", 1.0),
+        ("1/0", "1", 0.0),
+        (".5", "0.5", 1.0),
+    ],
+)
+def test_number(text: str, gold: str, value: float) -> None:
+    assert score("number", item(gold), said(text)).value == value
+
+
+def test_yes_no_takes_the_first_and_punctuation_does_not_matter() -> None:
+    assert score("yes_no", item("yes"), said("Yes.")).value == 1.0
+    assert score("yes_no", item("yes"), said("No, yes is wrong")).value == 0.0
+    assert score("yes_no", item("no"), said("nothing here")).status == "no_answer"
+
+
+def test_exact_needs_the_whole_answer() -> None:
+    assert score("exact", item("7"), said(" 7. ")).value == 1.0
+    assert score("exact", item("7"), said("17")).value == 0.0
+    assert score("exact", item("top left"), said("Top  left")).value == 1.0
+
+
+def test_an_unfinished_wrong_answer_is_called_truncated() -> None:
+    assert score("exact", item("7"), said("let me", finished=False)).status == "truncated"
+    assert score("exact", item("7"), said("7", finished=False)).status == "ok"
+
+
+@given(st.text(), st.sampled_from(sorted(RULES)))
+def test_every_rule_marks_any_text(text: str, rule: str) -> None:
+    verdict = score(rule, item("A", choices=("x", "y")), said(text))  # type: ignore[arg-type]
+    assert verdict.value in (0.0, 1.0)
+    assert verdict.status in ("ok", "no_answer", "parse_error", "truncated")
