@@ -8,3 +8,6 @@ bench:
 	.venv/bin/python benchmarks/turnaround.py
 zoo:
 	.venv/bin/python -m mergefront.zoo.train
+docs:
+	.venv/bin/typer mergefront.cli utils docs --name mergefront --title "Command line" --output docs/cli.md
+	for kind in run space task; do .venv/bin/mergefront schema $$kind > docs/schemas/$$kind.schema.json; done

@@ -25,7 +25,7 @@ from mergefront.config import RunConfig, read_mapping, validate
 from mergefront.engine import Engine
 from mergefront.records import Seconds
 from mergefront.rundir import RunDirectory
-from mergefront.search import assemble
+from mergefront.assemble import assemble
 from mergefront.select import finish, read_front
 
 SPACES = ("knots_by_part", "uniform")
@@ -75,7 +75,9 @@ def mean_seconds(run: RunDirectory) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--candidates", type=int, default=200)
     parser.add_argument("--sampler", default="como-cma")

@@ -196,7 +196,15 @@ def test_inspect_prints_a_pairing_and_json(mergefront_cli: Mergefront, models: P
 
 
 def test_init_writes_a_file_and_never_over_one(mergefront_cli: Mergefront, tmp_path: Path) -> None:
-    words = ["init", "zoo:vlm", "zoo:arithmetic", "--base", "zoo:base", "--out", tmp_path / "a.yaml"]
+    words = [
+        "init",
+        "zoo:vlm",
+        "zoo:arithmetic",
+        "--base",
+        "zoo:base",
+        "--out",
+        tmp_path / "a.yaml",
+    ]
     assert mergefront_cli(*words)[0] == 0
     code, _, err = mergefront_cli(*words)
     assert code == 2

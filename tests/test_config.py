@@ -78,7 +78,9 @@ def test_shipped_configurations_are_valid_and_fit_the_schema(name: str) -> None:
     path = shipped.find("configs", name, Path())
     config = load_yaml(path, RunConfig)
     shipped.find("search_spaces", config.space, Path())
-    jsonschema.validate(json.loads(json.dumps(yaml.safe_load(path.read_text()))), json_schema("run"))
+    jsonschema.validate(
+        json.loads(json.dumps(yaml.safe_load(path.read_text()))), json_schema("run")
+    )
 
 
 @pytest.mark.parametrize("name", shipped.names("search_spaces"))

@@ -51,8 +51,7 @@ def model_card(
         "mergefront merge recipe.json --out DIR",
         "```",
         "",
-        f"Made by mergefront {mergefront.__version__}, recipe {recipe.hash()}. "
-        f"The idea: {_PAPER}.",
+        f"Made by mergefront {mergefront.__version__}, recipe {recipe.hash()}. The idea: {_PAPER}.",
         "",
     ]
     return "\n".join(header + body)

@@ -8,12 +8,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from mergefront.assemble import models_of, space_of
 from mergefront.errors import RunError, UserError
 from mergefront.merging.sources import Sources
 from mergefront.profiles import Profile, distance, profile
 from mergefront.recipe import Recipe, refs
 from mergefront.rundir import RunDirectory
-from mergefront.search import evaluations, models_of, open_study, recipe_of, space_of
+from mergefront.search import evaluations, open_study, recipe_of
 from mergefront.select import read_front, resolve_pick
 from mergefront.status import open_run
 
@@ -116,9 +117,7 @@ def compare(named: Sequence[Named]) -> Comparison:
     profiles = [profile(one.recipe, one.sources.groups) for one in named]
     depths = {p.n_layers for p in profiles}
     if len(depths) > 1:
-        raise UserError(
-            f"receivers of different depth cannot be compared: {sorted(depths)} layers"
-        )
+        raise UserError(f"receivers of different depth cannot be compared: {sorted(depths)} layers")
     distances = {
         (labels[a], labels[b]): distance(profiles[a], profiles[b])
         for a, b in combinations(range(len(named)), 2)

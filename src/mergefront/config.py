@@ -119,9 +119,7 @@ class Tracking(Strict):
 class RunConfig(Strict):
     """One complete search. The first objective is the one to gain, the others are to keep."""
 
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Directory under runs/."
-    )
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Directory under runs/.")
     receiver: str = Field(description="The VLM: a folder, a hub id, or zoo:NAME.")
     revision: str | None = Field(None, description="Commit of the receiver's hub repository.")
     base: str | None = Field(None, description="The donors' common ancestor.")

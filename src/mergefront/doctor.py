@@ -87,9 +87,7 @@ def _imports() -> Iterator[Finding]:
 
 def _import_error(module: str) -> str:
     code = f"import {module}"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     return done.stderr.strip().splitlines()[-1] if done.returncode else ""
 
 

@@ -119,9 +119,7 @@ def verify(
         EngineError: any of that fails; says what was found and expected.
     """
     checks: dict[str, Any] = {"transformers": load_in_transformers(folder)}
-    engine = open_engine(
-        settings, sources.refs, recipe.method, recipe.parameters, folder=folder
-    )
+    engine = open_engine(settings, sources.refs, recipe.method, recipe.parameters, folder=folder)
     try:
         found = digest(engine.parameter_hashes())
         if scored.parameters_sha256 is not None and found != scored.parameters_sha256:

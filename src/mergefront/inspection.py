@@ -199,8 +199,8 @@ def _fate(sources: Sources, tower: str, part: str) -> str:
         return "copied"
     try:
         check_heads(sources, {part})
-    except PairingError as problem:
-        return f"must be frozen: {problem.message}"
+    except PairingError:
+        return "must be frozen: another vocabulary or another head"
     return "merges"
 
 

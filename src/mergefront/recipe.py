@@ -23,37 +23,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from mergefront.checkpoint import locate
-from mergefront.config import Donor, Strict, validate
+from mergefront.config import Strict, validate
 from mergefront.errors import ConfigError
-from mergefront.merging import METHODS
-from mergefront.merging.sources import DonorRef, ModelRefs
+from mergefront.models import ModelRefs, Models, located
 from mergefront.records import Group, Table
 
+__all__ = ["FORMAT", "Models", "Override", "Recipe", "identity", "matching", "refs"]
+
 FORMAT: Final = "mergefront/recipe@1"
-RESERVED: Final = frozenset({"receiver", "base", "zero", "tied", "each"})
-
-
-def _alias(alias: str) -> str:
-    if alias in RESERVED or not alias.isidentifier():
-        raise ValueError(
-            f"{alias!r} cannot name a donor: use letters, digits and _, "
-            f"and none of {', '.join(sorted(RESERVED))}"
-        )
-    return alias
-
-
-class Models(Strict):
-    """The models of a recipe, as the user wrote them; the donors' order is the sum's order."""
-
-    receiver: str = Field(min_length=1)
-    revision: str | None = None
-    base: str | None = None
-    donors: dict[Annotated[str, AfterValidator(_alias)], Donor] = Field(default_factory=dict)
+MethodName = Literal["linear", "task_arithmetic"]
 
 
 class Override(Strict):
@@ -67,7 +49,7 @@ class _Document(Strict):
     """The JSON file."""
 
     format: Literal["mergefront/recipe@1"]
-    method: str
+    method: MethodName
     parameters: dict[str, Any] = Field(default_factory=dict)
     models: Models
     table: dict[str, dict[str, float]] = Field(default_factory=dict)
@@ -193,18 +175,7 @@ def refs(recipe: Recipe) -> ModelRefs:
     Raises:
         UserError: if one cannot be found.
     """
-    models = recipe.models
-    return ModelRefs(
-        receiver=str(locate(models.receiver, models.revision)),
-        base=None if models.base is None else str(locate(models.base)),
-        donors={
-            alias: DonorRef(
-                model=str(locate(donor.model, donor.revision)),
-                base=None if donor.base is None else str(locate(donor.base)),
-            )
-            for alias, donor in models.donors.items()
-        },
-    )
+    return located(recipe.models)
 
 
 def matching(pattern: str, groups: Sequence[Group]) -> list[str]:
@@ -254,13 +225,9 @@ def _no_group(where: str, pattern: str, groups: Sequence[Group]) -> str:
 def _problems(recipe: Recipe) -> list[str]:
     """Everything wrong with a recipe that can be seen without opening its models."""
     found = []
-    if recipe.method not in METHODS:
-        found.append(f"method: found {recipe.method!r}, expected one of {', '.join(METHODS)}")
-    else:
-        try:
-            METHODS[recipe.method].check(recipe.parameters)
-        except ConfigError as problem:
-            found.append(f"parameters: {problem.message}")
+    if recipe.method not in get_args(MethodName):
+        legal = ", ".join(get_args(MethodName))
+        found.append(f"method: found {recipe.method!r}, expected one of {legal}")
     rows = ("receiver", *recipe.donors)
     for source, row in recipe.table.items():
         if source not in rows:

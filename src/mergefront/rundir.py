@@ -52,7 +52,10 @@ class ItemRecord:
 
 
 def item_records(
-    split: Split, objective: str, items: Sequence[Item], answers: Sequence[Answer],
+    split: Split,
+    objective: str,
+    items: Sequence[Item],
+    answers: Sequence[Answer],
     scores: Sequence[Score],
 ) -> list[ItemRecord]:
     """Rows for the item file, in the items' order. All sequences have N entries."""

@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import optuna
 
-from mergefront import ledger, shipped, statistics
+from mergefront import ledger, statistics
 from mergefront.config import RunConfig
 from mergefront.engine import Engine, open_engine
-from mergefront.errors import EngineError, SpaceError
-from mergefront.merging import METHODS
+from mergefront.errors import EngineError
 from mergefront.merging.plan import group_weights
-from mergefront.merging.sources import Sources, check_heads
+from mergefront.merging.sources import Sources
 from mergefront.propose import make_sampler, pending
-from mergefront.recipe import Models, Recipe, refs
+from mergefront.recipe import Models, Recipe
 from mergefront.records import Estimate, Evaluation, Item, Seconds, Split
 from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, item_records
 from mergefront.scoring import score
-from mergefront.space import Space, load_space
-from mergefront.tasks import ItemSet, item_set
+from mergefront.space import Space
+from mergefront.tasks import ItemSet
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +100,14 @@ class Search:
         Raises:
             EngineError: the engine failed MAX_FAILURES times in a row.
         """
+        self.study.sampler = make_sampler(
+            self.config.search.sampler,
+            dimension=self.space.dimension,
+            seed=self.config.search.seed,
+            start=self.space.start_point(),
+            n_objectives=len(self.config.objectives),
+            reference=list(reference_point(self.config, self.receiver("search")).values()),
+        )
         failures = 0
         began = time.perf_counter()
         for trial in self._trials(stop):
@@ -153,9 +159,7 @@ class Search:
 
     def point(self, trial: optuna.Trial) -> tuple[float, ...]:
         """The trial's point, asking the sampler if it was killed before it had one."""
-        return tuple(
-            trial.suggest_float(knob.name, 0.0, 1.0) for knob in self.space.knobs
-        )
+        return tuple(trial.suggest_float(knob.name, 0.0, 1.0) for knob in self.space.knobs)
 
     def evaluate(self, number: int, point: Sequence[float], origin: str) -> Evaluation:
         """Build one candidate in the engine, ask the search items, mark and store the answers."""
@@ -176,9 +180,7 @@ class Search:
             return estimates_of(self.run.read_items(RECEIVER, split))
         return self.ask(RECEIVER, self.receiver_recipe(), split)[0]
 
-    def ask(
-        self, name: str, recipe: Recipe, split: Split
-    ) -> tuple[dict[str, Estimate], Seconds]:
+    def ask(self, name: str, recipe: Recipe, split: Split) -> tuple[dict[str, Estimate], Seconds]:
         """Load `recipe`, answer a split's items, mark them, store them under `name`."""
         engine = self.open_engine()
         built = engine.load(recipe)
@@ -234,6 +236,16 @@ def estimates_of(records: Sequence[ItemRecord]) -> dict[str, Estimate]:
     }
 
 
+def reference_point(config: RunConfig, receiver: Mapping[str, Estimate]) -> dict[str, float]:
+    """The hypervolume's reference point, by objective."""
+    if config.report.reference is not None:
+        return dict(config.report.reference)
+    first = next(iter(config.objectives))
+    return {
+        name: receiver[name].mean * (1.0 if name == first else 0.8) for name in config.objectives
+    }
+
+
 def evaluations(study: optuna.Study, run: RunDirectory) -> list[Evaluation]:
     """Every finished candidate of a run as recorded, failed ones included, by number."""
     found = []
@@ -253,65 +265,9 @@ def evaluations(study: optuna.Study, run: RunDirectory) -> list[Evaluation]:
     return found
 
 
-def models_of(config: RunConfig) -> Models:
-    """The models of a run as the user wrote them."""
-    return Models(
-        receiver=config.receiver,
-        revision=config.revision,
-        base=config.base,
-        donors=dict(config.donors),
-    )
-
-
 def recipe_of(space: Space, models: Models, point: Sequence[float]) -> Recipe:
     """The recipe of a point in [0, 1]^D."""
     return Recipe(space.spec.method, models, space.table(point), space.spec.parameters)
-
-
-def space_of(config: RunConfig) -> tuple[Space, Sources]:
-    """The search space of a run, laid over its opened and paired checkpoints.
-
-    Raises:
-        UserError: a model cannot be found, opened or paired, or the space does not fit.
-    """
-    spec = load_space(shipped.find("search_spaces", config.space, Path()))
-    models = models_of(config)
-    sources = Sources.open(refs(Recipe(spec.method, models, {}, spec.parameters)))
-    sources.check_method(METHODS[spec.method], spec.parameters)
-    space = Space.build(spec, list(models.donors), sources.groups)
-    check_heads(sources, space.parts)
-    return space, sources
-
-
-def assemble(config: RunConfig, runs: Path) -> Search:
-    """Check everything that a run needs, then create or resume its directory and study.
-
-    No engine is started. `runs` is the directory that holds run directories.
-
-    Raises:
-        UserError: any of the many things that can be wrong with what the user gave.
-    """
-    items = item_set(config.objectives, config.items, Path())
-    space, sources = space_of(config)
-    sources.check_finite()
-    run = RunDirectory.create_or_resume(runs, config)
-    run.check_manifest({
-        "sources": source_hashes(sources),
-        "items": items.card(),
-        "space": space.spec.model_dump(mode="json"),
-    })  # fmt: skip
-    study = open_study(run, create=True)
-    study.sampler = make_sampler(
-        config.search.sampler,
-        dimension=space.dimension,
-        seed=config.search.seed,
-        start=space.start_point(),
-        n_objectives=len(config.objectives),
-    )
-    enqueue_warm_starts(study, space, config.search.warm_start)
-    spent = [float(t.user_attrs.get("elapsed", 0.0)) for t in study.get_trials(deepcopy=False)]
-    clock = Clock(config.budget.hours, before=max(spent, default=0.0))
-    return Search(run, models_of(config), space, items, sources, study, clock)
 
 
 def source_hashes(sources: Sources) -> dict[str, dict[str, str]]:
@@ -323,34 +279,3 @@ def open_study(run: RunDirectory, *, create: bool = False) -> optuna.Study:
     """The study of a run. Raises RunError if it is missing or damaged."""
     n = len(run.config.objectives)
     return ledger.open_study(run.journal, name="mergefront", n_objectives=n, create=create)
-
-
-def enqueue_warm_starts(study: optuna.Study, space: Space, names: Sequence[str]) -> None:
-    """Queue the warm starts that the study does not hold yet; they run before any proposal."""
-    known = {t.user_attrs.get("origin") for t in study.get_trials(deepcopy=False)}
-    for origin, point in warm_points(space, names):
-        if origin not in known:
-            params = {knob.name: u for knob, u in zip(space.knobs, point, strict=True)}
-            study.enqueue_trial(params, user_attrs={"origin": origin})
-
-
-def warm_points(space: Space, names: Sequence[str]) -> list[tuple[str, tuple[float, ...]]]:
-    """(origin, point) of the warm starts: the receiver, the uniform line, the space's start.
-
-    The uniform line gives every donor the same coefficient in every layer: a quarter, half, three
-    quarters and the whole of the knobs' upper bound, or of 1 where the bound is above that.
-    """
-    points: list[tuple[str, tuple[float, ...]]] = []
-    for name in names:
-        if name == "receiver":
-            try:
-                points.append(("receiver", space.receiver_point()))
-            except SpaceError:
-                logger.warning("warm start skipped: the receiver lies outside the space's bounds")
-        elif name == "uniform":
-            top = min(1.0, max(knob.high for knob in space.knobs))
-            for share in (0.25, 0.5, 0.75, 1.0):
-                points.append((f"uniform {share * top:g}", space.uniform_point(share * top)))
-        else:
-            points.append(("start", space.start_point()))
-    return points

@@ -26,9 +26,10 @@ import optuna
 from mergefront import pareto, statistics
 from mergefront.config import RunConfig
 from mergefront.errors import RunError
-from mergefront.records import Estimate, Evaluation, Split
+from mergefront.members import choose_finalists, picks, points_of
+from mergefront.records import Evaluation, Split
 from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, write_text
-from mergefront.search import Search, estimates_of, evaluations
+from mergefront.search import Search, estimates_of, evaluations, reference_point
 
 BEATS, TRADES, UNRESOLVED, WORSE = (
     "beats the receiver",
@@ -93,77 +94,6 @@ def _record_opening(study: optuna.Study, split: Split, name: str) -> None:
     openings = list(study.user_attrs.get("openings", []))
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     study.set_user_attr("openings", [*openings, {"split": split, "model": name, "time": stamp}])
-
-
-def current_front(found: Sequence[Evaluation], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Non-dominated candidates by search estimates as plain rows, best first objective first."""
-    done = [e for e in found if not e.failure]
-    if not done:
-        return []
-    members = [done[i] for i in pareto.non_dominated(points_of(done, names))]
-    members.sort(key=lambda e: -e.objectives[names[0]].mean)
-    return [
-        {"number": e.number, "origin": e.origin, **{o: asdict(e.objectives[o]) for o in names}}
-        for e in members
-    ]
-
-
-def choose_finalists(finished: Sequence[Evaluation], config: RunConfig) -> list[int]:
-    """Numbers of the members to validate, by search estimates: whole fronts, peeled in turn.
-
-    The non-dominated candidates come first; if they are fewer than `report.finalists`, the front
-    of what remains follows, and so on, since noise hides good candidates just behind the front.
-    The layer that does not fit whole is thinned evenly along its first objective, ends kept.
-    """
-    names = list(config.objectives)
-    left = _distinct(finished)
-    chosen: list[int] = []
-    while left and len(chosen) < config.report.finalists:
-        layer = [left[i] for i in pareto.non_dominated(points_of(left, names))]
-        room = config.report.finalists - len(chosen)
-        layer.sort(key=lambda e: (e.objectives[names[0]].mean, e.number))
-        if len(layer) > room:
-            keep = np.unique(np.linspace(0, len(layer) - 1, room).round().astype(int))
-            layer = [layer[i] for i in keep]
-        chosen += [e.number for e in layer]
-        gone = {e.number for e in layer}
-        left = [e for e in left if e.number not in gone]
-    return sorted(chosen)
-
-
-def _distinct(finished: Sequence[Evaluation]) -> list[Evaluation]:
-    """The first of several candidates with the same point; not the receiver itself."""
-    first: dict[tuple[float, ...], Evaluation] = {}
-    for evaluation in finished:
-        if evaluation.origin != "receiver":
-            first.setdefault(evaluation.point, evaluation)
-    return list(first.values()) or list(finished)
-
-
-def points_of(found: Sequence[Evaluation], names: Sequence[str]) -> np.ndarray:
-    """Search estimates as an N x M array, objectives in the order of `names`."""
-    return np.array([[e.objectives[name].mean for name in names] for e in found])
-
-
-def picks(members: Sequence[Evaluation], config: RunConfig) -> dict[str, int]:
-    """Pick name -> number, decided on search estimates of the non-dominated members."""
-    names = list(config.objectives)
-    front = [members[i] for i in pareto.non_dominated(points_of(members, names))]
-    points = points_of(front, names)
-    chosen = {"knee": front[pareto.knee(points)].number}
-    for column, name in enumerate(names):
-        chosen[f"best:{name}"] = front[int(np.argmax(points[:, column]))].number
-    return chosen
-
-
-def reference_point(config: RunConfig, receiver: Mapping[str, Estimate]) -> dict[str, float]:
-    """The hypervolume's reference point, by objective."""
-    if config.report.reference is not None:
-        return dict(config.report.reference)
-    first = next(iter(config.objectives))
-    return {
-        name: receiver[name].mean * (1.0 if name == first else 0.8) for name in config.objectives
-    }
 
 
 def write_front(run: RunDirectory, study: optuna.Study) -> dict[str, Any]:

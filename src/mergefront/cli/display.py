@@ -14,7 +14,7 @@ from rich.table import Table
 
 from mergefront import pareto
 from mergefront.cli.terminal import err, table
-from mergefront.select import current_front, points_of
+from mergefront.members import current_front, points_of
 
 if TYPE_CHECKING:
     from mergefront.records import Estimate, Evaluation

@@ -35,7 +35,7 @@ def init(
 ) -> None:
     """Write a commented configuration for a receiver and its donors, ready to edit.
 
-    [dim]mergefront init Qwen/Qwen2-VL-7B-Instruct Qwen/Qwen2-Math-7B --base Qwen/Qwen2-7B[/dim]
+    mergefront init Qwen/Qwen2-VL-7B-Instruct Qwen/Qwen2-Math-7B --base Qwen/Qwen2-7B
     """
     from mergefront.starter import starter_config
 
@@ -48,9 +48,7 @@ def init(
 def search(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped one.")],
     runs: Runs = Path("runs"),
-    candidates: Annotated[
-        int | None, typer.Option(min=1, help="Change budget.candidates.")
-    ] = None,
+    candidates: Annotated[int | None, typer.Option(min=1, help="Change budget.candidates.")] = None,
     hours: Annotated[float | None, typer.Option(min=0.0, help="Change budget.hours.")] = None,
     engine: Annotated[
         str | None, typer.Option(help="Change engine.kind: vllm or transformers.")
@@ -83,7 +81,7 @@ def _override(data: dict[str, Any], section: str, key: str, value: object) -> No
 
 
 def _run(config: RunConfig, runs: Path) -> None:
-    from mergefront.search import assemble
+    from mergefront.assemble import assemble
 
     with err.status("checking configuration, items and checkpoints"):
         opened = assemble(config, runs)
@@ -102,8 +100,8 @@ def _run(config: RunConfig, runs: Path) -> None:
 def _search_and_finish(opened: Search, stop: Callable[[], bool]) -> None:
     from mergefront import conclude
     from mergefront.cli.display import Display
-    from mergefront.search import evaluations
-    from mergefront.select import finish, reference_point
+    from mergefront.search import evaluations, reference_point
+    from mergefront.select import finish
 
     known = evaluations(opened.study, opened.run)
     if known:

@@ -1,7 +1,7 @@
 """The models of a merge, opened, dissected and paired: every tensor by the receiver's name.
 
-Not here: which tensors get merged how (`plan`). `ModelRefs` is plain values, made to cross
-process boundaries; `Sources` is opened from it on either side.
+Not here: which tensors get merged how (`plan`). `ModelRefs` (from `models`) is plain values, made
+to cross process boundaries; `Sources` is opened from it on either side.
 
 A source is named "receiver", "base" (the common ancestor), a donor's alias, or "base:<alias>"
 (that donor's own base, or the common one if it names none).
@@ -20,37 +20,12 @@ from torch import Tensor
 from mergefront.anatomy import Anatomy, dissect, groups, pair
 from mergefront.checkpoint import Checkpoint
 from mergefront.errors import CheckpointError, PairingError, UserError
+from mergefront.models import DonorRef, ModelRefs
 from mergefront.records import Group
 
 from .method import Method
 
-
-@dataclass(frozen=True)
-class DonorRef:
-    """A donor's folder, and its own base's if it names one."""
-
-    model: str
-    base: str | None = None
-
-
-@dataclass(frozen=True)
-class ModelRefs:
-    """Located folders of all models, as plain strings; the donors' order is the sum's order."""
-
-    receiver: str
-    base: str | None
-    donors: Mapping[str, DonorRef]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values; `donors` is a list, so that its order survives any encoding."""
-        donors = [[alias, one.model, one.base] for alias, one in self.donors.items()]
-        return {"receiver": self.receiver, "base": self.base, "donors": donors}
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> ModelRefs:
-        """Undo `to_dict`."""
-        donors = {alias: DonorRef(model, base) for alias, model, base in plain["donors"]}
-        return cls(plain["receiver"], plain["base"], donors)
+__all__ = ["DonorRef", "ModelRefs", "Opened", "Sources", "check_heads", "is_finite"]
 
 
 @dataclass(frozen=True)

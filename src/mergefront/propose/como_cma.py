@@ -158,18 +158,19 @@ class _Fold:
 
     def _learn(self, kernel: int, population: list[Tell]) -> None:
         """Rank a kernel's population, with guests, and adapt; failed points come last."""
+        numbers = {tell.number for tell in population}
+        latest = self._told[-self._count * _POPULATION :]
+        guests = [tell for tell in latest if tell.values and tell.number not in numbers]
+        own = [tell for tell in population if tell.values]
+        if not own:
+            return  # nothing to learn from a population that failed as a whole
         others = [v for k, v in enumerate(self._incumbents) if k != kernel and v is not None]
         reference_M = self._reference()
         fitness = {
             tell.number: uncrowded_improvement(tell.values, others, reference_M)
-            for tell in self._recent(population)
-            if tell.values is not None
+            for tell in (*own, *guests)
+            if tell.values
         }
-        own = [tell for tell in population if tell.number in fitness]
-        if not own:
-            return
-        numbers = {tell.number for tell in population}
-        guests = [t for t in self._recent([]) if t.number in fitness and t.number not in numbers]
         guests.sort(key=lambda tell: (-fitness[tell.number], tell.number))
         batch = population + guests[:_GUESTS]
         last = min(fitness.values()) - 1.0
@@ -178,11 +179,6 @@ class _Fold:
             [tell.point for tell in batch], [fitness.get(tell.number, last) for tell in batch]
         )
         self._incumbents[kernel] = max(own, key=lambda tell: fitness[tell.number]).values
-
-    def _recent(self, population: list[Tell]) -> list[Tell]:
-        """Return the last generation of all kernels, then those of `population` not in it."""
-        recent = self._told[-self._count * _POPULATION :]
-        return recent + [tell for tell in population if tell not in recent]
 
     def _reference(self) -> Values:
         """Return the reference point; if none was given, just below the worst values told."""

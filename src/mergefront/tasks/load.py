@@ -139,9 +139,7 @@ def _interleave(pools: Sequence[Sequence[Item]]) -> list[Item]:
     return [item for _, _, item in sorted(placed, key=lambda entry: entry[:2])]
 
 
-def _ordered(
-    task: Task, folder: Path
-) -> tuple[dict[Split, list[Item]], Callable[[Item], Item]]:
+def _ordered(task: Task, folder: Path) -> tuple[dict[Split, list[Item]], Callable[[Item], Item]]:
     """All items of a task by split, ordered; and what completes a chosen item (its images)."""
     rows, read_images, eager = _rows(task, folder)
     keyed: dict[str, Row] = {}
@@ -186,9 +184,13 @@ def _item(task: Task, row: Row, images: tuple[bytes, ...]) -> Item:
         "{question}", str(row[fields.question])
     )
     image_hash = hashlib.sha256(b"".join(images)).hexdigest()
-    key = str(row[fields.id]) if fields.id else hashlib.sha256(
-        json.dumps([question, str(answers), image_hash]).encode()
-    ).hexdigest()[:16]
+    key = (
+        str(row[fields.id])
+        if fields.id
+        else hashlib.sha256(json.dumps([question, str(answers), image_hash]).encode()).hexdigest()[
+            :16
+        ]
+    )
     return Item(
         id=f"{task.name}/{key}",
         task=task.name,

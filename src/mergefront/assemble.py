@@ -1,0 +1,106 @@
+"""Everything that can go wrong with what the user gave goes wrong here, before an engine starts.
+
+A run's configuration -> models located, opened and paired, space laid over them, items loaded, run
+directory and study created or resumed, warm starts queued.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+
+from mergefront import shipped
+from mergefront.config import RunConfig
+from mergefront.errors import SpaceError
+from mergefront.merging import METHODS
+from mergefront.merging.sources import Sources, check_heads
+from mergefront.recipe import Models, Recipe, refs
+from mergefront.rundir import RunDirectory
+from mergefront.search import Clock, Search, open_study, source_hashes
+from mergefront.space import Space, load_space
+from mergefront.tasks import item_set
+
+logger = logging.getLogger(__name__)
+
+
+def models_of(config: RunConfig) -> Models:
+    """The models of a run as the user wrote them."""
+    return Models(
+        receiver=config.receiver,
+        revision=config.revision,
+        base=config.base,
+        donors=dict(config.donors),
+    )
+
+
+def space_of(config: RunConfig) -> tuple[Space, Sources]:
+    """The search space of a run, laid over its opened and paired checkpoints.
+
+    Raises:
+        UserError: a model cannot be found, opened or paired, or the space does not fit.
+    """
+    spec = load_space(shipped.find("search_spaces", config.space, Path()))
+    models = models_of(config)
+    sources = Sources.open(refs(Recipe(spec.method, models, {}, spec.parameters)))
+    sources.check_method(METHODS[spec.method], spec.parameters)
+    space = Space.build(spec, list(models.donors), sources.groups)
+    check_heads(sources, space.parts)
+    return space, sources
+
+
+def assemble(config: RunConfig, runs: Path) -> Search:
+    """Check everything that a run needs, then create or resume its directory and study.
+
+    No engine is started. `runs` is the directory that holds run directories.
+
+    Raises:
+        UserError: any of the many things that can be wrong with what the user gave.
+    """
+    items = item_set(config.objectives, config.items, Path())
+    space, sources = space_of(config)
+    sources.check_finite()
+    run = RunDirectory.create_or_resume(runs, config)
+    run.check_manifest({
+        "sources": source_hashes(sources),
+        "items": items.card(),
+        "space": space.spec.model_dump(mode="json"),
+    })  # fmt: skip
+    study = open_study(run, create=True)
+    enqueue_warm_starts(study, space, config.search.warm_start)
+    spent = [float(t.user_attrs.get("elapsed", 0.0)) for t in study.get_trials(deepcopy=False)]
+    clock = Clock(config.budget.hours, before=max(spent, default=0.0))
+    return Search(run, models_of(config), space, items, sources, study, clock)
+
+
+def enqueue_warm_starts(study: optuna.Study, space: Space, names: Sequence[str]) -> None:
+    """Queue the warm starts that the study does not hold yet; they run before any proposal."""
+    known = {t.user_attrs.get("origin") for t in study.get_trials(deepcopy=False)}
+    for origin, point in warm_points(space, names):
+        if origin not in known:
+            params = {knob.name: u for knob, u in zip(space.knobs, point, strict=True)}
+            study.enqueue_trial(params, user_attrs={"origin": origin})
+
+
+def warm_points(space: Space, names: Sequence[str]) -> list[tuple[str, tuple[float, ...]]]:
+    """(origin, point) of the warm starts: the receiver, the uniform line, the space's start.
+
+    The uniform line gives every donor the same coefficient in every layer: a quarter, half, three
+    quarters and the whole of the knobs' upper bound, or of 1 where the bound is above that.
+    """
+    points: list[tuple[str, tuple[float, ...]]] = []
+    for name in names:
+        if name == "receiver":
+            try:
+                points.append(("receiver", space.receiver_point()))
+            except SpaceError:
+                logger.warning("warm start skipped: the receiver lies outside the space's bounds")
+        elif name == "uniform":
+            top = min(1.0, max(knob.high for knob in space.knobs))
+            for share in (0.25, 0.5, 0.75, 1.0):
+                points.append((f"uniform {share * top:g}", space.uniform_point(share * top)))
+        else:
+            points.append(("start", space.start_point()))
+    return points

@@ -1,0 +1,319 @@
+"""Safetensors folders: what opens, what is refused and in which words, what is written."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
+
+from fixtures_models import tensors_of, tiny_llama
+from mergefront.checkpoint import (
+    DTYPES,
+    Checkpoint,
+    CheckpointWriter,
+    copy_companions,
+    locate,
+    whole_folder,
+)
+from mergefront.errors import CheckpointError, UserError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("models") / "llama", seed=0)
+
+
+@pytest.fixture
+def copy(model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(model, tmp_path / "copy"))
+
+
+@pytest.fixture
+def sharded(model: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "sharded"
+    LlamaForCausalLM.from_pretrained(model).save_pretrained(folder, max_shard_size="200KB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    return folder
+
+
+def test_tensors_are_the_files(model: Path, sharded: Path) -> None:
+    wanted = load_file(model / "model.safetensors")
+    for folder in (model, sharded):
+        opened = Checkpoint.open(folder)
+        assert set(opened.headers) == set(wanted)
+        for name, tensor in wanted.items():
+            header = opened.headers[name]
+            assert torch.equal(opened.tensor(name), tensor)
+            assert (header.shape, DTYPES[header.dtype]) == (tuple(tensor.shape), tensor.dtype)
+        assert opened.n_bytes == sum(t.numel() * t.element_size() for t in wanted.values())
+    assert opened.config["num_hidden_layers"] == 3
+
+
+def test_hashes_are_of_config_and_weights(sharded: Path) -> None:
+    found = Checkpoint.open(sharded).file_hashes()
+    files = [sharded / "config.json", *sharded.glob("*.safetensors")]
+    assert found == {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def test_unknown_tensor_is_named(model: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no tensor 'model\.x'"):
+        Checkpoint.open(model).tensor("model.x")
+
+
+def test_missing_folder_and_config(copy: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere: no such model folder"):
+        Checkpoint.open(copy / "nowhere")
+    (copy / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        Checkpoint.open(copy)
+    (copy / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json: not valid JSON"):
+        Checkpoint.open(copy)
+
+
+def test_missing_shard(sharded: Path) -> None:
+    victim = sorted(sharded.glob("*.safetensors"))[1]
+    victim.unlink()
+    with pytest.raises(CheckpointError, match=rf"shard {victim.name} is missing"):
+        Checkpoint.open(sharded)
+    (sharded / "model.safetensors.index.json").unlink()
+    with pytest.raises(CheckpointError, match=rf"shard {victim.name} is missing"):
+        Checkpoint.open(sharded)
+
+
+def test_index_and_shards_must_agree(sharded: Path) -> None:
+    file = sharded / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    shard = index["weight_map"].pop("model.norm.weight")
+    file.write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"'model\.norm\.weight' in .* is not listed"):
+        Checkpoint.open(sharded)
+    index["weight_map"] |= {"model.norm.weight": shard, "model.ghost": shard}
+    file.write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"'model\.ghost' is not in"):
+        Checkpoint.open(sharded)
+
+
+def test_tensor_in_two_files(copy: Path) -> None:
+    (copy / "model.safetensors").rename(copy / "a.safetensors")
+    save_file({"model.norm.weight": torch.ones(64)}, copy / "b.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"'model\.norm\.weight' is in two files, a\.\S+ and b\."
+    ):
+        Checkpoint.open(copy)
+
+
+@settings(max_examples=60, deadline=None)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_every_truncation_is_seen(
+    model: Path, tmp_path_factory: pytest.TempPathFactory, share: float
+) -> None:
+    folder = tmp_path_factory.mktemp("cut")
+    whole = (model / "model.safetensors").read_bytes()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: truncated"):
+        Checkpoint.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}, "has 4 bytes, .* needs 8"),
+        ({"dtype": "F7", "shape": [2], "data_offsets": [0, 8]}, "has dtype F7"),
+        ({"dtype": "F32", "shape": [2]}, "damaged header entry of 'x'"),
+    ],
+)
+def test_damaged_headers(copy: Path, entry: dict[str, object], words: str) -> None:
+    text = json.dumps({"x": entry}).encode()
+    (copy / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
+    with pytest.raises(CheckpointError, match=words):
+        Checkpoint.open(copy)
+
+
+def test_header_that_is_no_json(copy: Path) -> None:
+    (copy / "model.safetensors").write_bytes(struct.pack("<Q", 4) + b"nope" + bytes(8))
+    with pytest.raises(CheckpointError, match="damaged header"):
+        Checkpoint.open(copy)
+
+
+def test_pickles_adapters_and_empty_folders_are_refused(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no \*\.safetensors weights"):
+        Checkpoint.open(copy)
+    (copy / "pytorch_model.bin").write_bytes(b"never read")
+    with pytest.raises(CheckpointError, match=r"only pickled weights \(pytorch_model\.bin\)"):
+        Checkpoint.open(copy)
+    save_file({"a": torch.ones(1)}, copy / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match="holds an adapter, not a model"):
+        Checkpoint.open(copy)
+    save_file({}, copy / "model.safetensors")
+    with pytest.raises(CheckpointError, match="hold no tensors"):
+        Checkpoint.open(copy)
+
+
+TENSORS = st.lists(
+    st.tuples(
+        st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool]),
+        st.lists(st.integers(0, 5), max_size=3),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(kinds=TENSORS, shard_bytes=st.integers(1, 2000), seed=st.integers(0, 99))
+def test_what_is_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory,
+    kinds: list[tuple[torch.dtype, list[int]]],
+    shard_bytes: int,
+    seed: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("written")
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        f"t{number}": (torch.randn(shape, generator=generator) * 3).to(dtype)
+        for number, (dtype, shape) in enumerate(kinds)
+    }
+    with CheckpointWriter(folder, shard_bytes) as writer:
+        for name, tensor in tensors.items():
+            writer.add(name, tensor)
+    (folder / "config.json").write_text("{}")
+    found = Checkpoint.open(folder)
+    assert set(found.headers) == set(tensors)
+    for name, tensor in tensors.items():
+        again = found.tensor(name)
+        assert again.dtype == tensor.dtype
+        assert torch.equal(again, tensor)
+    for file in folder.glob("*.safetensors"):  # the library that everybody reads with agrees
+        held = load_file(file)
+        assert len(held) == 1 or sum(t.nbytes for t in held.values()) <= shard_bytes
+    assert not list(folder.glob("*.part"))
+    assert writer.total_bytes == sum(tensor.nbytes for tensor in tensors.values())
+
+
+def test_a_name_is_written_once(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path)
+    writer.add("a", torch.ones(1))
+    with pytest.raises(ValueError, match="'a' was added twice"):
+        writer.add("a", torch.ones(1))
+
+
+def test_non_contiguous_tensors_are_written_in_order(tmp_path: Path) -> None:
+    tensor = torch.arange(6.0).reshape(2, 3).T
+    with CheckpointWriter(tmp_path) as writer:
+        writer.add("a", tensor)
+    assert torch.equal(load_file(tmp_path / "model.safetensors")["a"], tensor)
+
+
+def test_folder_appears_whole(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    with whole_folder(out, needs_bytes=1000) as partial:
+        (partial / "x").write_text("x")
+        assert not out.exists()
+    assert (out / "x").read_text() == "x"
+    assert os.listdir(out.parent) == ["out"]
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+def test_failure_leaves_nothing(tmp_path: Path, kind: type[BaseException]) -> None:
+    def fail() -> None:
+        with whole_folder(tmp_path / "out") as partial:
+            (partial / "x").write_text("x")
+            raise kind
+
+    with pytest.raises(kind):
+        fail()
+    assert not os.listdir(tmp_path)
+
+
+def test_existing_output_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="out exists already"), whole_folder(tmp_path / "out"):
+        raise AssertionError
+    assert (tmp_path / "out").is_dir()
+
+
+def test_leavings_of_a_killed_process_are_swept(tmp_path: Path) -> None:
+    done = subprocess.Popen(["true"])
+    done.wait()
+    dead, alive = (tmp_path / f".out.partial-{pid}" for pid in (done.pid, os.getppid()))
+    dead.mkdir()
+    alive.mkdir()
+    with whole_folder(tmp_path / "out"):
+        pass
+    assert alive.is_dir()
+    assert not dead.exists()
+
+
+def test_disk_space(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"no space for .*out: 1000000000\.0 GB needed, .* free"),
+        whole_folder(tmp_path / "out", needs_bytes=10**18),
+    ):
+        raise AssertionError
+    with (
+        pytest.raises(UserError, match=r"no space left while writing .*out"),
+        whole_folder(tmp_path / "out"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not os.listdir(tmp_path)
+
+
+def test_companions_are_everything_but_weights(copy: Path, tmp_path: Path) -> None:
+    for name in ("pytorch_model.bin", "x.gguf", "README.md", ".secret", "merges.txt", "code.py"):
+        (copy / name).write_text(name)
+    (copy / "additional_chat_templates").mkdir()
+    (copy / "additional_chat_templates" / "tool.jinja").write_text("t")
+    (copy / "original").mkdir()
+    link = copy / "vocab.json"
+    (copy / ".blob").write_text("{}")
+    link.symlink_to(copy / ".blob")  # as in the hub's cache
+    (tmp_path / "out").mkdir()
+    copied = copy_companions(copy, tmp_path / "out")
+    assert set(copied) == {
+        "additional_chat_templates",
+        "chat_template.jinja",
+        "code.py",
+        "config.json",
+        "generation_config.json",
+        "merges.txt",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.json",
+    }
+    assert (tmp_path / "out" / "additional_chat_templates" / "tool.jinja").read_text() == "t"
+    assert not (tmp_path / "out" / "vocab.json").is_symlink()
+
+
+def test_rewriting_a_model_changes_nothing(model: Path, tmp_path: Path) -> None:
+    tensors = tensors_of(model)
+    with whole_folder(tmp_path / "out") as folder, CheckpointWriter(folder, 10**5) as writer:
+        copy_companions(model, folder)
+        for name, tensor in tensors.items():
+            writer.add(name, tensor)
+    _, info = LlamaForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info.values())
+
+
+def test_locate(model: Path) -> None:
+    assert locate(str(model)) == model
+    with pytest.raises(UserError, match="zoo has no model 'elephant'"):
+        locate("zoo:elephant")
+    with pytest.raises(UserError, match=r"model '\./nowhere': no such folder"):
+        locate("./nowhere")
+    with pytest.raises(UserError, match="neither a folder here nor obtainable from the hub"):
+        locate("nobody/no-such-model@main")  # the tests run offline

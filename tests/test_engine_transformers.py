@@ -1,0 +1,84 @@
+"""The reference engine: the contract on transformers, and prompts and images, which all share."""
+
+from __future__ import annotations
+
+import io
+from typing import ClassVar
+
+import pytest
+import torch
+from PIL import Image
+
+from engine_contract import SETTINGS, EngineContract, Kind, make_items
+from mergefront.engine.prompts import Kept, decode_image
+from mergefront.errors import EngineError
+from mergefront.records import Item
+
+TRANSFORMERS = SETTINGS.model_copy(update={"kind": "transformers", "batch_size": 8})
+
+
+class TestFloat32Untied(EngineContract):
+    SETTINGS = TRANSFORMERS
+    KIND: ClassVar[Kind] = Kind(groups=("*", "embedding", "head"))
+
+
+class TestBfloat16Tied(EngineContract):
+    """The checkpoint's own dtype, a tied head."""
+
+    SETTINGS = TRANSFORMERS.model_copy(update={"dtype": "auto"})
+    KIND: ClassVar[Kind] = Kind(dtype=torch.bfloat16, tied=True, groups=("*", "embedding"))
+
+
+def item_with(image: Image.Image, kind: str, **options: object) -> Item:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return Item("i", "t", "q", (file.getvalue(),), ("a",), "c")
+
+
+def test_alpha_becomes_white() -> None:
+    clear = Image.new("RGBA", (2, 2), (255, 0, 0, 0))
+    assert decode_image(item_with(clear, "PNG"), 0).getpixel((0, 0)) == (255, 255, 255)
+    palette = Image.new("P", (2, 2), 0)
+    palette.putpalette([10, 20, 30])
+    assert decode_image(item_with(palette, "PNG"), 0).getpixel((1, 1)) == (10, 20, 30)
+    see_through = item_with(palette, "PNG", transparency=0)
+    assert decode_image(see_through, 0).getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_images_are_turned_upright() -> None:
+    wide = Image.new("RGB", (6, 2))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode_image(item_with(wide, "JPEG", exif=exif), 0).size == (2, 6)
+
+
+def test_grey_images_become_rgb() -> None:
+    assert decode_image(item_with(Image.new("L", (2, 2), 7), "PNG"), 0).getpixel((0, 0)) == (7,) * 3
+
+
+def test_torn_images_name_their_item() -> None:
+    item = item_with(Image.effect_noise((64, 64), 9), "PNG")
+    torn = Item("torn", "t", "q", (item.images[0], item.images[0][:200]), ("a",), "c")
+    with pytest.raises(EngineError, match=r"item torn: image 2 of 2 cannot be read: .*truncated"):
+        decode_image(torn, 1)
+
+
+def test_kept_makes_once_until_the_budget_is_spent() -> None:
+    made: list[str] = []
+
+    def make(key: str) -> str:
+        made.append(key)
+        return key * 4
+
+    kept = Kept(len, budget=8)
+    for _ in range(2):
+        assert [kept.get(key, lambda key=key: make(key)) for key in "abc"] == [
+            "aaaa",
+            "bbbb",
+            "cccc",
+        ]
+    assert made == ["a", "b", "c", "c"]
+
+
+def test_items_of_the_suite_differ() -> None:
+    assert len({item.images for item in make_items(50)}) == 50

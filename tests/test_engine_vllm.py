@@ -1,0 +1,172 @@
+"""vLLM on the CPU, for real: the contract, its caches, its processes and its loader.
+
+Starts are what costs here: about 15 s for the first engine, 3 s for each further one in this
+process, and 30-60 s for the one with processes of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+
+from engine_contract import SETTINGS, Case, EngineContract, Kind, make_items, png
+from mergefront.engine.inplace import uniform_rows
+from mergefront.errors import EngineError
+from mergefront.records import Item
+
+pytest.importorskip("vllm", reason="vLLM is not installed")
+
+BEFORE = {
+    name: os.environ.get(name)
+    for name in ("HF_HUB_OFFLINE", "OMP_NUM_THREADS", "VLLM_ENABLE_V1_MULTIPROCESSING")
+}
+EVERYTHING = ("*", "embedding", "head")
+
+
+class TestFloat32Untied(EngineContract):
+    """fp32 in-process, with all that is vLLM's own."""
+
+    def test_without_the_reset_answers_would_be_stale(
+        self, case: Case, items: list[Item], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one, two = case.recipe(0.5, 0.1), case.recipe(0.1, 0.5)
+        truth = case.ask(two, items)
+        case.ask(one, items)
+        monkeypatch.setattr(case.engine, "_drop_prefixes", lambda: None)
+        case.engine.load(one)
+        monkeypatch.setattr(case.engine, "_salt", "same")
+        case.engine.generate(items)
+        case.engine.load(two)
+        monkeypatch.setattr(case.engine, "_salt", "same")
+        assert case.engine.generate(items) != truth
+        monkeypatch.undo()
+        assert case.ask(two, items) == truth
+
+    def test_images_are_encoded_once_however_many_candidates(self, case: Case) -> None:
+        # vLLM's own encoder cache holds 4096 embeddings here: 1024 images of 4
+        items = [
+            replace(item, images=(png(9000 + i),))
+            for i, item in enumerate(make_items(1100, length=3))
+        ]
+        before = case.engine.tower_passes()
+        for coefficient in (0.1, 0.2):
+            case.ask(case.recipe(coefficient, 0.0), items)
+        assert case.engine.tower_passes() - before == len(items)
+
+    def test_a_failed_load_forbids_answers_until_the_next(
+        self, case: Case, items: list[Item], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answers = case.ask(case.recipe(0.5, 0.5), items)
+        monkeypatch.setattr(case.engine._llm, "reset_prefix_cache", lambda: False)
+        with pytest.raises(EngineError, match="did not drop its prefix cache"):
+            case.engine.load(case.recipe(0.5, 0.5))
+        with pytest.raises(EngineError, match="weights are undefined"):
+            case.engine.generate(items)
+        monkeypatch.undo()
+        assert case.ask(case.recipe(0.5, 0.5), items) == answers
+
+    def test_torch_is_left_as_it_was(self, case: Case) -> None:
+        assert torch.set_num_threads.__module__ != "vllm.v1.worker.cpu_worker"
+        now = {name: os.environ.get(name) for name in BEFORE}
+        assert now == BEFORE
+
+
+class TestBfloat16EngineTied(EngineContract):
+    """A bf16 engine on a fp32 checkpoint with a tied head, embedding merged too."""
+
+    KIND: ClassVar[Kind] = Kind(tied=True, groups=("*", "embedding"))
+    SETTINGS = SETTINGS.model_copy(update={"dtype": "bfloat16"})
+
+
+class TestBfloat16Checkpoint(EngineContract):
+    """A fp32 engine on a bf16 checkpoint, embedding and head merged too."""
+
+    KIND: ClassVar[Kind] = Kind(dtype=torch.bfloat16, groups=EVERYTHING)
+
+
+class TestOwnProcess(EngineContract):
+    """The core in a process of its own; checkpoints are opened in this one: same layout."""
+
+    KIND: ClassVar[Kind] = Kind(dtype=torch.bfloat16, tied=True)
+    SETTINGS = SETTINGS.model_copy(update={"dtype": "bfloat16", "multiprocess": True})
+    FRESH = SETTINGS.model_copy(update={"multiprocess": False})
+
+    def test_images_are_encoded_once(self, case: Case) -> None:
+        items = [replace(item, images=(png(9000 + i),)) for i, item in enumerate(make_items(40))]
+        before = case.engine.tower_passes()
+        for coefficient in (0.1, 0.2, 0.3):
+            case.ask(case.recipe(coefficient, 0.0), items)
+        assert case.engine.tower_passes() - before == len(items)
+
+
+def test_nothing_of_vllm_reaches_stdout(tmp_path: Path) -> None:
+    """stdout is data: a start and an answer print nothing there."""
+    code = (
+        "from pathlib import Path; import engine_contract as c\n"
+        f"case = c.open_case(Path({str(tmp_path)!r}), c.Kind(), c.SETTINGS)\n"
+        "case.ask(case.recipe(0.5, 0.5), c.make_items(4)); case.engine.close()\n"
+    )
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == ""
+
+
+def test_uniform_rows_finds_runs_and_refuses_mixed_rows() -> None:
+    codes = torch.tensor([[1, 1], [1, 1], [2, 2], [0, 0]])
+    assert uniform_rows("w", codes) == [((0, 2), 1), ((2, 3), 2)]
+    assert uniform_rows("w", torch.zeros(3)) == []
+    assert uniform_rows("w", torch.tensor([3, 3])) == [((0, 2), 3)]
+    with pytest.raises(EngineError, match="parameter w mixes groups within a row"):
+        uniform_rows("w", torch.tensor([[1, 2], [1, 1]]))
+
+
+@dataclass(frozen=True)
+class Feature:
+    identifier: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What vLLM's encoder cache manager reads of a request."""
+
+    request_id: str
+    mm_features: tuple[Feature, ...]
+
+    def get_num_encoder_embeds(self, input_id: int) -> int:
+        return 4
+
+
+def test_pinned_images_survive_a_cyclic_pass_larger_than_the_cache() -> None:
+    from mergefront.engine.encoder_cache import PinningEncoderCacheManager
+
+    manager = PinningEncoderCacheManager(cache_size=8, pinned_size=20)
+
+    def encoded(turn: int) -> int:
+        misses = 0
+        for number in range(10):
+            request = Request(f"{turn}-{number}", (Feature(f"image{number}"),))
+            if not manager.check_and_update_cache(request, 0):
+                assert manager.can_allocate(request, 0, 100, 0)
+                manager.allocate(request, 0)
+                misses += 1
+            manager.free(request)
+        return misses
+
+    assert [encoded(turn) for turn in range(3)] == [10, 5, 5]
+    manager.reset()
+    assert [encoded(turn) for turn in range(2)] == [10, 5]

@@ -1,0 +1,314 @@
+"""Laws 6 and 7: a contract that every sampler inherits, and what is special to como-cma."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mergefront.errors import RunError, UserError
+from mergefront.ledger import finished, open_study
+from mergefront.pareto import hypervolume
+from mergefront.propose import SAMPLERS, make_sampler, pending
+from mergefront.propose.como_cma import uncrowded_improvement
+from mergefront.propose.kernel import Kernel
+from mergefront.propose.replay import TELLS, compact, expand
+
+REFERENCE = (0.2, 0.3)
+WARM = (0.0, 0.3, 0.6)
+
+
+def objectives(point: Sequence[float]) -> list[float]:
+    """Two concave quadratics that pull apart: one peaks at 0.7 everywhere, one at 0.1."""
+    x = np.asarray(point)
+    weights = np.linspace(0.5, 1.5, len(x)) / len(x)
+    return [float(0.9 - weights @ (x - 0.7) ** 2), float(0.9 - weights @ (x - 0.1) ** 2)]
+
+
+def suggest(trial: optuna.Trial, dimension: int) -> list[float]:
+    return [trial.suggest_float(f"k{i}", 0.0, 1.0) for i in range(dimension)]
+
+
+def tell(study: optuna.Study, trial: optuna.Trial, point: Sequence[float]) -> None:
+    """Trials 4, 9 and every 10th after fail, as real ones now and then do."""
+    if trial.number % 10 == 9 or trial.number == 4:
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    else:
+        study.tell(trial, objectives(point))
+
+
+def run(study: optuna.Study, dimension: int, until: int) -> None:
+    while len(study.get_trials(deepcopy=False)) < until or waiting(study):
+        trial = study.ask()
+        tell(study, trial, suggest(trial, dimension))
+
+
+def waiting(study: optuna.Study) -> bool:
+    states = (optuna.trial.TrialState.WAITING,)
+    return bool(study.get_trials(deepcopy=False, states=states))
+
+
+def points(study: optuna.Study) -> list[tuple[float, ...]]:
+    return [tuple(t.params.values()) for t in study.get_trials(deepcopy=False)]
+
+
+class SamplerContract:
+    """What DESIGN.md promises of every sampler; a subclass says which."""
+
+    name: str
+    dimension = 5
+    trials = 30
+
+    def new(self, seed: int = 7, dimension: int | None = None) -> optuna.samplers.BaseSampler:
+        dimension = dimension or self.dimension
+        return make_sampler(
+            self.name,
+            dimension=dimension,
+            seed=seed,
+            start=[0.5] * dimension,
+            n_objectives=2,
+            reference=REFERENCE,
+        )
+
+    def open(self, path: Path, seed: int = 7, *, create: bool = True) -> optuna.Study:
+        study = open_study(path, name="s", n_objectives=2, create=create)
+        study.sampler = self.new(seed)
+        return study
+
+    def begin(self, path: Path, seed: int = 7) -> optuna.Study:
+        study = self.open(path, seed)
+        for value in WARM:
+            study.enqueue_trial({f"k{i}": value for i in range(self.dimension)})
+        return study
+
+    def test_proposals_lie_in_the_box_and_warm_starts_come_first(self, tmp_path: Path) -> None:
+        study = self.begin(tmp_path / "j")
+        run(study, self.dimension, self.trials)
+        found = np.array(points(study))
+        assert found.shape == (self.trials, self.dimension)
+        assert (found >= 0).all()
+        assert (found <= 1).all()
+        assert found[: len(WARM)].tolist() == [[value] * self.dimension for value in WARM]
+
+    def test_a_reloaded_study_proposes_the_same_at_every_cut(self, tmp_path: Path) -> None:
+        undisturbed = self.begin(tmp_path / "whole")
+        run(undisturbed, self.dimension, self.trials)
+        study = self.begin(tmp_path / "cut")
+        for cut in range(1, self.trials + 1):
+            study = self.open(tmp_path / "cut", create=False)
+            trial = study.ask()
+            tell(study, trial, suggest(trial, self.dimension))
+            assert points(study)[:cut] == points(undisturbed)[:cut], f"cut at {cut}"
+
+    def test_a_trial_in_flight_keeps_number_point_and_what_it_saw(self, tmp_path: Path) -> None:
+        undisturbed = self.begin(tmp_path / "whole")
+        run(undisturbed, self.dimension, self.trials)
+        study = self.begin(tmp_path / "killed")
+        for number in range(self.trials):
+            trial = study.ask()
+            for i in range(number % (self.dimension + 1)):  # killed between two suggestions
+                trial.suggest_float(f"k{i}", 0.0, 1.0)
+            study = self.open(tmp_path / "killed", create=False)
+            (resumed,) = pending(study)
+            assert resumed.number == number
+            tell(study, resumed, suggest(resumed, self.dimension))
+            assert not pending(study)
+        assert points(study) == points(undisturbed)
+
+    def test_the_order_of_tells_is_seen_and_kept_on_reload(self, tmp_path: Path) -> None:
+        study = self.begin(tmp_path / "j")
+        run(study, self.dimension, 12)
+        batch = [study.ask() for _ in range(6)]
+        asked = [suggest(trial, self.dimension) for trial in batch]
+        for index in (3, 0, 5, 1):
+            tell(study, batch[index], asked[index])
+        shutil.copy(tmp_path / "j", tmp_path / "copy")
+        trial = study.ask()
+        again = self.open(tmp_path / "copy", create=False)
+        other = again.ask()
+        assert suggest(other, self.dimension) == suggest(trial, self.dimension)
+        seen = expand(study.trials[trial.number].system_attrs[TELLS])
+        assert seen == [t.number for t in finished(again)][: len(seen)]
+        assert seen == [*range(12), 15, 12, 17, 13]
+        assert [t.number for t in pending(again)] == [14, 16, 18]
+
+    def test_a_proposal_depends_on_the_run_seed(self, tmp_path: Path) -> None:
+        first, second = self.begin(tmp_path / "a", seed=1), self.begin(tmp_path / "b", seed=2)
+        for study in (first, second):
+            run(study, self.dimension, len(WARM) + 1)
+        assert points(first)[-1] != points(second)[-1]
+
+    def test_numpys_global_generator_is_left_alone(self, tmp_path: Path) -> None:
+        np.random.seed(3)  # noqa: NPY002
+        before = np.random.get_state()[1].copy()  # type: ignore[index, union-attr]  # noqa: NPY002
+        run(self.begin(tmp_path / "j"), self.dimension, 14)
+        after = np.random.get_state()[1]  # type: ignore[index]  # noqa: NPY002
+        assert (before == after).all()
+
+    @pytest.mark.parametrize("dimension", [1, 2, 60])
+    def test_any_dimension(self, dimension: int) -> None:
+        study = optuna.create_study(
+            directions=["maximize"] * 2, sampler=self.new(dimension=dimension)
+        )
+        run(study, dimension, 18)
+        found = np.array(points(study))
+        assert found.shape == (18, dimension)
+        assert ((found >= 0) & (found <= 1)).all()
+
+    def test_only_unit_floats_and_no_more_than_the_space_has(self) -> None:
+        study = optuna.create_study(directions=["maximize"] * 2, sampler=self.new(dimension=1))
+        trial = study.ask()
+        with pytest.raises(RunError, match="parameter bad has FloatDistribution"):
+            trial.suggest_float("bad", 0.0, 2.0)
+        trial.suggest_float("k0", 0.0, 1.0)
+        with pytest.raises(RunError, match="k1, number 2 of a space with 1 knobs"):
+            trial.suggest_float("k1", 0.0, 1.0)
+
+
+class TestComoCma(SamplerContract):
+    name = "como-cma"
+    trials = 45  # some generations of each kernel
+
+    def test_all_failures_and_no_reference_are_survived(self) -> None:
+        sampler = make_sampler(
+            self.name, dimension=3, seed=0, start=[0.5] * 3, n_objectives=2, reference=None
+        )
+        study = optuna.create_study(directions=["maximize"] * 2, sampler=sampler)
+        for number in range(90):
+            trial = study.ask()
+            point = suggest(trial, 3)
+            if number < 50:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                study.tell(trial, objectives(point))
+        assert np.isfinite(points(study)).all()
+
+    @pytest.mark.parametrize("n_objectives", [1, 3, 4])
+    def test_other_numbers_of_objectives(self, n_objectives: int) -> None:
+        sampler = make_sampler(
+            self.name, dimension=4, seed=0, start=[0.5] * 4, n_objectives=n_objectives
+        )
+        study = optuna.create_study(directions=["maximize"] * n_objectives, sampler=sampler)
+        for _ in range(80):
+            trial = study.ask()
+            x = np.array(suggest(trial, 4))
+            study.tell(trial, [float(1 - ((x - m / 4) ** 2).sum()) for m in range(n_objectives)])
+        values = np.array([t.values for t in study.trials])
+        assert values[40:].max(axis=0).min() >= values[:20].max(axis=0).min()
+
+    def test_it_writes_no_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        study = optuna.create_study(directions=["maximize"] * 2, sampler=self.new())
+        run(study, self.dimension, 40)
+        assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize("dimension", [6, 14])
+    def test_it_covers_more_than_random_search_and_nsga2(self, dimension: int) -> None:
+        def covered(name: str, seed: int) -> float:
+            sampler = make_sampler(
+                name, dimension=dimension, seed=seed, start=[0.5] * dimension, n_objectives=2
+            )
+            study = optuna.create_study(directions=["maximize"] * 2, sampler=sampler)
+            for value in WARM:
+                study.enqueue_trial({f"k{i}": value for i in range(dimension)})
+            run(study, dimension, 120)
+            values = [t.values for t in study.get_trials(deepcopy=False) if t.values is not None]
+            return hypervolume(values, (0.5, 0.5))
+
+        found = {n: [covered(n, s) for s in range(3)] for n in ("como-cma", "nsga2", "random")}
+        assert min(found["como-cma"]) > max(found["random"])
+        assert np.mean(found["como-cma"]) > np.mean(found["nsga2"])
+
+
+class TestNsga2(SamplerContract):
+    name = "nsga2"
+    trials = 45  # three generations
+
+
+class TestTpe(SamplerContract):
+    name = "tpe"
+    trials = 20  # Optuna starts to model after 10
+
+
+class TestRandom(SamplerContract):
+    name = "random"
+
+    def test_it_fills_the_box_evenly(self) -> None:
+        study = optuna.create_study(directions=["maximize"] * 2, sampler=self.new())
+        run(study, self.dimension, 400)
+        low, middle, high = np.quantile(np.array(points(study)), [0.05, 0.5, 0.95])
+        assert low == pytest.approx(0.05, abs=0.02)
+        assert middle == pytest.approx(0.5, abs=0.03)
+        assert high == pytest.approx(0.95, abs=0.02)
+
+
+def test_every_sampler_has_a_contract() -> None:
+    assert {c.name for c in SamplerContract.__subclasses__()} == set(SAMPLERS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "cmaes"}, "no sampler 'cmaes'\nhint: samplers are como-cma, nsga2, tpe, random"),
+        ({"dimension": 0}, "0 knobs, 2 objectives"),
+        ({"n_objectives": 5}, "2 knobs, 5 objectives"),
+        ({"seed": -1}, "seed -1"),
+        ({"start": [0.5]}, r"the start is no point in \[0, 1\]\^2"),
+        ({"start": [0.5, 1.1]}, r"the start is no point in \[0, 1\]\^2"),
+        ({"reference": [0.1]}, "a reference of 1 values for 2 objectives"),
+    ],
+)
+def test_what_a_sampler_refuses(change: dict[str, object], message: str) -> None:
+    legal = {"name": "tpe", "dimension": 2, "seed": 0, "start": [0.5, 0.5], "n_objectives": 2}
+    with pytest.raises(UserError, match=message):
+        make_sampler(**{**legal, **change})  # type: ignore[arg-type]
+
+
+@given(st.lists(st.integers(0, 60), unique=True))
+def test_recorded_tells_can_be_read_back(numbers: list[int]) -> None:
+    assert expand(compact(numbers)) == numbers
+
+
+def test_recorded_tells_are_short() -> None:
+    assert compact([*range(200), 201, 200, *range(202, 400)]) == "0-199,201,200,202-399"
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=6),
+    st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+def test_uncrowded_improvement_is_volume_added_or_distance_to_adding(
+    front: list[tuple[float, float]], point: tuple[float, float]
+) -> None:
+    reference = (0.25, 0.25)
+    added = hypervolume([*front, point], reference) - hypervolume(front, reference)
+    found = uncrowded_improvement(point, front, reference)
+    if found > 0:
+        assert found == pytest.approx(added, abs=1e-9)
+    else:
+        assert added == pytest.approx(0, abs=1e-9)
+        if found < 0:  # moving up by the distance in both objectives must be enough to add
+            moved = [value - found + 1e-6 for value in point]
+            assert uncrowded_improvement(moved, front, reference) > 0
+
+
+def test_a_kernel_draws_without_changing_and_learns_towards_the_better() -> None:
+    rng = np.random.default_rng
+    kernel = Kernel([0.5, 0.5, 0.5], 0.2, population=6)
+    first = kernel.draw(rng(1))
+    assert (kernel.draw(rng(2)) != first).all()
+    assert (kernel.draw(rng(1)) == first).all()
+    target = np.array([0.8, 0.1, 0.6])
+    for generation in range(30):
+        batch = [kernel.draw(rng([generation, i])) for i in range(6)]
+        kernel.tell([b.tolist() for b in batch], [-float(((b - target) ** 2).sum()) for b in batch])
+    assert np.mean([kernel.draw(rng(i)) for i in range(50)], axis=0) == pytest.approx(
+        target, abs=0.05
+    )
