@@ -29,6 +29,7 @@ from mergefront.records import Answer, Item
 
 SETTINGS = EngineConfig(dtype="float32", memory_gb=0.2, threads=1)
 
+
 @dataclass(frozen=True)
 class Kind:
     """What the models of a suite are: dtype, tied head, and the groups that recipes touch."""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModelForImageTextToText
 
+import fixtures_models as tiny
 from engine_contract import SETTINGS, EngineContract, Kind, make_items
+from mergefront.anatomy import dissect, groups
+from mergefront.checkpoint import Checkpoint
 from mergefront.engine.prompts import Kept, decode_image
+from mergefront.engine.transformers import _targets
 from mergefront.errors import EngineError
 from mergefront.records import Item
 
@@ -27,6 +33,39 @@ class TestBfloat16Tied(EngineContract):
 
     SETTINGS = TRANSFORMERS.model_copy(update={"dtype": "auto"})
     KIND: ClassVar[Kind] = Kind(dtype=torch.bfloat16, tied=True, groups=("*", "embedding"))
+
+
+@pytest.mark.parametrize("family", ["llava", "old llava", "qwen2_vl", "idefics3"])
+def test_every_language_tensor_finds_its_parameter(family: str, tmp_path: Path) -> None:
+    """Whatever the checkpoint calls it: a value written through a target is the one read back."""
+    folder = tmp_path / "model"
+    if family == "qwen2_vl":
+        tiny.tiny_qwen2_vl(folder, seed=1)
+    elif family == "idefics3":
+        tiny.tiny_idefics3(folder, seed=1, tied=True)
+    else:
+        tiny.tiny_llava(folder, seed=1)
+    if family == "old llava":
+        renamed = {old_llava(name): t for name, t in tiny.tensors_of(folder).items()}
+        folder = tiny.rewrite(folder, tmp_path / "old", renamed)
+    checkpoint = Checkpoint.open(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    parts = groups(dissect(checkpoint), checkpoint)
+    targets = _targets(model, parts)
+    assert [t.parameter for t in targets] == [name for group in parts for name in group.tensors]
+    parameters = {parameter.data_ptr() for parameter in model.parameters()}
+    for target in targets:
+        assert torch.equal(target.live, checkpoint.tensor(target.parameter))
+        assert target.live.data_ptr() in parameters
+
+
+def old_llava(name: str) -> str:
+    """The name that LLaVA checkpoints on the hub have had before transformers 4.52."""
+    if name.startswith("model.language_model."):
+        return name.replace("model.language_model.", "language_model.model.")
+    if name.startswith("lm_head."):
+        return f"language_model.{name}"
+    return name.removeprefix("model.")
 
 
 def item_with(image: Image.Image, kind: str, **options: object) -> Item:

@@ -17,9 +17,15 @@ import pytest
 import torch
 
 from engine_contract import SETTINGS, Case, EngineContract, Kind, make_items, png
+from mergefront import shipped
+from mergefront.assemble import models_of
+from mergefront.config import Items, RunConfig, load_yaml
+from mergefront.engine import open_engine
 from mergefront.engine.inplace import uniform_rows
 from mergefront.errors import EngineError
+from mergefront.recipe import Recipe, refs
 from mergefront.records import Item
+from mergefront.tasks import item_set
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
@@ -170,3 +176,30 @@ def test_pinned_images_survive_a_cyclic_pass_larger_than_the_cache() -> None:
     assert [encoded(turn) for turn in range(3)] == [10, 5, 5]
     manager.reset()
     assert [encoded(turn) for turn in range(2)] == [10, 5]
+
+
+def test_same_answers_as_transformers_on_the_zoo() -> None:
+    """Real questions, a real model: the receiver and a merge of both donors."""
+    config = load_yaml(shipped.find("configs", "digits", Path()), RunConfig)
+    models = models_of(config)
+    counts = Items(search=150, validation=1, test=1)
+    items = item_set(config.objectives, counts, Path()).flat("search")
+    assert len(items) == 300
+    recipes = [
+        Recipe("task_arithmetic", models),
+        Recipe("task_arithmetic", models, {name: {"*": 0.5} for name in models.donors}),
+    ]
+    answers = {}
+    for kind in ("vllm", "transformers"):
+        settings = SETTINGS.model_copy(update={"kind": kind})
+        engine = open_engine(settings, refs(recipes[0]), "task_arithmetic", {})
+        try:
+            for number, recipe in enumerate(recipes):
+                engine.load(recipe)
+                answers[kind, number] = engine.generate(items)
+        finally:
+            engine.close()
+    assert answers["vllm", 0] == answers["transformers", 0]
+    assert answers["vllm", 1] == answers["transformers", 1]
+    assert answers["vllm", 0] != answers["vllm", 1]
+    assert sum(answer.finished for answer in answers["vllm", 1]) > 250

@@ -47,7 +47,7 @@ def test_a_line_torn_anywhere_is_cut_off_and_the_study_goes_on(tmp_path: Path) -
 
 def test_what_is_missing_or_different_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
-    with pytest.raises(RunError, match="there is no study at .*study.journal"):
+    with pytest.raises(RunError, match=r"there is no study at .*study\.journal"):
         open_study(path, name="s", n_objectives=2, create=False)
     assert not path.exists()
     fill(path, 1)

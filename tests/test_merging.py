@@ -169,6 +169,7 @@ def test_methods_are_the_recipes_closed_set() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
+@settings(deadline=None)
 @given(coefficients=COEFFICIENTS)
 def test_weights_fit_terms(name: str, coefficients: dict[str, float]) -> None:
     method = METHODS[name]
@@ -178,12 +179,14 @@ def test_weights_fit_terms(name: str, coefficients: dict[str, float]) -> None:
     assert {term: weight for term, weight in zero.items() if weight} == {"receiver": 1.0}
 
 
+@settings(deadline=None)
 @given(coefficients=COEFFICIENTS)
 def test_linear_weights_sum_to_one(coefficients: dict[str, float]) -> None:
     weights = METHODS["linear"].weights(coefficients, DONORS, {})
     assert math.fsum(weights.values()) == pytest.approx(1.0, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(coefficients=COEFFICIENTS)
 def test_task_arithmetic_from_the_receiver_is_linear(coefficients: dict[str, float]) -> None:
     linear, other = METHODS["linear"], METHODS["task_arithmetic"]
@@ -340,11 +343,9 @@ def test_a_donor_with_nan(zoo: dict[str, Path], tmp_path: Path, value: float) ->
 def test_another_vocabulary(zoo: dict[str, Path]) -> None:
     sources = Sources.open(refer(zoo, "receiver", "base", wide="wide"))
     check_heads(sources, {"attention", "mlp", "norm"})
-    with pytest.raises(
-        PairingError, match=r"embed_tokens\.weight' cannot be merged: .* \[64, 64\]"
-    ):
+    with pytest.raises(PairingError, match=r"embed_tokens\.weight' cannot be merged: .*64, 64"):
         check_heads(sources, {"embedding"})
-    with pytest.raises(PairingError, match="donor 'wide' .* has nothing to pair with 'lm_head"):
+    with pytest.raises(PairingError, match=r"donor 'wide' .* has nothing to pair with 'lm_head"):
         sources.tensor("wide", "lm_head.weight")
 
 
@@ -502,6 +503,6 @@ def test_overflow_is_named(zoo: dict[str, Path], tmp_path: Path) -> None:
     recipe = Recipe("task_arithmetic", named, {"a": {"1.mlp": 1e6}})
     with pytest.raises(
         CheckpointError,
-        match=r"merged tensor 'model\.text_model\.layers\.1\.mlp\.\S+' overflows F16",
+        match=r"merged tensor 'model\.text_model\.layers\.1\.mlp\S+' overflows F16",
     ):
         written(recipe, tmp_path / "out")

@@ -146,10 +146,10 @@ class SamplerContract:
         assert points(first)[-1] != points(second)[-1]
 
     def test_numpys_global_generator_is_left_alone(self, tmp_path: Path) -> None:
-        np.random.seed(3)  # noqa: NPY002
-        before = np.random.get_state()[1].copy()  # type: ignore[index, union-attr]  # noqa: NPY002
+        np.random.seed(3)
+        before = np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
         run(self.begin(tmp_path / "j"), self.dimension, 14)
-        after = np.random.get_state()[1]  # type: ignore[index]  # noqa: NPY002
+        after = np.random.get_state()[1]  # type: ignore[index]
         assert (before == after).all()
 
     @pytest.mark.parametrize("dimension", [1, 2, 60])

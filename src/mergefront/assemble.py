@@ -19,7 +19,7 @@ from mergefront.merging import METHODS
 from mergefront.merging.sources import Sources, check_heads
 from mergefront.recipe import Models, Recipe, refs
 from mergefront.rundir import RunDirectory
-from mergefront.search import Clock, Search, open_study, source_hashes
+from mergefront.search import Clock, Search, open_study, source_hashes, spent_seconds
 from mergefront.space import Space, load_space
 from mergefront.tasks import item_set
 
@@ -70,8 +70,7 @@ def assemble(config: RunConfig, runs: Path) -> Search:
     })  # fmt: skip
     study = open_study(run, create=True)
     enqueue_warm_starts(study, space, config.search.warm_start)
-    spent = [float(t.user_attrs.get("elapsed", 0.0)) for t in study.get_trials(deepcopy=False)]
-    clock = Clock(config.budget.hours, before=max(spent, default=0.0))
+    clock = Clock(config.budget.hours, before=spent_seconds(study))
     return Search(run, models_of(config), space, items, sources, study, clock)
 
 

@@ -44,7 +44,11 @@ __all__ = [
 
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SHARD: Final = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
-_NOT_PICKLES: Final = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py", "LICENSE*")
+_WANTED: Final = (  # no pickles
+    *("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"),
+    *("LICENSE*", "NOTICE*"),
+)
+_SECOND_COPIES: Final = ["original/*", "consolidated*"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +145,10 @@ def locate(model: str, revision: str | None = None) -> Path:
     try:
         return Path(
             snapshot_download(
-                name, revision=revision or pinned or None, allow_patterns=list(_NOT_PICKLES)
+                name,
+                revision=revision or pinned or None,
+                allow_patterns=list(_WANTED),
+                ignore_patterns=_SECOND_COPIES,
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as problem:
@@ -221,7 +228,10 @@ def _weight_files(folder: Path) -> list[Path]:
             hint="convert them in a sandbox: load with transformers, save_pretrained writes "
             "safetensors",
         )
-    raise CheckpointError(f"{folder}: no *.safetensors weights in this folder")
+    raise CheckpointError(
+        f"{folder}: no *.safetensors weights in this folder",
+        hint="pickled weights are neither read nor downloaded",
+    )
 
 
 def _check_numbering(folder: Path, files: Iterable[Path]) -> None:

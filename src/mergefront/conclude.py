@@ -1,19 +1,26 @@
-"""After the last score: MLflow, plots, report and export. Nothing here can harm the run."""
+"""After the last score: plots, report, export and MLflow. Nothing here can harm the run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mergefront import compare, plots, report
-from mergefront.errors import RunError, UserError
+from mergefront.assemble import space_of
+from mergefront.errors import MergefrontError, RunError
 from mergefront.export import Progress, Scored, export_candidate
-from mergefront.rundir import RunDirectory
-from mergefront.search import Search, evaluations, open_study
-from mergefront.select import read_front, reference_point, resolve_pick, write_front
+from mergefront.profiles import profile
+from mergefront.records import Evaluation
+from mergefront.rundir import RECEIVER, RunDirectory
+from mergefront.search import Search, estimates_of, evaluations, open_study, reference_point
+from mergefront.select import read_front, write_front
+from mergefront.space import Space
 from mergefront.tasks import item_set
-from mergefront.tracking import Tracker
+from mergefront.tracking import Card, Ending, Tracker
+from mergefront.tracking import rebuild as rebuild_tracking
 
 Say = Callable[[str], None]
 
@@ -24,38 +31,147 @@ def default_uri(run: RunDirectory) -> str:
     return configured or f"sqlite:///{(run.path.parent / 'mlflow.db').absolute()}"
 
 
-def open_tracker(run: RunDirectory) -> Tracker:
-    """The MLflow projection of a run; does nothing if tracking is switched off."""
-    ...
+def open_tracker(search: Search, known: Sequence[Evaluation]) -> Tracker | None:
+    """Start projecting a search into MLflow; None if tracking is switched off."""
+    settings = search.config.tracking
+    if not settings.enabled:
+        return None
+    card = _card(search.run, search.space)
+    return Tracker(default_uri(search.run), settings.experiment, card, known)
 
 
-def conclude(run: RunDirectory, tracker: Tracker, say: Say) -> Iterator[str]:
-    """Draw plots, write the report, close MLflow, export the configured pick.
+def _card(run: RunDirectory, space: Space) -> Card:
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    receiver = estimates_of(run.read_items(RECEIVER, "search"))
 
-    Yields lines that say what there is to look at.
+    def knobs(point: Sequence[float]) -> Mapping[str, float]:
+        return {k.name: k.value(u) for k, u in zip(space.knobs, point, strict=True)}
+
+    return Card(
+        run_id=manifest["run_id"],
+        name=run.config.name,
+        objectives=list(run.config.objectives),
+        reference=list(reference_point(run.config, receiver).values()),
+        knobs=knobs,
+        params={"config": run.config.model_dump(mode="json"), "versions": manifest["versions"]},
+        tags={"mergefront.items": _item_hashes(manifest)},
+    )
+
+
+def _item_hashes(manifest: Mapping[str, Any]) -> str:
+    splits = manifest["items"]["splits"]
+    return json.dumps({s: {o: v["sha256"][:12] for o, v in x.items()} for s, x in splits.items()})
+
+
+def _ending(run: RunDirectory) -> Ending:
+    front = read_front(run)
+    volume = front["hypervolume"]["validation"]
+    metrics = {f"validation.hypervolume.{key}": volume[key] for key in ("value", "low", "high")}
+    for member in front["members"]:
+        for pick in member["picks"]:
+            for objective, estimate in (member["test"] or {}).items():
+                metrics[f"test.{pick.replace(':', '.')}.{objective}"] = estimate["mean"]
+    files = [run.path / "config.yaml", run.path / "manifest.json", run.front, run.report, run.plots]
+    return Ending(metrics, files)
+
+
+def draw(run: RunDirectory, found: Sequence[Evaluation]) -> list[Path]:
+    """Draw front, history and the picks' profiles into plots/; returns the files."""
+    front = read_front(run)
+    names = front["objectives"]
+    shutil.rmtree(run.plots, ignore_errors=True)
+    figure = plots.front_figure(front, found, sampler=run.config.search.sampler)
+    files = plots.save(figure, run.plots, "front")
+    figure = plots.history_figure(found, names, front["reference"])
+    files += plots.save(figure, run.plots, "history")
+    space, sources = space_of(run.config)
+    points = {e.number: e.point for e in found}
+    chosen = [m for m in front["members"] if m["picks"]]
+    labels = [f"{', '.join(m['picks'])} (#{m['number']})" for m in chosen]
+    profiles = [profile(space.table(points[m["number"]]), sources.groups) for m in chosen]
+    files += plots.save(plots.profile_figure(labels, profiles), run.plots, "profiles")
+    return files
+
+
+def conclude(
+    search: Search, tracker: Tracker | None, say: Say, progress: Progress | None = None
+) -> Iterator[str]:
+    """Draw, report, export the configured pick, close MLflow; yields what there is to look at.
+
+    The search's engine must be closed, since verification of the export opens its own.
     """
-    ...
+    run = search.run
+    found = evaluations(search.study, run)
+    draw(run, found)
+    report.write(run.path)
+    yield f"report    {run.report}"
+    yield f"pictures  {run.plots}"
+    exported = run.path / "best"
+    if run.config.export is not None and not exported.exists():
+        say(f"exporting {run.config.export} to {exported}")
+        export_pick(run, run.config.export, exported, progress=progress, say=say)
+    if exported.exists():
+        yield f"model     {exported}"
+    if tracker is not None:
+        complete = tracker.finish(_ending(run))
+        yield f"mlflow    {_how_to_look(run)}" + ("" if complete else "  (incomplete: see above)")
+
+
+def _how_to_look(run: RunDirectory) -> str:
+    return f"mlflow ui --backend-store-uri {default_uri(run)}"
 
 
 def export_pick(
     run: RunDirectory, pick: str, out: Path, *, progress: Progress | None = None, say: Say
 ) -> dict[str, Any]:
-    """Export a candidate of a finished run; see `export.export_candidate`."""
+    """Export a candidate of a finished run; see `export.export_candidate`.
+
+    Raises:
+        RunError: the run has no front yet, or no such candidate.
+        UserError: `out` exists or the disk is too full.
+        EngineError: the written checkpoint is not what was scored.
+    """
     named = compare.candidate(run, pick)
-    front = read_front(run)
-    items = item_set(run.config.objectives, run.config.items, Path())
-    study = open_study(run)
+    if named.number is None:
+        raise RunError(f"{run.path}: there is no candidate {pick!r}")
+    hashes = open_study(run).user_attrs.get(f"hashes:{named.number}")
     return export_candidate(
         named.recipe,
         named.sources,
         out,
         settings=run.config.engine,
-        items=items,
-        scored=Scored(
-            study.user_attrs.get(f"hashes:{named.number}"), run.read_items(str(named.number))
-        ),
-        front=front,
+        items=item_set(run.config.objectives, run.config.items, Path()),
+        scored=Scored(hashes, run.read_items(str(named.number))),
+        front=read_front(run),
         member=named.member,
         progress=progress,
         say=say,
     )
+
+
+def rebuild(run: RunDirectory, say: Say) -> Iterator[str]:
+    """Make front.json, plots, report and the MLflow run anew from the study and the item files.
+
+    Raises:
+        RunError: the run has not got as far as a validated front.
+    """
+    study = open_study(run)
+    if "finalists" not in study.user_attrs:
+        raise RunError(
+            f"{run.path}: the search has not finished", hint="run the same search command again"
+        )
+    write_front(run, study)
+    found = evaluations(study, run)
+    draw(run, found)
+    report.write(run.path)
+    yield f"report    {run.report}"
+    if run.config.tracking.enabled:
+        space, _ = space_of(run.config)
+        try:
+            card = _card(run, space)
+            experiment = run.config.tracking.experiment
+            rebuild_tracking(default_uri(run), experiment, card, found, _ending(run))
+        except MergefrontError as error:
+            say(f"MLflow left as it was: {error.message}")
+        else:
+            yield f"mlflow    {_how_to_look(run)}"

@@ -16,6 +16,7 @@ import os
 import platform
 import sys
 import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -191,6 +192,7 @@ def _environment(config: RunConfig) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return {
+        "run_id": uuid.uuid4().hex,
         "versions": versions,
         "seed": config.search.seed,
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},

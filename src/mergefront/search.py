@@ -31,6 +31,9 @@ from mergefront.tasks import ItemSet
 
 logger = logging.getLogger(__name__)
 
+RESULT = "result"
+"""Trial attribute with everything about a finished candidate but its point and values."""
+
 MAX_FAILURES = 3
 """Candidates that may fail in a row before the engine is taken for broken."""
 
@@ -147,10 +150,10 @@ class Search:
 
     def _reserve(self) -> float:
         """Seconds to keep for one more candidate, validation, test and export."""
-        done = [t for t in ledger.finished(self.study) if "seconds" in t.user_attrs]
+        done = [t for t in ledger.finished(self.study) if RESULT in t.user_attrs]
         if not done or self.config.budget.hours is None:
             return 0.0
-        per_candidate = max(sum(t.user_attrs["seconds"].values()) for t in done[-5:])
+        per_candidate = max(sum(t.user_attrs[RESULT]["seconds"].values()) for t in done[-5:])
         per_item = per_candidate / max(1, len(self.items.flat("search")))
         validated = (self.config.report.finalists + 1) * len(self.items.flat("validation"))
         tested = 4 * len(self.items.flat("test"))
@@ -207,21 +210,33 @@ class Search:
         return score(self.items.rules[item.task], item, answer)
 
     def _tell(self, trial: optuna.Trial, evaluation: Evaluation) -> Evaluation:
-        """Record a finished candidate; what is told is what a resume will find."""
-        trial.set_user_attr("origin", evaluation.origin)
-        trial.set_user_attr("elapsed", round(self.clock.elapsed(), 3))
-        knobs = zip(self.space.knobs, evaluation.point, strict=True)
-        trial.set_user_attr("knobs", {k.name: k.low + u * (k.high - k.low) for k, u in knobs})
-        if evaluation.failure:
-            trial.set_user_attr("failure", evaluation.failure)
-            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            return evaluation
+        """Record a finished candidate; what is told is what a resume will find.
+
+        One attribute holds all but the values, since every write to the journal waits for the disk.
+        """
         objectives = evaluation.objectives
-        trial.set_user_attr("se", {name: e.se for name, e in objectives.items()})
-        trial.set_user_attr("n", {name: e.n for name, e in objectives.items()})
-        trial.set_user_attr("seconds", dict(vars(evaluation.seconds)))
-        self.study.tell(trial, [objectives[name].mean for name in self.config.objectives])
+        knobs = zip(self.space.knobs, evaluation.point, strict=True)
+        result = {
+            "origin": evaluation.origin,
+            "elapsed": round(self.clock.elapsed(), 3),
+            "knobs": {knob.name: knob.value(u) for knob, u in knobs},
+            "se": {name: e.se for name, e in objectives.items()},
+            "n": {name: e.n for name, e in objectives.items()},
+            "seconds": dict(vars(evaluation.seconds)),
+            "failure": evaluation.failure,
+        }
+        trial.set_user_attr(RESULT, result)
+        if evaluation.failure:
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            self.study.tell(trial, [objectives[name].mean for name in self.config.objectives])
         return evaluation
+
+
+def spent_seconds(study: optuna.Study) -> float:
+    """Wall seconds that a run's sessions have used up to its last finished candidate."""
+    results = (t.user_attrs.get(RESULT, {}) for t in study.get_trials(deepcopy=False))
+    return max((float(r.get("elapsed", 0.0)) for r in results), default=0.0)
 
 
 def estimates_of(records: Sequence[ItemRecord]) -> dict[str, Estimate]:
@@ -250,18 +265,20 @@ def evaluations(study: optuna.Study, run: RunDirectory) -> list[Evaluation]:
     """Every finished candidate of a run as recorded, failed ones included, by number."""
     found = []
     for trial in ledger.finished(study):
-        origin = str(trial.user_attrs.get("origin", ""))
-        point = tuple(trial.params[name] for name in trial.user_attrs.get("knobs", trial.params))
-        failure = str(trial.user_attrs.get("failure", ""))
-        estimates = {}
-        if trial.values is not None:
-            se, n = trial.user_attrs["se"], trial.user_attrs["n"]
-            estimates = {
-                name: Estimate(value, se[name], n[name])
-                for name, value in zip(run.config.objectives, trial.values, strict=True)
-            }
-        seconds = Seconds(**trial.user_attrs.get("seconds", {}))
-        found.append(Evaluation(trial.number, point, origin, estimates, seconds, failure))
+        result = trial.user_attrs.get(RESULT)
+        if result is None:  # failed outside our loop: nothing is known but that
+            continue
+        estimates = {
+            name: Estimate(value, result["se"][name], result["n"][name])
+            for name, value in zip(run.config.objectives, trial.values or (), strict=False)
+        }
+        point = tuple(trial.params[name] for name in result["knobs"])
+        seconds = Seconds(**result["seconds"])
+        found.append(
+            Evaluation(
+                trial.number, point, result["origin"], estimates, seconds, result["failure"]
+            )
+        )
     return found
 
 

@@ -29,7 +29,7 @@ from mergefront.errors import RunError
 from mergefront.members import choose_finalists, picks, points_of
 from mergefront.records import Evaluation, Split
 from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, write_text
-from mergefront.search import Search, estimates_of, evaluations, reference_point
+from mergefront.search import RESULT, Search, estimates_of, evaluations, reference_point
 
 BEATS, TRADES, UNRESOLVED, WORSE = (
     "beats the receiver",
@@ -160,7 +160,7 @@ def _member(
     name = str(e.number)
     gain = paired_gain(run, name, "validation")
     test = _by_objective(run.read_items(name, "test"))
-    knobs = study.get_trials(deepcopy=False)[e.number].user_attrs["knobs"]
+    knobs = study.get_trials(deepcopy=False)[e.number].user_attrs[RESULT]["knobs"]
     return {
         "number": e.number,
         "origin": e.origin,

@@ -55,10 +55,11 @@ class Knob:
     start: float
 
     def value(self, u: float) -> float:
-        """Decode u in [0, 1]: linear, exact at both bounds, and exactly 0 where 0 is meant."""
-        if u == 1.0:
-            return self.high
-        value = self.low + u * (self.high - self.low)
+        """Decode u in [0, 1]: linear, exact at both bounds, and exactly 0 where 0 is meant.
+
+        What lies within 1e-12 of the bounds' width around 0 is 0, a bound included.
+        """
+        value = self.high if u == 1.0 else self.low + u * (self.high - self.low)
         return 0.0 if abs(value) < _SNAP * (self.high - self.low) else value
 
     def position(self, value: float) -> float:

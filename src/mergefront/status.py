@@ -7,7 +7,7 @@ from typing import Any
 
 from mergefront.members import current_front
 from mergefront.rundir import RunDirectory
-from mergefront.search import evaluations, open_study
+from mergefront.search import evaluations, open_study, spent_seconds
 
 
 def open_run(runs: Path, name: str) -> RunDirectory:
@@ -22,7 +22,6 @@ def status_of(runs: Path, name: str) -> dict[str, Any]:
     names = list(run.config.objectives)
     study = open_study(run)
     found = evaluations(study, run)
-    elapsed = [t.user_attrs.get("elapsed", 0.0) for t in study.get_trials(deepcopy=False)]
     return {
         "run": str(run.path),
         "state": "finished" if run.front.is_file() else "unfinished",
@@ -30,6 +29,6 @@ def status_of(runs: Path, name: str) -> dict[str, Any]:
         "candidates": len(found),
         "failed": sum(1 for e in found if e.failure),
         "budget": run.config.budget.candidates,
-        "minutes": max(elapsed, default=0.0) / 60,
+        "minutes": spent_seconds(study) / 60,
         "front": current_front(found, names),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mergefront.cli.terminal import Json, emit_json, err, out, say
+from mergefront.cli.terminal import Json, emit_json, err, log_handler, out, say
 from mergefront.errors import UserError
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def _run(config: RunConfig, runs: Path) -> None:
         f"{len(opened.items.flat('search'))} search items a candidate, "
         f"{config.budget.candidates} candidates"
     )
+    logging.getLogger("mergefront").addHandler(log_handler(opened.run.log))
     try:
         with _interrupts() as stop:
             _search_and_finish(opened, stop)
@@ -100,32 +102,41 @@ def _run(config: RunConfig, runs: Path) -> None:
 def _search_and_finish(opened: Search, stop: Callable[[], bool]) -> None:
     from mergefront import conclude
     from mergefront.cli.display import Display
+    from mergefront.cli.results import print_front
     from mergefront.search import evaluations, reference_point
-    from mergefront.select import finish
+    from mergefront.select import finish, read_front
 
     known = evaluations(opened.study, opened.run)
     if known:
-        say(f"resuming after candidate {max(e.number for e in known)}")
+        say(f"resuming after {len(known)} finished candidates")
     with err.status("starting the engine"):
         opened.open_engine()
         receiver = opened.receiver("search")
-    tracker = conclude.open_tracker(opened)
+    tracker = conclude.open_tracker(opened, known)
     reference = reference_point(opened.config, receiver)
     with Display(opened, receiver, reference, known) as display:
         for evaluation in opened.candidates(stop):
             display.add(evaluation)
-            tracker.candidate(evaluation)
+            if tracker is not None:
+                tracker.candidate(evaluation)
         for step in () if stop() else finish(opened):
             display.step(step)
             if stop():
                 break
     if stop():
-        tracker.close()
+        if tracker is not None:
+            tracker.close()
         say("stopped; the same command goes on from here")
-        raise typer.Exit(0)
+        return
     opened.close()
+    print_front(read_front(opened.run))
     for line in conclude.conclude(opened, tracker, say):
-        out.print(line)
+        out.print(line, soft_wrap=True)
+    name = opened.config.name
+    say(
+        f"next: mergefront compare {name}:knee {name}:best:{next(iter(reference))}, "
+        f"mergefront export {name} --pick best:{next(iter(reference))} --out DIR"
+    )
 
 
 @contextmanager

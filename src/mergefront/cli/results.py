@@ -129,7 +129,7 @@ def compare(
 
     found = comparing.compare([comparing.resolve(reference, runs) for reference in references])
     if folder is not None:
-        figure = plots.profile_figure(found.profiles, found.labels)
+        figure = plots.profile_figure(found.labels, found.profiles)
         for path in plots.save(figure, folder, "profiles"):
             say(f"drew {path}")
     if as_json:

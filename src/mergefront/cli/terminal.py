@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +30,13 @@ def complain(message: str, hint: str = "") -> None:
 def say(message: str) -> None:
     """One line of progress on stderr."""
     err.print(message, soft_wrap=True, markup=False)
+
+
+def log_handler(path: Path) -> logging.Handler:
+    """Everything that mergefront logs, with times, appended to a run's log.txt."""
+    handler = logging.FileHandler(path, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    return handler
 
 
 def emit_json(data: Any) -> None:

@@ -1,0 +1,135 @@
+"""A made-up finished run for plots, report and tracking: candidates and their front.json."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from mergefront.pareto import hypervolume, knee, non_dominated
+from mergefront.propose.como_cma import ComoCmaProposer
+from mergefront.propose.replay import Tell
+from mergefront.records import Estimate, Evaluation, Seconds
+from mergefront.statistics import estimate, paired_difference
+
+OBJECTIVES = ("reasoning", "perception")
+KNOBS = [f"{d}.{p}.k{i}" for d in ("arithmetic", "comparison") for p in "am" for i in range(3)]
+REFERENCE = {"reasoning": 0.26, "perception": 0.744}
+N_SEARCH, N_VALIDATION = 300, 1000
+
+
+def abilities(point: tuple[float, ...]) -> dict[str, float]:
+    """True accuracies: reasoning gains along the donors, perception suffers far from zero."""
+    x = np.array(point)
+    gain = 1 - np.mean((x - np.linspace(0.8, 0.4, len(x))) ** 2) / 0.4
+    return {
+        "reasoning": float(np.clip(0.26 + 0.5 * gain, 0.2, 0.95)),
+        "perception": float(np.clip(0.94 - 0.35 * np.mean(x**2) ** 1.5, 0.3, 0.98)),
+    }
+
+
+def scores(point: tuple[float, ...], split: int, n: int) -> dict[str, Any]:
+    """Item scores 0 or 1, the same latent items for every candidate."""
+    drawn = {}
+    for column, (name, ability) in enumerate(abilities(point).items()):
+        items = np.random.default_rng([split, column]).random(n)
+        own = np.random.default_rng([split, column, int(1e6 * sum(point))]).random(n)
+        drawn[name] = (0.7 * items + 0.3 * own < ability).astype(float)
+    return drawn
+
+
+def estimates(point: tuple[float, ...], split: int, n: int) -> dict[str, Estimate]:
+    return {k: estimate(v, range(n)) for k, v in scores(point, split, n).items()}
+
+
+def candidates(count: int = 60) -> list[Evaluation]:
+    """A search of `count` candidates by como-cma; number 7 failed."""
+    proposer = ComoCmaProposer(
+        dimension=len(KNOBS), seed=0, start=[0.5] * len(KNOBS), n_objectives=2,
+        reference=tuple(REFERENCE.values()),
+    )  # fmt: skip
+    tells: list[Tell] = []
+    found = []
+    for number in range(count):
+        warm = number < 4
+        point = (0.25 * number,) * len(KNOBS) if warm else tuple(proposer.propose(tells, number))
+        origin = ("receiver", "uniform 0.25", "uniform 0.5", "uniform 0.75")[number] if warm else ""
+        if number == 7:
+            failed = Evaluation(number, point, "como-cma", {}, failure="engine said no")
+            found.append(failed)
+            tells.append(Tell(number, point, None, True))
+            continue
+        e = estimates(point, 0, N_SEARCH)
+        seconds = Seconds(0.05, 0.01, 1.9, 0.02, 0.03)
+        found.append(Evaluation(number, point, origin or "como-cma", e, seconds))
+        tells.append(Tell(number, point, tuple(v.mean for v in e.values()), not warm))
+    return found
+
+
+def front_json(found: list[Evaluation]) -> dict[str, Any]:
+    """front.json of the made-up run, in the shape that select.py writes."""
+    done = [e for e in found if not e.failure]
+    values = np.array([[e.objectives[name].mean for name in OBJECTIVES] for e in done])
+    members = [done[i] for i in non_dominated(values)][:8]
+    points = np.array([[e.objectives[name].mean for name in OBJECTIVES] for e in members])
+    picks = {members[knee(points)].number: ["knee"]}
+    for column, name in enumerate(OBJECTIVES):
+        number = members[int(points[:, column].argmax())].number
+        picks.setdefault(number, []).append(f"best:{name}")
+    receiver = (0.0,) * len(KNOBS)
+    return {
+        "format": "mergefront/front@1",
+        "run": "digits",
+        "objectives": list(OBJECTIVES),
+        "reference": REFERENCE,
+        "guard": 0.02,
+        "receiver": {
+            "search": _plain(estimates(receiver, 0, N_SEARCH)),
+            "validation": _plain(estimates(receiver, 1, N_VALIDATION)),
+            "test": _plain(estimates(receiver, 2, N_VALIDATION)),
+        },
+        "members": [_member(e, picks.get(e.number, [])) for e in members],
+        "hypervolume": {
+            "search": hypervolume(values, list(REFERENCE.values())),
+            "validation": {"value": 0.071, "low": 0.06, "high": 0.08},
+        },
+        "candidates": len(found),
+        "failed": len(found) - len(done),
+        "items": {"search": N_SEARCH, "validation": N_VALIDATION, "test": N_VALIDATION},
+        "seconds": {"build": 0.05, "reset": 0.01, "generate": 1.9, "score": 0.02, "record": 0.03},
+        "messages": ["3 of 8 members beat the receiver on validation items."],
+    }
+
+
+def _plain(found: dict[str, Estimate]) -> dict[str, Any]:
+    return {name: asdict(one) for name, one in found.items()}
+
+
+def _gain(point: tuple[float, ...], split: int) -> dict[str, Any]:
+    mine = scores(point, split, N_VALIDATION)
+    base = scores((0.0,) * len(KNOBS), split, N_VALIDATION)
+    gains = {}
+    for name in OBJECTIVES:
+        d = paired_difference(mine[name], base[name], range(N_VALIDATION))
+        gains[name] = {"mean": d.mean, "low": d.low, "high": d.high}
+    return gains
+
+
+def _member(e: Evaluation, picks: list[str]) -> dict[str, Any]:
+    gain = _gain(e.point, 1)
+    kept = gain["perception"]["mean"] >= -0.02
+    better = gain["reasoning"]["low"] > 0
+    return {
+        "number": e.number,
+        "recipe": "0123456789ab",
+        "origin": e.origin,
+        "knobs": dict(zip(KNOBS, e.point, strict=True)),
+        "search": _plain(dict(e.objectives)),
+        "validation": _plain(estimates(e.point, 1, N_VALIDATION)),
+        "gain": gain,
+        "verdict": "beats the receiver" if better and kept else "not resolved",
+        "picks": picks,
+        "test": _plain(estimates(e.point, 2, N_VALIDATION)) if picks else None,
+        "test_gain": _gain(e.point, 2) if picks else None,
+    }

@@ -1,0 +1,340 @@
+"""Search spaces: exact at the bounds, linear between, every group claimed once, faults named."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mergefront.config import validate
+from mergefront.errors import ConfigError, SpaceError
+from mergefront.space import Space, SpaceSpec, load_space
+from test_recipe import receiver_groups
+
+SHIPPED = Path(__file__).parent.parent / "search_spaces"
+DONORS = ("a", "b")
+BODY = ["attention", "mlp", "norm"]
+
+
+def spec(*lines: dict[str, Any], frozen: tuple[str, ...] = ("embedding", "head")) -> SpaceSpec:
+    knobs = [{"parts": BODY, "low": 0.0, "high": 1.0} | line for line in lines]
+    return validate({"method": "linear", "knobs": knobs, "frozen": frozen}, SpaceSpec, "my.yaml")
+
+
+def space(*lines: dict[str, Any], layers: int = 6, **options: Any) -> Space:
+    return Space.build(spec(*lines, **options), DONORS, receiver_groups(layers))
+
+
+def curve(found: Space, point: list[float], donor: str = "a", part: str = "mlp") -> list[float]:
+    row = found.table(point)[donor]
+    return [row[f"{layer}.{part}"] for layer in range(len(row)) if f"{layer}.{part}" in row]
+
+
+LAYERS = ["all", "each", {"blocks": 4}, {"knots": 3}, {"cosines": 3}, {"ranges": [[0, 1], [2, 5]]}]
+BOUNDS = st.tuples(st.floats(-2, 2).map(lambda low: round(low, 6)), st.floats(0.1, 3)).map(
+    lambda b: (b[0], b[0] + b[1])
+)
+
+
+@st.composite
+def spaces(draw: st.DrawFn, kinds: list[Any] = LAYERS) -> Space:
+    lines = []
+    for parts in (["attention"], ["mlp"], ["norm", "embedding"]):
+        low, high = draw(BOUNDS)
+        donors = draw(st.sampled_from(["each", "tied"]))
+        lines.append({"parts": parts, "low": low, "high": high, "donors": donors})
+        lines[-1]["layers"] = draw(st.sampled_from(kinds))
+    return space(*lines, frozen=("head",))
+
+
+def points(found: Space) -> st.SearchStrategy[list[float]]:
+    return st.lists(st.floats(0, 1), min_size=found.dimension, max_size=found.dimension)
+
+
+@settings(deadline=None)
+@given(data=st.data(), found=spaces())
+def test_every_group_is_claimed_once_within_bounds(data: st.DataObject, found: Space) -> None:
+    table = found.table(data.draw(points(found)))
+    names = [group.name for group in receiver_groups(6)]
+    bounds = {part: line for line in found.spec.knobs for part in line.parts}
+    assert list(table) == list(DONORS)
+    assert found.frozen_groups == ("head",)
+    for row in table.values():
+        assert sorted([*row, "head"]) == sorted(names)
+        for name, value in row.items():
+            line = bounds[name.split(".")[-1]]  # type: ignore[index]
+            assert line.low <= value <= line.high
+
+
+@settings(deadline=None)
+@given(data=st.data(), found=spaces([kind for kind in LAYERS if "cosines" not in kind]))
+def test_decoding_is_linear(data: st.DataObject, found: Space) -> None:
+    p, q = data.draw(points(found)), data.draw(points(found))
+    share = data.draw(st.floats(0, 1))
+    mixed = [share * a + (1 - share) * b for a, b in zip(p, q, strict=True)]
+    first, second, both = (found.table(point) for point in (p, q, mixed))
+    for donor, row in both.items():
+        for name, value in row.items():
+            wanted = share * first[donor][name] + (1 - share) * second[donor][name]
+            assert value == pytest.approx(wanted, abs=1e-9)
+
+
+@settings(deadline=None)
+@given(found=spaces([kind for kind in LAYERS if "cosines" not in kind]))
+def test_bounds_are_exact(found: Space) -> None:
+    bounds = {part: line for line in found.spec.knobs for part in line.parts}
+    for u, bound in ((0.0, "low"), (1.0, "high")):
+        for row in found.table([u] * found.dimension).values():
+            for name, value in row.items():
+                exact = getattr(bounds[name.split(".")[-1]], bound)  # type: ignore[index]
+                assert value == exact or (value == 0.0 and abs(exact) < 1e-11)
+
+
+@settings(deadline=None)
+@given(found=spaces(), value=st.floats(-1, 1))
+def test_uniform_points(found: Space, value: float) -> None:
+    bounds = {part: line for line in found.spec.knobs for part in line.parts}
+    for row in found.table(found.uniform_point(value)).values():
+        for name, got in row.items():
+            line = bounds[name.split(".")[-1]]  # type: ignore[index]
+            assert got == pytest.approx(min(line.high, max(line.low, value)), abs=1e-12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(low=st.floats(-3, 0), high=st.floats(0.01, 3), kind=st.sampled_from(LAYERS))
+def test_the_receiver_is_exactly_zero(low: float, high: float, kind: Any) -> None:
+    found = space({"layers": kind, "low": low, "high": high})
+    table = found.table(found.receiver_point())
+    assert {value for row in table.values() for value in row.values()} == {0.0}
+
+
+def test_a_space_without_the_receiver() -> None:
+    found = space({"low": 0.1, "high": 0.5})
+    with pytest.raises(SpaceError, match=r"knob a\.attention\+mlp\+norm\.all lies in \[0\.1, 0\.5"):
+        found.receiver_point()
+
+
+def test_start_points() -> None:
+    found = space({"low": -1.0, "high": 3.0, "start": 2.0, "layers": {"cosines": 3}})
+    assert {v for row in found.table(found.start_point()).values() for v in row.values()} == {2.0}
+    middle = space({"low": -1.0, "high": 3.0})
+    assert [knob.start for knob in middle.knobs] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("layers", "n", "wanted"),
+    [
+        (5, 2, [0.0, 0.25, 0.5, 0.75, 1.0]),
+        (5, 3, [0.0, 0.5, 1.0, 0.5, 0.0]),
+        (4, 3, [0.0, 2 / 3, 2 / 3, 0.0]),
+        (4, 4, [0.0, 1.0, 0.0, 1.0]),
+    ],
+)
+def test_knots(layers: int, n: int, wanted: list[float]) -> None:
+    found = space({"layers": {"knots": n}}, layers=layers)
+    values = [0.0, 1.0, 0.0, 1.0][:n]
+    assert curve(found, values * 2) == pytest.approx(wanted, abs=1e-15)
+    row = found.table(values * 2)["a"]
+    assert row["final.norm"] == row[f"{layers - 1}.norm"]
+
+
+@settings(deadline=None)
+@given(layers=st.integers(2, 40), data=st.data())
+def test_knots_interpolate(layers: int, data: st.DataObject) -> None:
+    n = data.draw(st.integers(2, layers))
+    values = data.draw(st.lists(st.floats(0, 1), min_size=n, max_size=n))
+    found = curve(space({"layers": {"knots": n}}, layers=layers), values * 2)
+    wanted = np.interp(np.linspace(0, 1, layers), np.linspace(0, 1, n), values)
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+    assert (found[0], found[-1]) == pytest.approx((values[0], values[-1]), abs=1e-12)
+
+
+@settings(deadline=None)
+@given(layers=st.integers(1, 50), data=st.data())
+def test_blocks_are_contiguous_and_fair(layers: int, data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, layers))
+    values = [number / n for number in range(n)]
+    found = curve(space({"layers": {"blocks": n}}, layers=layers), values * 2)
+    runs = [len(list(run)) for _, run in itertools.groupby(found)]
+    assert found == sorted(found)
+    assert len(runs) == n
+    assert max(runs) - min(runs) <= 1
+    assert runs == sorted(runs, reverse=True)
+
+
+@settings(deadline=None)
+@given(data=st.data(), n=st.integers(1, 6))
+def test_cosines_are_the_clipped_dct(data: st.DataObject, n: int) -> None:
+    found = space({"layers": {"cosines": n}, "low": -1.0, "high": 1.5})
+    point = data.draw(st.lists(st.floats(0, 1), min_size=n, max_size=n))
+    half = 1.25
+    amplitudes = [-1.0 + point[0] * 2.5, *(-half + u * 2 * half for u in point[1:])]
+    depth = np.arange(6) + 0.5
+    wanted = sum(a * np.cos(np.pi * k * depth / 6) for k, a in enumerate(amplitudes))
+    np.testing.assert_allclose(curve(found, point * 2), np.clip(wanted, -1, 1.5), atol=1e-9)
+    assert [knob.name for knob in found.knobs[:n]] == [
+        f"a.attention+mlp+norm.c{k}" for k in range(n)
+    ]
+
+
+def test_ranges_and_each() -> None:
+    found = space({"layers": {"ranges": [[2, 5], [0, 1]]}})
+    assert curve(found, [0.1, 0.9] * 2) == [0.9, 0.9, 0.1, 0.1, 0.1, 0.1]
+    values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    each = space({"layers": "each"})
+    assert curve(each, values * 2) == values
+    assert [knob.name for knob in each.knobs[:2]] == [
+        "a.attention+mlp+norm.l0",
+        "a.attention+mlp+norm.l1",
+    ]
+
+
+def test_embedding_goes_first_and_head_last() -> None:
+    line = {"parts": [*BODY, "embedding", "head"], "layers": {"knots": 2}}
+    row = space(line, frozen=()).table([0.2, 0.8] * 2)["a"]
+    assert (row["embedding"], row["head"], row["final.norm"]) == (0.2, 0.8, 0.8)
+    assert row["0.mlp"] == 0.2
+
+
+def test_tied_and_named_donors() -> None:
+    tied = space({"donors": "tied"})
+    assert [knob.name for knob in tied.knobs] == ["tied.attention+mlp+norm.all"]
+    table = tied.table([0.5])
+    assert table["a"] == table["b"]
+    assert tied.uniform_point({"a": 0.25, "b": 0.25}) == (0.25,)
+    with pytest.raises(SpaceError, match="tied donors a, b cannot have different coefficients"):
+        tied.uniform_point({"a": 0.25, "b": 0.5})
+    named = space({"donors": ["b"], "high": 2.0}, {"donors": ["a"]})
+    assert [knob.name for knob in named.knobs] == [
+        "b.attention+mlp+norm.all",
+        "a.attention+mlp+norm.all",
+    ]
+    table = named.table(named.uniform_point({"a": 0.25, "b": 1.5}))
+    assert (table["a"]["0.mlp"], table["b"]["0.mlp"]) == (0.25, 1.5)
+
+
+def test_a_tied_head_claims_nothing() -> None:
+    lines = ({}, {"parts": ["head"]})
+    tied = Space.build(spec(*lines, frozen=("embedding",)), DONORS, receiver_groups(tied=True))
+    assert tied.dimension == 2
+    assert "head" not in tied.table([0.5, 0.5])["a"]
+    untied = Space.build(spec(*lines, frozen=("embedding",)), DONORS, receiver_groups())
+    assert untied.dimension == 4
+    Space.build(spec({}), DONORS, receiver_groups(tied=True))  # frozen: head is fine too
+    only = spec({"parts": ["head"]}, frozen=(*BODY, "embedding"))
+    with pytest.raises(SpaceError, match="no knob that moves anything"):
+        Space.build(only, DONORS, receiver_groups(tied=True))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"parts": ["attention", "norm"]}, "part 'mlp' of donor 'a' is not claimed"),
+        ({"donors": ["a"]}, "part 'attention' of donor 'b' is not claimed"),
+        ({"parts": [*BODY, "head"]}, r"'head' of donor 'a' is claimed 2 times: frozen, knobs\.0"),
+        ({"donors": ["a", "c"]}, r"knobs\.0: unknown donor 'c', the donors are a, b"),
+        ({"layers": {"knots": 7}}, r"knobs\.0 \(attention\+mlp\+norm\): 7 knots for 6 layers"),
+        ({"layers": {"blocks": 9}}, "9 blocks for 6 layers"),
+        ({"layers": {"ranges": [[0, 4]]}}, "layer 5 is not claimed by any range"),
+        ({"layers": {"ranges": [[0, 3], [3, 5]]}}, "layer 3 is claimed twice by the ranges"),
+        ({"layers": {"ranges": [[0, 6]]}}, r"range \[0, 6\] does not lie within layers 0 to 5"),
+    ],
+)
+def test_spaces_that_do_not_fit(line: dict[str, Any], words: str) -> None:
+    with pytest.raises(SpaceError, match=words):
+        space(line)
+
+
+def test_a_part_in_two_lines() -> None:
+    with pytest.raises(SpaceError, match=r"'mlp' of donor 'a' is claimed 2 times: knobs\.0, kn"):
+        space({}, {"parts": ["mlp"], "donors": ["a"]})
+
+
+def test_knots_over_an_embedding_alone() -> None:
+    with pytest.raises(SpaceError, match=r"knobs\.1 \(embedding\): 3 knots for 1 layer"):
+        space({}, {"parts": ["embedding"], "layers": {"knots": 3}}, frozen=("head",))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"low": 1.0}, r"knobs\.0: low 1\.0 is not below high 1\.0"),
+        ({"start": 1.5}, r"knobs\.0: start 1\.5 is outside \[0\.0, 1\.0\]"),
+        ({"high": float("inf")}, r"knobs\.0\.high: Input should be a finite number"),
+        ({"parts": ["eyes"]}, r"knobs\.0\.parts\.0: Input should be 'attention', 'mlp'"),
+        ({"parts": ["mlp", "mlp"]}, r"knobs\.0\.parts: a name is given twice"),
+        ({"parts": []}, r"knobs\.0\.parts: expected at least one entry"),
+        ({"donors": "every"}, r"knobs\.0\.donors: expected each, tied or a list of donors"),
+        ({"layers": "some"}, r"knobs\.0\.layers: expected each, all, \{blocks: n\}"),
+        ({"layers": {"waves": 3}}, r"knobs\.0\.layers: expected each, all, \{blocks: n\}"),
+        ({"layers": {"knots": 1}}, r"knobs\.0\.layers.*greater than or equal to 2 \(found 1\)"),
+        ({"colour": 1}, r"knobs\.0\.colour: unknown field"),
+    ],
+)
+def test_faults_are_named(line: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=r"^my\.yaml: " + words) as caught:
+        spec(line)
+    assert ";" not in caught.value.message  # that one fault, once
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"method": "magic"}, "no merge method 'magic'"),
+        ({"parameters": {"anchor": "moon"}}, "anchor is 'moon', expected one of"),
+        ({"knobs": []}, "knobs: expected at least one entry"),
+        ({"format": "mergefront/space@9"}, "format: Input should be 'mergefront/space@1'"),
+    ],
+)
+def test_faults_of_the_file(change: dict[str, Any], words: str) -> None:
+    fine = {"knobs": [{"parts": BODY, "low": 0, "high": 1}], "frozen": ["embedding", "head"]}
+    with pytest.raises(ConfigError, match=words):
+        validate(fine | change, SpaceSpec, "my.yaml")
+
+
+@pytest.mark.parametrize("point", [[0.5], [0.5] * 3, [0.5, 1.1], [0.5, float("nan")]])
+def test_points_outside_the_cube(point: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"expected 2 values in \[0, 1\]"):
+        space({}).table(point)
+
+
+DIMENSIONS = {  # per donor, over L layers: what each file's header says
+    "uniform": lambda n: 1,
+    "early_middle_late": lambda n: 3,
+    "knots_by_part": lambda n: 7,
+    "blocks_by_part": lambda n: 9,
+    "every_layer": lambda n: 2 * n + 1,
+}
+
+
+@pytest.mark.parametrize("name", DIMENSIONS)
+@pytest.mark.parametrize("layers", [6, 32])
+def test_shipped_spaces(name: str, layers: int) -> None:
+    found = Space.build(load_space(SHIPPED / f"{name}.yaml"), DONORS, receiver_groups(layers))
+    assert found.dimension == 2 * DIMENSIONS[name](layers)
+    assert len({knob.name for knob in found.knobs}) == found.dimension
+    assert found.frozen_groups == ("embedding", "head")
+    assert found.parts == ("attention", "mlp", "norm")
+    for value in (0.0, 0.5, 1.0):
+        table = found.table(found.uniform_point(value))
+        assert {v for row in table.values() for v in row.values()} == {value}
+    told = found.describe()
+    assert told["dimension"] == len(told["knobs"]) == found.dimension
+
+
+def test_all_shipped_spaces_are_known() -> None:
+    assert {file.stem for file in SHIPPED.glob("*.yaml")} == set(DIMENSIONS)
+
+
+def test_names_of_the_default_space() -> None:
+    found = Space.build(load_space(SHIPPED / "knots_by_part.yaml"), ("a",), receiver_groups())
+    assert [knob.name for knob in found.knobs] == [
+        *(f"a.attention.k{n}" for n in range(3)),
+        *(f"a.mlp.k{n}" for n in range(3)),
+        "a.norm.all",
+    ]
