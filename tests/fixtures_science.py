@@ -98,7 +98,7 @@ def front_json(found: list[Evaluation]) -> dict[str, Any]:
         "failed": len(found) - len(done),
         "items": {"search": N_SEARCH, "validation": N_VALIDATION, "test": N_VALIDATION},
         "seconds": {"build": 0.05, "reset": 0.01, "generate": 1.9, "score": 0.02, "record": 0.03},
-        "messages": ["3 of 8 members beat the receiver on validation items."],
+        "messages": [f"{len(members)} of {len(members)} members beat the receiver."],
     }
 
 

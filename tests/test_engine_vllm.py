@@ -78,6 +78,34 @@ class TestFloat32Untied(EngineContract):
         monkeypatch.undo()
         assert case.ask(case.recipe(0.5, 0.5), items) == answers
 
+    def test_an_interrupt_leaves_no_questions_behind(
+        self, case: Case, items: list[Item], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answers = case.ask(case.recipe(0.5, 0.5), items)
+        inner = case.engine._llm.llm_engine
+        step, steps = inner.step, []
+
+        def interrupted() -> object:
+            steps.append(1)
+            if len(steps) == 2:
+                raise KeyboardInterrupt
+            return step()
+
+        monkeypatch.setattr(inner, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            case.engine.generate(items)
+        monkeypatch.undo()
+        assert not inner.has_unfinished_requests()
+        assert case.engine.generate(items) == answers
+        assert case.ask(case.recipe(0.5, 0.5), items) == answers
+
+    def test_a_failed_start_is_an_engine_error(self, case: Case, items: list[Item]) -> None:
+        answers = case.ask(case.recipe(0.5, 0.5), items)
+        settings = case.settings.model_copy(update={"max_model_len": 100_000})
+        with pytest.raises(EngineError, match=r"vLLM did not start on .*vlm"):
+            open_engine(settings, case.refs, "task_arithmetic", {})
+        assert case.engine.generate(items) == answers
+
     def test_torch_is_left_as_it_was(self, case: Case) -> None:
         assert torch.set_num_threads.__module__ != "vllm.v1.worker.cpu_worker"
         now = {name: os.environ.get(name) for name in BEFORE}
@@ -137,6 +165,7 @@ def test_uniform_rows_finds_runs_and_refuses_mixed_rows() -> None:
     assert uniform_rows("w", codes) == [((0, 2), 1), ((2, 3), 2)]
     assert uniform_rows("w", torch.zeros(3)) == []
     assert uniform_rows("w", torch.tensor([3, 3])) == [((0, 2), 3)]
+    assert uniform_rows("w", torch.tensor(4)) == [((0, 1), 4)]
     with pytest.raises(EngineError, match="parameter w mixes groups within a row"):
         uniform_rows("w", torch.tensor([[1, 2], [1, 1]]))
 

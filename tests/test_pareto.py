@@ -23,6 +23,7 @@ def dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return all(x >= y for x, y in zip(a, b, strict=True)) and a != b
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4).flatmap(sets))
 def test_non_dominated_against_every_pair(points: list[tuple[float, ...]]) -> None:
     expected = [i for i, p in enumerate(points) if not any(dominates(q, p) for q in points)]
@@ -45,8 +46,8 @@ def by_inclusion_exclusion(points: list[tuple[float, ...]], reference: tuple[flo
     return total
 
 
-@given(st.integers(1, 4).flatmap(lambda m: st.tuples(sets(m, most=7), st.tuples(*[GRID] * m))))
 @settings(deadline=None)
+@given(st.integers(1, 4).flatmap(lambda m: st.tuples(sets(m, most=7), st.tuples(*[GRID] * m))))
 def test_hypervolume_against_inclusion_exclusion(
     drawn: tuple[list[tuple[float, ...]], tuple[float, ...]],
 ) -> None:
@@ -55,6 +56,7 @@ def test_hypervolume_against_inclusion_exclusion(
     assert hypervolume(points, reference) == pytest.approx(expected, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(sets(2), st.permutations(range(8)))
 def test_hypervolume_ignores_order_and_dominated_points(
     points: list[tuple[float, ...]], order: list[int]
@@ -75,6 +77,7 @@ def test_hypervolume_of_nothing_and_of_what_does_not_fit() -> None:
         hypervolume([(1,) * 5], (0,) * 5)
 
 
+@settings(deadline=None)
 @given(sets(2))
 def test_the_knee_is_farthest_from_the_line_through_the_extremes(
     points: list[tuple[float, ...]],

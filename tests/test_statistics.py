@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -28,6 +28,7 @@ from mergefront.statistics import (
 SCORES = st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=2, max_size=12)
 
 
+@settings(deadline=None)
 @given(SCORES)
 def test_single_items_give_the_usual_standard_error(scores: list[float]) -> None:
     found = estimate(scores, range(len(scores)))
@@ -36,6 +37,7 @@ def test_single_items_give_the_usual_standard_error(scores: list[float]) -> None
     assert found.n == len(scores)
 
 
+@settings(deadline=None)
 @given(SCORES, st.integers(2, 4))
 def test_copied_items_add_no_information(scores: list[float], copies: int) -> None:
     found = estimate(scores * copies, list(range(len(scores))) * copies)
@@ -56,6 +58,7 @@ def test_standard_error_by_hand() -> None:
         estimate([], [])
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(1, 40))
 def test_wilson_without_clusters_is_scipys(right: int, wrong: int) -> None:
     n = right + wrong
@@ -74,6 +77,7 @@ def test_wilson_is_wider_with_clusters_and_sensible_at_the_ends() -> None:
     assert 0.95 < low < 0.97
 
 
+@settings(deadline=None)
 @given(SCORES)
 def test_paired_difference_of_single_items_is_the_paired_t_interval(a: list[float]) -> None:
     rng = np.random.default_rng(len(a))
@@ -113,6 +117,7 @@ def test_mcnemar_of_many_items_neither_overflows_nor_hangs() -> None:
     assert mcnemar(np.r_[a, b], np.r_[b, a]) == 1.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
 def test_holm_is_closed_testing_with_bonferroni(p_values: list[float]) -> None:
     """Adjusted p = largest Bonferroni p over the sets of hypotheses that contain this one."""

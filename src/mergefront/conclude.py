@@ -8,14 +8,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergefront import compare, plots, report
+from mergefront import compare, plots
 from mergefront.assemble import space_of
 from mergefront.errors import MergefrontError, RunError
 from mergefront.export import Progress, Scored, export_candidate
 from mergefront.profiles import profile
 from mergefront.records import Evaluation
+from mergefront.report import Figure, write_report
 from mergefront.rundir import RECEIVER, RunDirectory
-from mergefront.search import Search, estimates_of, evaluations, open_study, reference_point
+from mergefront.search import (
+    Search,
+    estimates_of,
+    evaluations,
+    open_study,
+    reference_point,
+    source_hashes,
+)
 from mergefront.select import read_front, write_front
 from mergefront.space import Space
 from mergefront.tasks import item_set
@@ -41,7 +49,7 @@ def open_tracker(search: Search, known: Sequence[Evaluation]) -> Tracker | None:
 
 
 def _card(run: RunDirectory, space: Space) -> Card:
-    manifest = json.loads((run.path / "manifest.json").read_text())
+    manifest = run.manifest()
     receiver = estimates_of(run.read_items(RECEIVER, "search"))
 
     def knobs(point: Sequence[float]) -> Mapping[str, float]:
@@ -75,22 +83,34 @@ def _ending(run: RunDirectory) -> Ending:
     return Ending(metrics, files)
 
 
-def draw(run: RunDirectory, found: Sequence[Evaluation]) -> list[Path]:
-    """Draw front, history and the picks' profiles into plots/; returns the files."""
+def present(run: RunDirectory, found: Sequence[Evaluation]) -> None:
+    """Draw front, history and the picks' profiles into plots/, and write the report page."""
     front = read_front(run)
-    names = front["objectives"]
     shutil.rmtree(run.plots, ignore_errors=True)
     figure = plots.front_figure(front, found, sampler=run.config.search.sampler)
-    files = plots.save(figure, run.plots, "front")
-    figure = plots.history_figure(found, names, front["reference"])
-    files += plots.save(figure, run.plots, "history")
+    plots.save(figure, run.plots, "front")
+    figure = plots.history_figure(found, front["objectives"], front["reference"])
+    plots.save(figure, run.plots, "history")
     space, sources = space_of(run.config)
     points = {e.number: e.point for e in found}
     chosen = [m for m in front["members"] if m["picks"]]
     labels = [f"{', '.join(m['picks'])} (#{m['number']})" for m in chosen]
     profiles = [profile(space.table(points[m["number"]]), sources.groups) for m in chosen]
-    files += plots.save(plots.profile_figure(labels, profiles), run.plots, "profiles")
-    return files
+    plots.save(plots.profile_figure(labels, profiles), run.plots, "profiles")
+    write_report(
+        run.report,
+        front,
+        figures=[
+            Figure(run.plots / f"{stem}.svg", caption)
+            for stem, caption in (
+                ("front", "The search cloud and the validated front with 95 % intervals."),
+                ("history", "What the search had found after each candidate (search items)."),
+                ("profiles", "Coefficients of the picks over depth, by donor and part."),
+            )
+        ],
+        config=(run.path / "config.yaml").read_text(),
+        manifest=run.manifest(),
+    )
 
 
 def conclude(
@@ -102,8 +122,7 @@ def conclude(
     """
     run = search.run
     found = evaluations(search.study, run)
-    draw(run, found)
-    report.write(run.path)
+    present(run, found)
     yield f"report    {run.report}"
     yield f"pictures  {run.plots}"
     exported = run.path / "best"
@@ -134,6 +153,7 @@ def export_pick(
     named = compare.candidate(run, pick)
     if named.number is None:
         raise RunError(f"{run.path}: there is no candidate {pick!r}")
+    run.check_manifest({"sources": source_hashes(named.sources)})
     hashes = open_study(run).user_attrs.get(f"hashes:{named.number}")
     return export_candidate(
         named.recipe,
@@ -162,8 +182,7 @@ def rebuild(run: RunDirectory, say: Say) -> Iterator[str]:
         )
     write_front(run, study)
     found = evaluations(study, run)
-    draw(run, found)
-    report.write(run.path)
+    present(run, found)
     yield f"report    {run.report}"
     if run.config.tracking.enabled:
         space, _ = space_of(run.config)

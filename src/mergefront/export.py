@@ -152,6 +152,9 @@ def verify(
 def load_in_transformers(folder: Path) -> dict[str, int]:
     """Load the checkpoint in transformers. Raises EngineError on a missing or unexpected tensor."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     AutoProcessor.from_pretrained(folder)
     model, report = AutoModelForImageTextToText.from_pretrained(

@@ -138,6 +138,13 @@ class RunDirectory:
             return
         write_text(path, json.dumps({**now, **_environment(self.config)}, indent=1))
 
+    def manifest(self) -> dict[str, Any]:
+        """What the run was started with. Raises RunError if it has not been started."""
+        path = self.path / "manifest.json"
+        if not path.is_file():
+            raise RunError(f"{self.path}: the run has not been started")
+        return dict(json.loads(path.read_text()))
+
     def items_path(self, name: str) -> Path:
         """The item file of candidate `name` (its number, or RECEIVER)."""
         stem = f"{int(name):05d}" if name.isdigit() else name

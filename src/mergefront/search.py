@@ -21,7 +21,7 @@ from mergefront.engine import Engine, open_engine
 from mergefront.errors import EngineError
 from mergefront.merging.plan import group_weights
 from mergefront.merging.sources import Sources
-from mergefront.propose import make_sampler, pending
+from mergefront.propose import ReplaySampler, make_sampler, pending
 from mergefront.recipe import Models, Recipe
 from mergefront.records import Estimate, Evaluation, Item, Seconds, Split
 from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, item_records
@@ -103,7 +103,7 @@ class Search:
         Raises:
             EngineError: the engine failed MAX_FAILURES times in a row.
         """
-        self.study.sampler = make_sampler(
+        sampler = make_sampler(
             self.config.search.sampler,
             dimension=self.space.dimension,
             seed=self.config.search.seed,
@@ -111,9 +111,10 @@ class Search:
             n_objectives=len(self.config.objectives),
             reference=list(reference_point(self.config, self.receiver("search")).values()),
         )
+        self.study.sampler = sampler
         failures = 0
         began = time.perf_counter()
-        for trial in self._trials(stop):
+        for trial in self._trials(sampler, stop):
             point = self.point(trial)
             proposed = time.perf_counter() - began
             origin = str(trial.user_attrs.get("origin", self.config.search.sampler))
@@ -132,7 +133,7 @@ class Search:
             yield told
             began = time.perf_counter()
 
-    def _trials(self, stop: Callable[[], bool]) -> Iterator[optuna.Trial]:
+    def _trials(self, sampler: ReplaySampler, stop: Callable[[], bool]) -> Iterator[optuna.Trial]:
         for trial in pending(self.study):
             if stop():
                 return
@@ -141,7 +142,7 @@ class Search:
             if self.clock.left() < self._reserve():
                 logger.warning("the time budget leaves no room for another candidate")
                 return
-            yield self.study.ask()
+            yield sampler.ask(self.study, [knob.name for knob in self.space.knobs])
 
     def _trial_limit(self) -> int:
         """WAITING warm starts count as trials already, so they are added back while they wait."""
@@ -226,6 +227,7 @@ class Search:
             "failure": evaluation.failure,
         }
         trial.set_user_attr(RESULT, result)
+        logger.info("candidate %d: %s", trial.number, evaluation)
         if evaluation.failure:
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
@@ -275,9 +277,7 @@ def evaluations(study: optuna.Study, run: RunDirectory) -> list[Evaluation]:
         point = tuple(trial.params[name] for name in result["knobs"])
         seconds = Seconds(**result["seconds"])
         found.append(
-            Evaluation(
-                trial.number, point, result["origin"], estimates, seconds, result["failure"]
-            )
+            Evaluation(trial.number, point, result["origin"], estimates, seconds, result["failure"])
         )
     return found
 

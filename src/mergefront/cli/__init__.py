@@ -21,6 +21,9 @@ from mergefront.cli import launch, machine, models, results
 from mergefront.cli.terminal import complain
 from mergefront.errors import MergefrontError
 
+# Before torch is imported by any verb: its C++ side would greet every engine on stderr.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
 app = typer.Typer(
     name="mergefront",
     help="Search how much of which LLM to merge into a vision-language model, layer by layer.\n\n"
@@ -46,9 +49,12 @@ def _options(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more to stderr.")] = False,
 ) -> None:
-    level = logging.DEBUG if verbose else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("mergefront").setLevel(level)
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[handler]
+    )
+    logging.getLogger("mergefront").setLevel(logging.INFO)  # a run's log.txt gets all of it
 
 
 for module in (launch, results, models, machine):

@@ -8,12 +8,13 @@ and never changed after. Which checkpoint tensors land in which target is the en
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mergefront.errors import EngineError
 from mergefront.merging import build
@@ -79,7 +80,8 @@ class InPlace:
         missing = [group for group in groups if group not in held]
         if lost := [group for group in missing if group not in self._targets]:
             raise EngineError(
-                f"this engine cannot rewrite {', '.join(lost)}: head and embedding share memory",
+                f"this engine has no tensor of its own for {', '.join(lost)} (head and embedding "
+                "share one)",
                 hint="freeze them: `frozen: [embedding, head]`",
             )
         if not missing:
@@ -126,6 +128,20 @@ class InPlace:
             )
 
 
+@contextmanager
+def swapped(parameters: Mapping[str, nn.Parameter], data: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let `data` (of any dtype and device) stand in for the parameters of the same names."""
+    live = {name: (parameters[name].data, parameters[name].requires_grad) for name in data}
+    try:
+        for name, tensor in data.items():
+            parameters[name].requires_grad_(False).data = tensor
+        yield
+    finally:
+        for name, (tensor, requires_grad) in live.items():
+            parameters[name].data = tensor
+            parameters[name].requires_grad_(requires_grad)
+
+
 def uniform_rows(name: str, codes: Tensor) -> list[tuple[tuple[int, int], int]]:
     """Split a parameter into runs of rows of one nonzero code: [((first, end), code), ...].
 
@@ -134,7 +150,7 @@ def uniform_rows(name: str, codes: Tensor) -> list[tuple[tuple[int, int], int]]:
     """
     if codes.numel() == 0 or not codes.any():
         return []
-    flat = codes.reshape(len(codes), -1)
+    flat = codes.reshape(len(codes) if codes.dim() else 1, -1)
     low, high = flat.amin(dim=1), flat.amax(dim=1)
     if not torch.equal(low, high):
         raise EngineError(f"parameter {name} mixes groups within a row and cannot be rewritten")

@@ -179,11 +179,17 @@ class TransformersEngine:
 
 def _load_model(folder: Path, dtype: str) -> Any:
     from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging as transformers_logging
 
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise EngineError(f"transformers does not load {folder}: {error}") from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval().requires_grad_(False)
 

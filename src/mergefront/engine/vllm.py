@@ -83,7 +83,8 @@ class VllmEngine:
         arguments = (refs.to_dict(), self._method, self._parameters, settings.snapshot_device)
         self._call("mergefront_open", arguments)
         if groups:
-            self._call("mergefront_hold", (sorted(groups),))
+            held = self._call("mergefront_hold", (sorted(groups),))[0]
+            logger.info("sources of %d groups hold %.2f GB", len(groups), held / 1e9)
 
     def load(self, recipe: Recipe) -> Seconds:
         if self._fixed:

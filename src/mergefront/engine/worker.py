@@ -15,17 +15,18 @@ vLLM's business, and pointers never change.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from vllm.distributed import get_tensor_model_parallel_world_size
 from vllm.platforms import current_platform
 
 from mergefront.checkpoint import DTYPES
-from mergefront.engine.inplace import InPlace, Target, Weights, digest, uniform_rows
+from mergefront.engine.inplace import InPlace, Target, Weights, digest, swapped, uniform_rows
 from mergefront.errors import EngineError
 from mergefront.merging import METHODS
 from mergefront.merging.sources import ModelRefs, Sources
@@ -121,7 +122,7 @@ class LiveModel:
         parameters: Mapping[str, Any],
         device: str,
     ) -> None:
-        self._model = model.requires_grad_(False)  # else integers could not stand in for weights
+        self._model = model
         self._sources = sources
         self._method = METHODS[method]
         self._method_parameters = dict(parameters)
@@ -158,18 +159,38 @@ class LiveModel:
         self._load_into(codes, numbered())
         for name, code in codes.items():
             for rows, number in uniform_rows(name, code):
-                group, live = groups[number - 1], self._parameters[name].data
-                whole = rows == (0, len(live))
+                live = self._parameters[name].data
+                whole = live.dim() == 0 or rows == (0, len(live))
+                target = live if whole else live[rows[0] : rows[1]]
                 self._targets.append(
-                    Target(
-                        name,
-                        group,
-                        None if whole else rows,
-                        live if whole else live[rows[0] : rows[1]],
-                    )
+                    Target(name, groups[number - 1], None if whole else rows, target)
                 )
         self._drop_shared_head()
+        self._refuse_unplaced()
         _refuse_quantized(self._targets)
+
+    def _refuse_unplaced(self) -> None:
+        """Raises EngineError if the loader leaves out a tensor, which candidates would then miss.
+
+        A rank of a tensor-parallel engine has a part of each tensor, so that only the absence of
+        a whole group shows there. Embedding and head may be one matrix stored twice.
+        """
+        placed: dict[str, int] = {}
+        for target in self._targets:
+            name = target.group.name
+            placed[name] = placed.get(name, 0) + target.live.numel()
+        headers = self._sources.receiver.headers
+        alone = get_tensor_model_parallel_world_size() == 1
+        for group in self._sources.groups:
+            if group.part in ("embedding", "head"):
+                continue
+            found = placed.get(group.name, 0)
+            expected = sum(math.prod(headers[name].shape) for name in group.tensors)
+            if found == 0 or (alone and found != expected):
+                raise EngineError(
+                    f"vLLM's loader places {found} of the {expected} values of group {group.name}",
+                    hint="use the transformers engine for this model",
+                )
 
     def _drop_shared_head(self) -> None:
         """Make no target of the embedding if the head that the checkpoint holds shares it."""
@@ -243,19 +264,6 @@ class LiveModel:
 
 class _MixedDtypesError(Exception):
     """Tensors of one term have several dtypes."""
-
-
-@contextmanager
-def swapped(parameters: Mapping[str, nn.Parameter], data: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let `data` stand in for the data of the parameters of the same names."""
-    live = {name: parameters[name].data for name in data}
-    try:
-        for name, tensor in data.items():
-            parameters[name].data = tensor
-        yield
-    finally:
-        for name, tensor in live.items():
-            parameters[name].data = tensor
 
 
 def _refuse_packed(model: nn.Module) -> None:

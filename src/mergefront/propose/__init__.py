@@ -6,15 +6,11 @@ Reading order: replay.py (laws and the Optuna side), como_cma.py on kernel.py, o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from mergefront.errors import UserError
 from mergefront.propose.replay import Proposer, ReplaySampler, pending
 
-if TYPE_CHECKING:
-    import optuna
-
-__all__ = ["SAMPLERS", "make_sampler", "pending"]
+__all__ = ["SAMPLERS", "ReplaySampler", "make_sampler", "pending"]
 
 SAMPLERS: tuple[str, ...] = ("como-cma", "nsga2", "tpe", "random")
 """Legal names: our multi-objective CMA-ES, Optuna's NSGA-II and TPE, and random search."""
@@ -28,7 +24,7 @@ def make_sampler(
     start: Sequence[float],
     n_objectives: int,
     reference: Sequence[float] | None = None,
-) -> optuna.samplers.BaseSampler:
+) -> ReplaySampler:
     """Return the sampler `name` for points in [0, 1]^D and 1 to 4 objectives to maximise.
 
     `seed` is the run's seed (>= 0); `start`, of length D, is where como-cma begins without warm

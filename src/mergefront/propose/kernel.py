@@ -49,6 +49,7 @@ class Kernel:
         options: dict[str, Any] = {
             "bounds": [0, 1],
             "popsize": population,
+            "AdaptSigma": cma.sigma_adaptation.CMAAdaptSigmaCSA,  # else its own points in high D
             "CMA_diagonal": self._dimension > _FULL_COVARIANCE_UP_TO,
             "minstd": _SMALLEST_STEP,
             "randn": self._normal,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mergefront.errors import RunError
 
@@ -73,6 +73,27 @@ class ReplaySampler(optuna.samplers.BaseSampler):
             trial.system_attrs[TELLS] = compact(numbers)
             study._storage.set_trial_system_attr(trial._trial_id, TELLS, compact(numbers))
 
+    def ask(self, study: optuna.Study, names: Sequence[str]) -> optuna.Trial:
+        """Return the study's next trial: a queued one if there is any, else a new proposal.
+
+        The same trial as `study.ask()` and D suggestions would make, but a proposal is written to
+        the journal at once, whole: one wait for the disk instead of D + 2. `names` are the D
+        parameters in order. One process may ask at a time.
+        """
+        trials = study.get_trials(deepcopy=False)
+        if any(trial.state == TrialState.WAITING for trial in trials):
+            return study.ask()
+        number, seen = len(trials), [told.number for told in told_trials(study)]
+        point_D = self._proposed(study, number, compact(seen))
+        proposal = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(zip(names, point_D.tolist(), strict=True)),
+            distributions=dict.fromkeys(names, UNIT),
+            system_attrs={TELLS: compact(seen)},
+        )
+        study.add_trial(proposal)
+        return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
@@ -110,15 +131,15 @@ class ReplaySampler(optuna.samplers.BaseSampler):
                 f"trial {trial.number} asks for parameter {param_name}, number {index + 1} of a "
                 f"space with {self._dimension} knobs"
             )
-        return float(self._point(study, trial)[index])
-
-    def _point(self, study: optuna.Study, trial: FrozenTrial) -> NDArray[np.float64]:
         seen = str(trial.system_attrs[TELLS])
-        if self._latest is None or self._latest[:2] != (trial.number, seen):
+        return float(self._proposed(study, trial.number, seen)[index])
+
+    def _proposed(self, study: optuna.Study, number: int, seen: str) -> NDArray[np.float64]:
+        if self._latest is None or self._latest[:2] != (number, seen):
             trials = {told.number: told for told in told_trials(study)}
-            tells = [_tell(trials[number], self._dimension) for number in expand(seen)]
-            point_D = self._proposer.propose([t for t in tells if t is not None], trial.number)
-            self._latest = (trial.number, seen, point_D)
+            tells = [_tell(trials[told], self._dimension) for told in expand(seen)]
+            point_D = self._proposer.propose([t for t in tells if t is not None], number)
+            self._latest = (number, seen, point_D)
         return self._latest[2]
 
 

@@ -1,21 +1,17 @@
-"""Figures of a run: the front, its history, and layer-weight profiles.
+"""The front as a picture: candidates, validated members with intervals, receiver, reference.
 
-Figures are built without pyplot, so nothing global changes and no display is needed. `save`
-writes PNG and SVG that are the same, byte for byte, whenever the data are the same. Colours are
-Okabe and Ito's, which stay apart for colour-blind readers; lines differ in marker as well.
-
-Reading order: the three public figures, then the parts of the front's panels.
+Reading order: `front_figure`, `_front_panel`, then its parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mergefront.pareto import hypervolume, non_dominated
+from mergefront.pareto import non_dominated
+from mergefront.plots.style import BLACK, BLUE, GREY, ORANGE, legend, new_figure
 from mergefront.records import Estimate, Evaluation
 from mergefront.statistics import wilson
 
@@ -23,35 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
-
-    from mergefront.profiles import Profile
-
-BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-SKY, YELLOW, BLACK, GREY = "#56B4E9", "#E69F00", "#222222", "#9A9A9A"
-PALETTE = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, BLACK)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-_STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#666666",
-    "axes.labelcolor": BLACK,
-    "axes.titlesize": 11,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.8,
-    "xtick.color": "#666666",
-    "ytick.color": "#666666",
-    "xtick.labelcolor": BLACK,
-    "ytick.labelcolor": BLACK,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.solid_capstyle": "round",
-    "svg.fonttype": "path",
-}
 
 
 def front_figure(
@@ -74,7 +41,7 @@ def front_figure(
     names = list(front["objectives"])
     if len(names) < 2:
         raise ValueError("a front needs two objectives; draw the history instead")
-    figure, axes = _figure(1, len(names) - 1, size=(7.2, 5.6) if len(names) == 2 else (5.4, 5.0))
+    figure, axes = new_figure(1, len(names) - 1, size=(7.2, 5.6) if len(names) == 2 else (5.4, 5.0))
     done = [c for c in candidates if not c.failure]
     for axis, other in zip(axes[0], names[1:], strict=True):
         _front_panel(axis, front, done, (names[0], other), sampler)
@@ -85,124 +52,8 @@ def front_figure(
     title = f"{front['run']}: front of {front['candidates']} candidates"
     figure.suptitle(title, x=0.02, ha="left", fontsize=12, fontweight="bold")
     handles, labels = axes[0][0].get_legend_handles_labels()
-    _legend(figure, dict(zip(labels, handles, strict=True)))
+    legend(figure, dict(zip(labels, handles, strict=True)))
     return figure
-
-
-def history_figure(
-    candidates: Sequence[Evaluation], objectives: Sequence[str], reference: Mapping[str, float]
-) -> Figure:
-    """Draw what the search had found after each candidate: hypervolume, best of each objective.
-
-    Estimates on search items. `reference` is the hypervolume's point, by objective; up to four.
-    """
-    done = sorted((c for c in candidates if not c.failure), key=lambda c: c.number)
-    figure, axes = _figure(1 + len(objectives), 1, size=(7.2, 1.9), sharex=True)
-    numbers = [c.number + 1 for c in done]
-    values_NM = np.array([[c.objectives[name].mean for name in objectives] for c in done])
-    covered = [
-        hypervolume(values_NM[: i + 1], [reference[name] for name in objectives])
-        for i in range(len(done))
-    ]
-    top = axes[0][0]
-    top.step(numbers, covered, where="post", color=BLACK, linewidth=2)
-    top.set_ylabel("hypervolume")
-    top.set_ylim(bottom=0)
-    for column, (name, colour) in enumerate(zip(objectives, PALETTE, strict=False)):
-        axis = axes[column + 1][0]
-        percent = 100 * values_NM[:, column] if done else np.array([])
-        axis.plot(numbers, percent, "o", color=GREY, markersize=3, alpha=0.6, linewidth=0)
-        best = np.maximum.accumulate(percent) if done else percent
-        axis.step(numbers, best, where="post", color=colour, linewidth=2)
-        axis.axhline(100 * reference[name], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
-        axis.set_ylabel(f"{name} (%)")
-    axes[-1][0].set_xlabel("candidates evaluated")
-    axes[-1][0].set_xlim(0, max([*numbers, 1]) + 1)
-    figure.suptitle(
-        "Found so far, on search items (line: best; dashed: reference)",
-        x=0.02, ha="left", fontsize=12, fontweight="bold",
-    )  # fmt: skip
-    figure.align_ylabels()
-    return figure
-
-
-def profile_figure(labels: Sequence[str], profiles: Sequence[Profile]) -> Figure:
-    """Draw coefficients over depth: a row for each part, a column for each donor, a line a recipe.
-
-    All profiles have the same parts and layers; a donor that a recipe lacks is drawn at zero.
-    Groups outside the layers (embedding, final norm, head) do not show.
-    """
-    parts = profiles[0].parts
-    sources = list(dict.fromkeys(s for p in profiles for s in p.sources))
-    figure, axes = _figure(
-        len(parts), len(sources), size=(max(3.3, 7.2 / len(sources)), 1.9), sharex=True, sharey=True
-    )
-    layers = np.arange(profiles[0].n_layers)
-    for row, part in enumerate(parts):
-        for column, source in enumerate(sources):
-            axis = axes[row][column]
-            axis.axhline(0, color=GREY, linewidth=1)
-            for index, one in enumerate(profiles):
-                axis.plot(layers, one.curve(source, part), **_line(index, len(layers)))
-            if row == 0:
-                axis.set_title(source, loc="left", fontweight="bold")
-            if column == 0:
-                axis.set_ylabel(part)
-    for axis in axes[-1]:
-        axis.set_xlabel("layer")
-        axis.set_xlim(-0.3, len(layers) - 0.7)
-        axis.xaxis.get_major_locator().set_params(integer=True, nbins=8)
-    figure.align_ylabels()
-    _legend(figure, dict(zip(labels, axes[0][0].get_lines()[1:], strict=True)))
-    return figure
-
-
-def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
-    """Write `stem`.png and `stem`.svg into `folder` (made if missing); return both paths."""
-    import matplotlib
-
-    folder.mkdir(parents=True, exist_ok=True)
-    png, svg = folder / f"{stem}.png", folder / f"{stem}.svg"
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": stem}):
-        figure.savefig(png, dpi=160, metadata={"Software": None})
-        figure.savefig(svg, metadata={"Date": None, "Creator": None})
-    return [png, svg]
-
-
-def _figure(
-    rows: int, columns: int, *, size: tuple[float, float], **shared: Any
-) -> tuple[Figure, NDArray[np.object_]]:
-    """Return a figure with `rows` x `columns` panels of `size` inches each, in our style."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(columns * size[0], rows * size[1] + 0.6), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(rows, columns, squeeze=False, **shared)
-    return figure, axes
-
-
-def _legend(figure: Figure, entries: Mapping[str, Any]) -> None:
-    columns = min(len(entries), 3)
-    figure.legend(
-        entries.values(), entries.keys(), loc="outside lower left", ncols=columns,
-        frameon=False, fontsize=9, handletextpad=0.5, columnspacing=1.6,
-    )  # fmt: skip
-
-
-def _line(index: int, n_layers: int) -> dict[str, Any]:
-    return {
-        "color": PALETTE[index % len(PALETTE)],
-        "marker": MARKERS[index % len(MARKERS)],
-        "markersize": 5,
-        "markevery": (index % max(1, n_layers // 8), max(1, n_layers // 8)),
-        "markeredgecolor": "white",
-        "markeredgewidth": 0.6,
-        "linewidth": 1.8,
-        "linestyle": "-" if index < len(PALETTE) else "--",
-    }
 
 
 def _front_panel(
