@@ -35,7 +35,7 @@ CONFIG = {
 
 def start(runs: Path) -> subprocess.Popen[str]:
     config = runs.parent / "config.yaml"
-    config.write_text(yaml.safe_dump(CONFIG))
+    config.write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     command = [sys.executable, "-m", "mergefront.cli", "search", str(config), "--runs", str(runs)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(

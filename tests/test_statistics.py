@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -113,7 +112,7 @@ def test_mcnemar_is_the_binomial_test(wins: int, losses: int) -> None:
 
 def test_mcnemar_of_many_items_neither_overflows_nor_hangs() -> None:
     a, b = np.ones(6000), np.zeros(6000)
-    assert mcnemar(a, b) == pytest.approx(float(Fraction(2, 2**6000)))
+    assert mcnemar(a, b) == 0.0  # 2 / 2^6000
     assert mcnemar(np.r_[a, b], np.r_[b, a]) == 1.0
 
 

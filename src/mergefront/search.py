@@ -227,7 +227,8 @@ class Search:
             "failure": evaluation.failure,
         }
         trial.set_user_attr(RESULT, result)
-        logger.info("candidate %d: %s", trial.number, evaluation)
+        scores = {name: (round(e.mean, 4), round(e.se, 4)) for name, e in objectives.items()}
+        logger.info("candidate %d, %s: %s", trial.number, evaluation.origin, scores or result)
         if evaluation.failure:
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:

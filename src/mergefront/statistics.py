@@ -112,9 +112,11 @@ def mcnemar(a_N: ArrayLike, b_N: ArrayLike) -> float:
     if a.shape != b.shape:
         raise ValueError(f"paired scores of {a.size} and {b.size} items")
     wins, losses = int((a > b).sum()), int((a < b).sum())
-    n, fewer = wins + losses, min(wins, losses)
-    tail = sum(math.comb(n, k) for k in range(fewer + 1))  # exact: Python's integers
-    return min(1.0, float(2 * tail / 2**n)) if n else 1.0
+    if wins + losses == 0:
+        return 1.0
+    from scipy.special import bdtr
+
+    return min(1.0, 2.0 * float(bdtr(min(wins, losses), wins + losses, 0.5)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,0 +1,229 @@
+"""The main job, whole, through the command line and a real engine, on the zoo."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mergefront import compare, conclude
+from mergefront.cli import main
+from mergefront.config import EngineConfig, Items
+from mergefront.errors import EngineError, RunError
+from mergefront.export import Scored, export_candidate
+from mergefront.rundir import RECEIVER, RunDirectory
+from mergefront.search import estimates_of, evaluations, open_study
+from mergefront.select import read_front
+from mergefront.tasks import item_set
+
+KIND = "vllm" if importlib.util.find_spec("vllm") else "transformers"
+CONFIG: dict[str, Any] = {
+    "name": "x",
+    "receiver": "zoo:vlm",
+    "base": "zoo:base",
+    "donors": {
+        "arithmetic": {"model": "zoo:arithmetic"},
+        "comparison": {"model": "zoo:comparison"},
+    },
+    "space": "knots_by_part",
+    "objectives": {"reasoning": ["digits_reasoning"], "perception": ["digits_perception"]},
+    "items": {"search": 60, "validation": 120, "test": 120},
+    "budget": {"candidates": 16, "hours": 1},
+    "report": {"finalists": 6},
+    "engine": {"kind": KIND, "dtype": "float32", "threads": 1},
+    "export": "knee",
+}
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A finished run: 16 candidates, validated, tested, exported, tracked."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "run.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sys, "argv", ["mergefront", "search", str(folder / "run.yaml"), "--runs", str(folder)]
+        )
+        with pytest.raises(SystemExit, match="0"):
+            main()
+    return RunDirectory.open(folder / "x")
+
+
+@pytest.fixture
+def command(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    def call(*words: object) -> tuple[int, str, str]:
+        line = ["mergefront", *(str(w) for w in words), "--runs", str(run.path.parent)]
+        monkeypatch.setattr(sys, "argv", line)
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_the_budget_is_kept_and_warm_starts_come_first(run: RunDirectory) -> None:
+    found = evaluations(open_study(run), run)
+    assert [e.number for e in found] == list(range(16))
+    assert found[0].origin == "receiver"
+    assert [e.origin for e in found[1:5]] == [f"uniform {c:g}" for c in (0.25, 0.5, 0.75, 1.0)]
+    assert {e.origin for e in found[5:]} == {"como-cma"}
+    assert all(0 <= u <= 1 for e in found for u in e.point)
+
+
+def test_every_reported_number_follows_from_the_item_files(run: RunDirectory) -> None:
+    front = read_front(run)
+    assert len(front["members"]) == 6
+    for member in front["members"]:
+        for split in ("search", "validation", *(["test"] if member["test"] else [])):
+            records = run.read_items(str(member["number"]), split)
+            for objective, estimate in estimates_of(records).items():
+                assert member[split][objective]["mean"] == estimate.mean
+                rows = [r.score for r in records if r.objective == objective]
+                assert estimate.mean == pytest.approx(sum(rows) / len(rows))
+        base = {r.item: r.score for r in run.read_items(RECEIVER, "validation")}
+        mine = run.read_items(str(member["number"]), "validation")
+        gains = [r.score - base[r.item] for r in mine if r.objective == "reasoning"]
+        assert member["gain"]["reasoning"]["mean"] == pytest.approx(sum(gains) / len(gains))
+    receiver = front["receiver"]["search"]
+    assert front["reference"] == {
+        "reasoning": receiver["reasoning"]["mean"],
+        "perception": 0.8 * receiver["perception"]["mean"],
+    }
+
+
+def test_splits_are_opened_for_members_and_picks_only_and_recorded(run: RunDirectory) -> None:
+    front = read_front(run)
+    opened = {(o["split"], o["model"]) for o in front["openings"]}
+    members = {str(m["number"]) for m in front["members"]}
+    picked = {str(m["number"]) for m in front["members"] if m["picks"]}
+    assert opened == {("validation", m) for m in members | {RECEIVER}} | {
+        ("test", m) for m in picked | {RECEIVER}
+    }
+    for path in (run.path / "items").glob("[0-9]*.parquet"):
+        name = str(int(path.stem))
+        splits = {r.split for r in run.read_items(name)}
+        expected = {"search"} | {split for split, model in opened if model == name}
+        assert splits == expected
+
+
+def test_the_export_is_complete_and_verified(run: RunDirectory) -> None:
+    folder = run.path / "best"
+    provenance = json.loads((folder / "provenance.json").read_text())
+    checks = provenance["verified"]
+    assert checks["engine"]["same_as_scored"]
+    assert checks["answers"]["same"] == checks["answers"]["asked"] == 240
+    for name in ("config.json", "tokenizer.json", "chat_template.jinja", "recipe.json"):
+        assert (folder / name).is_file()
+    card = (folder / "README.md").read_text()
+    assert yaml.safe_load(card.split("---")[1])["base_model"][0] == "zoo:vlm"
+    assert "Scores (test items)" in card
+    total = len(provenance["tensors"]["merged"]) + len(provenance["tensors"]["copied"])
+    assert total == len(compare.candidate(run, "knee").sources.receiver.headers)
+
+
+def test_an_export_that_is_not_what_was_scored_leaves_nothing(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    named = compare.candidate(run, "knee")
+    with pytest.raises(EngineError, match="exported parameters hash to"):
+        export_candidate(
+            named.recipe,
+            named.sources,
+            tmp_path / "out",
+            settings=EngineConfig(kind="transformers", dtype="float32", threads=1),
+            items=item_set(run.config.objectives, Items(search=4, validation=4, test=4), Path()),
+            scored=Scored("0" * 64, []),
+            front=read_front(run),
+            member=named.member,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_front_status_and_compare_print_data(command: Command, run: RunDirectory) -> None:
+    code, out, err = command("front", "x")
+    assert (code, err) == (0, "")
+    assert "receiver" in out
+    assert "knee" in out
+    assert json.loads(command("front", "x", "--json")[1]) == read_front(run)
+    status = json.loads(command("status", "x", "--json")[1])
+    assert (status["state"], status["candidates"]) == ("finished", 16)
+    code, out, _ = command("compare", "x:knee", "x:1", "--json")
+    found = json.loads(out)
+    assert found["profiles"]["x:1"]["layers"]["arithmetic"]["mlp"] == pytest.approx([0.25] * 6)
+    assert found["distances"][0]["rms"] > 0
+
+
+def test_compare_draws_and_reads_recipe_files(
+    command: Command, run: RunDirectory, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "mine.json"
+    shutil.copy(run.path / "best" / "recipe.json", recipe)
+    code, out, _ = command("compare", "x:knee", recipe, "--out", tmp_path / "drawn")
+    assert code == 0
+    assert "0.000" in out  # the same recipe: no distance
+    assert (tmp_path / "drawn" / "profiles.png").stat().st_size > 5000
+    assert (tmp_path / "drawn" / "profiles.svg").is_file()
+
+
+def test_unknown_picks_name_the_legal_ones(command: Command) -> None:
+    code, _, err = command("export", "x", "--pick", "best:speed", "--out", "nowhere")
+    assert code == 2
+    assert "best:reasoning" in err
+    assert not Path("nowhere").exists()
+
+
+def test_front_plots_report_and_mlflow_can_be_deleted_and_rebuilt(
+    command: Command, run: RunDirectory
+) -> None:
+    from mlflow import MlflowClient
+
+    before = run.front.read_text()
+    client = MlflowClient(conclude.default_uri(run))
+
+    def tracked() -> tuple[int, int]:
+        experiment = client.get_experiment_by_name("mergefront")
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id], max_results=1000)
+        parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+        return len(parents), len(runs) - len(parents)
+
+    assert tracked() == (1, 16)
+    for path in (run.front, run.report, run.path.parent / "mlflow.db"):
+        path.unlink()
+    shutil.rmtree(run.plots)
+    assert command("rebuild", "x")[0] == 0
+    assert run.front.read_text() == before
+    assert {p.stem for p in run.plots.iterdir()} == {"front", "history", "profiles"}
+    assert "<svg" in run.report.read_text()
+    assert tracked() == (1, 16)
+
+
+def test_more_candidates_may_be_asked_for_later(command: Command, run: RunDirectory) -> None:
+    first = evaluations(open_study(run), run)
+    code, _, err = command("search", run.path.parent / "run.yaml", "--candidates", 18)
+    assert code == 0
+    assert "resuming after 16 finished candidates" in err
+    found = evaluations(open_study(run), run)
+    assert found[:16] == first
+    assert len(found) == 18
+
+
+def test_sources_that_changed_are_refused(run: RunDirectory) -> None:
+    with pytest.raises(RunError, match=r"started with other sources: .*sha|sources"):
+        run.check_manifest({"sources": {"receiver": {"model.safetensors": "other"}}})
