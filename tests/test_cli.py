@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fixtures_models import perturbed, rewrite, tensors_of, tiny_idefics3, tiny_llama
 
 import mergefront
+from fixtures_models import perturbed, rewrite, tensors_of, tiny_idefics3, tiny_llama
 from mergefront.cli import main
 
 Mergefront = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture()
+@pytest.fixture
 def mergefront_cli(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Mergefront:
@@ -255,7 +255,7 @@ def test_version_and_changelog_agree(mergefront_cli: Mergefront) -> None:
 def test_zoo_and_schema_are_data_on_stdout(mergefront_cli: Mergefront) -> None:
     code, out, _ = mergefront_cli("zoo", "--json")
     assert code == 0
-    assert [m["name"] for m in json.loads(out)["models"]][0] == "zoo:vlm"
+    assert json.loads(out)["models"][0]["name"] == "zoo:vlm"
     for kind in ("run", "space", "task"):
         code, out, _ = mergefront_cli("schema", kind)
         assert json.loads(out)["title"] == f"mergefront {kind} file"

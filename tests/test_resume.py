@@ -57,30 +57,36 @@ def trajectory(run: RunDirectory) -> list[tuple[object, ...]]:
     ]
 
 
-def kill_when(process: subprocess.Popen[str], journal: Path, lines: int) -> None:
-    """kill -9 once the journal has `lines` lines more than now; fails if the run ends first."""
+def kill_when(
+    process: subprocess.Popen[str], journal: Path, lines: int, how: signal.Signals = signal.SIGKILL
+) -> str:
+    """Signal the run once its journal has `lines` lines; returns what it wrote to stderr."""
     limit = time.monotonic() + 200
     while time.monotonic() < limit:
         if journal.is_file() and journal.read_bytes().count(b"\n") >= lines:
             break
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.poll() is None, f"it ended too early: {process.communicate()[1]}"
         time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    os.kill(process.pid, how)
+    return process.communicate(timeout=200)[1]
 
 
-def test_killed_three_times_a_run_ends_as_if_undisturbed(tmp_path: Path) -> None:
+def test_killed_and_interrupted_a_run_ends_as_if_undisturbed(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     undisturbed = finish(tmp_path / "a" / "runs")
     total = undisturbed.journal.read_bytes().count(b"\n")
     journal = tmp_path / "b" / "runs" / "x" / "study.journal"
-    moments = sorted(random.Random(5).sample(range(total // 4, total - 8), 3))
+    *moments, last = sorted(random.Random(5).sample(range(total // 4, total - 8), 4))
     for lines in moments:
         kill_when(start(tmp_path / "b" / "runs"), journal, lines)
     # The worst instant is in the middle of a write: leave a torn last line as well.
     with journal.open("ab") as file:
         file.write(b'{"op_code": 4, "worker_id": "x')
+    interrupted = start(tmp_path / "b" / "runs")
+    errors = kill_when(interrupted, journal, last, signal.SIGINT)  # Ctrl-C ends cleanly
+    assert interrupted.returncode == 0, errors
+    assert "the same command goes on from here" in errors
     killed = finish(tmp_path / "b" / "runs")
     assert trajectory(killed) == trajectory(undisturbed)
     assert killed.front.is_file()

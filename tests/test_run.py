@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from mergefront import compare, conclude
+from mergefront.assemble import assemble
 from mergefront.cli import main
-from mergefront.config import EngineConfig, Items
+from mergefront.config import EngineConfig, Items, RunConfig, validate
 from mergefront.errors import EngineError, RunError
 from mergefront.export import Scored, export_candidate
 from mergefront.rundir import RECEIVER, RunDirectory
@@ -222,6 +223,20 @@ def test_more_candidates_may_be_asked_for_later(command: Command, run: RunDirect
     found = evaluations(open_study(run), run)
     assert found[:16] == first
     assert len(found) == 18
+
+
+def test_no_candidate_is_started_that_the_hours_have_no_room_for(run: RunDirectory) -> None:
+    shutil.copytree(run.path, run.path.parent / "copies" / "x")
+    budgets = {"room": {"candidates": 99, "hours": 10}, "none": {"candidates": 99, "hours": 0.001}}
+    started = {}
+    for name, budget in budgets.items():
+        config = validate({**CONFIG, "budget": budget}, RunConfig, name)
+        search = assemble(config, run.path.parent / "copies")
+        candidates = search.candidates()
+        started[name] = next(candidates, None)
+        search.close()
+    assert started["none"] is None
+    assert started["room"] is not None
 
 
 def test_sources_that_changed_are_refused(run: RunDirectory) -> None:
