@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from mergefront import shipped, statistics
+from mergefront.assemble import assemble
 from mergefront.config import RunConfig, read_mapping, validate
 from mergefront.engine import Engine
 from mergefront.records import Seconds
 from mergefront.rundir import RunDirectory
-from mergefront.assemble import assemble
 from mergefront.select import finish, read_front
 
 SPACES = ("knots_by_part", "uniform")
