@@ -84,7 +84,6 @@ def _front_panel(
             axis, [m["validation"] for m in members], pair, colour, marker,
             f"{label} (validation items, 95 %)",
         )  # fmt: skip
-    _name(axis, picked, pair)
     receiver = front["receiver"]
     there = receiver.get("validation") or receiver["search"]
     _intervals(axis, [there], pair, BLACK, "*", "receiver (validation items, 95 %)", size=13)
@@ -95,6 +94,7 @@ def _front_panel(
     if len(cloud):
         shown.append(np.quantile(cloud, [0.1, 1.0], axis=0))
     _limit(axis, np.vstack(shown))
+    _name(axis, picked, pair)
 
 
 def _intervals(
@@ -123,14 +123,20 @@ def _intervals(
 
 
 def _name(axis: Axes, picked: Sequence[Mapping[str, Any]], pair: tuple[str, str]) -> None:
-    """Write the picks' names and numbers below them, on lines that do not meet."""
+    """Write the picks' names and numbers below them, on lines that do not meet.
+
+    A pick near the left edge has its name on its right, so that it stays off the axis.
+    """
     points = _percent([member["validation"] for member in picked], pair)
+    low, high = axis.get_xlim()
     for place, index in enumerate(np.argsort(points[:, 0], kind="stable")):
         member = picked[index]
         names = ", ".join(pick.replace("best:", "best ") for pick in member["picks"])
+        left = points[index, 0] < low + 0.3 * (high - low)
         axis.annotate(
-            f"{names} (#{member['number']})", points[index], xytext=(-14, -30 - 18 * place),
-            textcoords="offset points", ha="right", va="center", fontsize=9, color=ORANGE, zorder=5,
+            f"{names} (#{member['number']})", points[index],
+            xytext=(14 if left else -14, -30 - 18 * place), textcoords="offset points",
+            ha="left" if left else "right", va="center", fontsize=9, color=ORANGE, zorder=5,
             arrowprops={"arrowstyle": "-", "color": ORANGE, "linewidth": 0.8, "shrinkB": 4},
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0},
         )  # fmt: skip
