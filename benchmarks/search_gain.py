@@ -2,8 +2,9 @@
 
 For every seed the same budget is spent twice: on `knots_by_part` (a profile over depth for each
 donor and part) and on `uniform` (one coefficient for each donor, all layers alike), by the same
-sampler. Both fronts are scored again on the same validation items; the hypervolumes are compared
-in pairs. Resumable: runs are ordinary runs under --runs.
+sampler. A third arm needs no seed: `uniform` on a square grid over the same bounds, about as many
+points. All fronts are chosen by the same rule and scored again on the same validation items; the
+hypervolumes are compared in pairs. Resumable: runs are ordinary runs under --runs.
 
     python benchmarks/search_gain.py --seeds 5 --candidates 200 --json benchmarks/search_gain.json
 """
@@ -16,6 +17,7 @@ import os
 import platform
 import statistics as stdlib
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +28,11 @@ from mergefront.config import RunConfig, read_mapping, validate
 from mergefront.engine import Engine
 from mergefront.records import Seconds
 from mergefront.rundir import RunDirectory
+from mergefront.search import Search
 from mergefront.select import finish, read_front
 
 SPACES = ("knots_by_part", "uniform")
+GRID = "grid"
 
 
 def run_one(
@@ -36,14 +40,20 @@ def run_one(
 ) -> tuple[RunDirectory, Engine | None]:
     """Run one search to its front (or find it finished); hands the engine on to the next."""
     data = read_mapping(shipped.find("configs", "digits", Path()))
-    data.update(name=f"gain-{space}-{seed}", space=space, export=None)
+    name = GRID if space == GRID else f"{space}-{seed}"
+    data.update(name=f"gain-{name}", space="uniform" if space == GRID else space, export=None)
     data["search"] = {**data["search"], "sampler": args.sampler, "seed": seed}
     data["budget"] = {"candidates": args.candidates}
+    if space == GRID:
+        data["search"]["warm_start"] = []
+        data["budget"] = {"candidates": int(args.candidates**0.5) ** 2}
     data["tracking"] = {"enabled": False}
     search = assemble(validate(data, RunConfig, "benchmark"), args.runs)
     if search.run.front.is_file():
         return search.run, engine
     search.engine = engine
+    if space == GRID:
+        _enqueue_grid(search, args.candidates)
     start = time.perf_counter()
     for evaluation in search.candidates():
         if evaluation.number % 50 == 0:
@@ -52,6 +62,17 @@ def run_one(
         pass
     print(f"{search.run.path.name}: {time.perf_counter() - start:.0f} s", flush=True)
     return search.run, search.engine
+
+
+def _enqueue_grid(search: Search, candidates: int) -> None:
+    """Queue a square grid over the two coefficients, in place of anything the sampler would do."""
+    side = int(candidates**0.5)
+    known = {t.user_attrs.get("origin") for t in search.study.get_trials(deepcopy=False)}
+    for u, v in product(np.linspace(0, 1, side), repeat=2):
+        origin = f"grid {u:.3f} {v:.3f}"
+        if origin not in known:
+            params = {k.name: float(w) for k, w in zip(search.space.knobs, (u, v), strict=True)}
+            search.study.enqueue_trial(params, user_attrs={"origin": origin})
 
 
 def validation_scores(run: RunDirectory) -> tuple[list[np.ndarray], list[list[str]]]:
@@ -86,6 +107,8 @@ def main() -> None:
     args = parser.parse_args()
     engine: Engine | None = None
     rows = []
+    grid, engine = run_one(GRID, 0, args, engine)
+    grid_scores, _ = validation_scores(grid)
     for seed in range(args.seeds):
         found = {}
         for space in SPACES:
@@ -95,23 +118,34 @@ def main() -> None:
         reference = [front["reference"][o] for o in front["objectives"]]
         (a, clusters), (b, _) = (validation_scores(found[space]) for space in SPACES)
         gain = statistics.hypervolume_difference(a, b, clusters, reference)
+        over_grid = statistics.hypervolume_difference(a, grid_scores, clusters, reference)
         volumes = {s: read_front(found[s])["hypervolume"]["validation"] for s in SPACES}
         rows.append({"seed": seed, **{s: volumes[s]["value"] for s in SPACES},
                      "gain": gain.mean, "low": gain.low, "high": gain.high,
+                     "over_grid": vars(over_grid),
                      "seconds": mean_seconds(found["knots_by_part"])})  # fmt: skip
         print(f"seed {seed}: profiles {volumes[SPACES[0]]['value']:.4f}, uniform "
               f"{volumes[SPACES[1]]['value']:.4f}, gain {gain.mean:+.4f} "
-              f"[{gain.low:+.4f}, {gain.high:+.4f}]", flush=True)  # fmt: skip
+              f"[{gain.low:+.4f}, {gain.high:+.4f}], over the grid {over_grid.mean:+.4f} "
+              f"[{over_grid.low:+.4f}, {over_grid.high:+.4f}]", flush=True)  # fmt: skip
     if engine is not None:
         engine.close()
-    gains = [row["gain"] for row in rows]
-    spread = stdlib.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
-    print(f"mean gain over {len(gains)} seeds {stdlib.mean(gains):+.4f} ± {spread:.4f} (s.e.)")
+    result = {
+        "machine": f"{os.cpu_count()} CPUs, {platform.platform()}",
+        "date": time.strftime("%Y-%m-%d"),
+        "candidates": args.candidates,
+        "sampler": args.sampler,
+        "grid": read_front(grid)["hypervolume"]["validation"],
+        "rows": rows,
+    }
+    for label, gains in (
+        ("gain", [row["gain"] for row in rows]),
+        ("over_grid", [row["over_grid"]["mean"] for row in rows]),
+    ):
+        spread = stdlib.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
+        result[f"mean_{label}"] = {"mean": stdlib.mean(gains), "se_over_seeds": spread}
+        print(f"mean {label} over {len(gains)} seeds {stdlib.mean(gains):+.4f} ± {spread:.4f}")
     if args.json:
-        result = {"machine": f"{os.cpu_count()} CPUs, {platform.platform()}",
-                  "date": time.strftime("%Y-%m-%d"), "candidates": args.candidates,
-                  "sampler": args.sampler, "rows": rows, "mean_gain": stdlib.mean(gains),
-                  "se_over_seeds": spread}  # fmt: skip
         args.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
