@@ -8,6 +8,8 @@ whole suite, and one on the checkpoint that a recipe was written to.
 from __future__ import annotations
 
 import io
+import multiprocessing
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,6 +128,7 @@ class EngineContract:
         yield case
         case.engine.close()
         case.engine.close()
+        assert not multiprocessing.active_children()
 
     @pytest.fixture(scope="class")
     def items(self) -> list[Item]:
@@ -237,13 +240,51 @@ class EngineContract:
         broken = replace(items[3], id="torn", images=(b"no image",))
         with pytest.raises(EngineError, match=r"item torn: image 1 of 1 cannot be read"):
             case.engine.generate([*items[:3], broken])
-        greedy = replace(items[3], id="greedy", max_tokens=250)
+        new = replace(items[3], images=(png(6000),))
+        greedy = replace(new, id="greedy", max_tokens=250)
         with pytest.raises(EngineError, match=r"item greedy: .*do not fit into 256 tokens"):
             case.engine.generate([*items[:3], greedy])
+        assert len(case.engine.generate([new])) == 1
         long = replace(items[3], id="long", question="w1 " * 300)
         with pytest.raises(EngineError, match=r"item long: "):
             case.engine.generate([*items[:3], long])
         assert case.engine.generate(items) == answers
+
+    def test_check_finds_faulty_items_without_asking(self, case: Case, items: list[Item]) -> None:
+        case.engine.load(case.recipe(0.5, 0.5))
+        answers = case.engine.generate(items)
+        passes = case.engine.tower_passes()
+        unseen = replace(items[0], id="unseen", images=(png(5000),))
+        several = [*make_items(2, images=0), unseen, *make_items(2, images=2), *items]
+        case.engine.check([])
+        case.engine.check(several)
+        case.engine.check(several)
+        torn = replace(items[3], id="torn", images=(png(3, side=90)[:4000],))
+        with pytest.raises(EngineError, match=r"item torn: image 1 of 1 cannot be read: .*trunc"):
+            case.engine.check([*items, torn])
+        greedy = replace(items[3], id="greedy", max_tokens=250)
+        with pytest.raises(EngineError, match=r"item greedy: .*do not fit into 256 tokens"):
+            case.engine.check([*items, greedy])
+        long = replace(items[3], id="long", question="w1 " * 300)
+        with pytest.raises(EngineError, match=r"item long: "):
+            case.engine.check([long, *items])
+        assert case.engine.tower_passes() == passes
+        assert case.engine.generate([*items, unseen])[: len(items)] == answers
+        assert case.engine.generate(items) == answers
+
+    def test_check_and_generate_agree_to_the_token(self, case: Case, items: list[Item]) -> None:
+        """Images are counted as the model sees them: one token more than fits is refused."""
+        with pytest.raises(EngineError) as refused:
+            case.engine.check([replace(items[0], max_tokens=250)])
+        length = int(re.findall(r"a prompt of (\d+) tokens", str(refused.value))[0])
+        fits = replace(items[0], max_tokens=256 - length)
+        case.engine.check([fits])
+        case.engine.load(case.recipe(0.5, 0.5))
+        case.engine.generate([fits])
+        over = replace(items[0], id="over", max_tokens=257 - length)
+        for ask in (case.engine.check, case.engine.generate):
+            with pytest.raises(EngineError, match=rf"item over: a prompt of {length} tokens"):
+                ask([over])
 
     def test_recipes_that_do_not_fit_are_refused(self, case: Case, items: list[Item]) -> None:
         answers = case.ask(case.recipe(0.5, 0.5), items)

@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from mergefront import shipped
-from mergefront.config import RunConfig, dump_yaml, load_yaml, validate
+from mergefront.config import RunConfig, absolute, dump_yaml, load_yaml, validate
 from mergefront.errors import ConfigError
 from mergefront.schemas import json_schema
+from mergefront.search import reference_point
 from mergefront.starter import starter_config
 
 GOOD = {
@@ -49,6 +50,26 @@ def test_every_faulty_field_is_named_in_one_message(tmp_path: Path) -> None:
 def test_bad_values(change: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         validate({**GOOD, **change}, RunConfig, "run.yaml")
+
+
+def test_the_reference_point_is_in_the_order_of_the_objectives() -> None:
+    turned = {"reference": {"p": 0.7, "r": 0.1}}
+    config = validate({**GOOD, "report": turned}, RunConfig, "x")
+    assert list(reference_point(config, {}).items()) == [("r", 0.1), ("p", 0.7)]
+
+
+def test_paths_become_absolute_and_names_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").touch()
+    (tmp_path / "donor").mkdir()
+    (tmp_path / "digits_reasoning").mkdir()
+    data = {**GOOD, "space": "mine.yaml", "donors": {"a": {"model": "donor"}}}
+    config = absolute(validate(data, RunConfig, "x"))
+    assert config.space == str(tmp_path / "mine.yaml")
+    assert config.donors["a"].model == str(tmp_path / "donor")
+    assert (config.receiver, config.objectives["r"]) == ("zoo:vlm", ("digits_reasoning",))
 
 
 def test_a_key_given_twice_is_an_error(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ process, and 30-60 s for the one with processes of its own.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -99,6 +101,42 @@ class TestFloat32Untied(EngineContract):
         assert case.engine.generate(items) == answers
         assert case.ask(case.recipe(0.5, 0.5), items) == answers
 
+    @pytest.mark.parametrize("reason", ["abort", "error", "repetition", None])
+    def test_an_answer_that_was_broken_off_is_no_answer(
+        self,
+        case: Case,
+        items: list[Item],
+        monkeypatch: pytest.MonkeyPatch,
+        reason: str | None,
+    ) -> None:
+        answers = case.ask(case.recipe(0.5, 0.5), items)
+        inner = case.engine._llm.llm_engine
+        step = inner.step
+
+        def aborting() -> list[Any]:
+            outputs = step()
+            for output in outputs:
+                output.outputs[0].finish_reason = reason
+            return list(outputs)
+
+        monkeypatch.setattr(inner, "step", aborting)
+        with pytest.raises(EngineError, match=rf"item q0: vLLM broke off its answer \({reason}\)"):
+            case.engine.generate(items)
+        monkeypatch.undo()
+        assert case.engine.generate(items) == answers
+
+    def test_a_question_that_vllm_loses_is_no_answer(
+        self, case: Case, items: list[Item], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answers = case.ask(case.recipe(0.5, 0.5), items)
+        inner = case.engine._llm.llm_engine
+        step = inner.step
+        monkeypatch.setattr(inner, "step", lambda: list(step())[1:])
+        with pytest.raises(EngineError, match=r"item q\d+: vLLM broke off its answer \(nothing\)"):
+            case.engine.generate(items)
+        monkeypatch.undo()
+        assert case.engine.generate(items) == answers
+
     def test_a_failed_start_is_an_engine_error(self, case: Case, items: list[Item]) -> None:
         answers = case.ask(case.recipe(0.5, 0.5), items)
         settings = case.settings.model_copy(update={"max_model_len": 100_000})
@@ -138,6 +176,55 @@ class TestOwnProcess(EngineContract):
         for coefficient in (0.1, 0.2, 0.3):
             case.ask(case.recipe(coefficient, 0.0), items)
         assert case.engine.tower_passes() - before == len(items)
+
+    def test_an_interrupt_of_the_terminal_does_not_reach_the_core(
+        self, case: Case, items: list[Item], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answers = case.ask(case.recipe(0.5, 0.5), items)
+        cores = multiprocessing.active_children()
+        assert cores
+        inner = case.engine._llm.llm_engine
+        step = inner.step
+
+        def interrupting() -> object:
+            for core in cores:
+                os.kill(core.pid or 0, signal.SIGINT)
+            return step()
+
+        monkeypatch.setattr(inner, "step", interrupting)
+        assert case.engine.generate(items) == answers
+        monkeypatch.undo()
+        assert case.engine.generate(items) == answers
+        assert all(core.is_alive() for core in cores)
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_children_started_deaf_inherit_it_and_still_end_by_sigterm(tmp_path: Path) -> None:
+    """Also when the resource tracker, whose start unblocks the signal, was not running yet."""
+    code = """
+import multiprocessing, signal, sys
+from mergefront.engine.launch import _deaf_children
+def mask(pipe):
+    pipe.send(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    pipe.recv()
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    with _deaf_children():
+        child = context.Process(target=mask, args=(theirs,))
+        child.start()
+    deaf, alive = ours.recv(), child.is_alive()
+    child.terminate()
+    child.join(20)
+    ours_free = signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    sys.exit(str((deaf, alive, ours_free, child.exitcode)))
+"""
+    script = tmp_path / "deaf.py"
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stderr.strip() == str((True, True, True, -signal.SIGTERM.value))
 
 
 def test_nothing_of_vllm_reaches_stdout(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergefront.errors import UserError
-from mergefront.pareto import hypervolume, knee, non_dominated, pick
+from mergefront.pareto import hypervolume, knee, non_dominated
 
 GRID = st.integers(0, 4).map(lambda k: k / 4)  # a coarse grid makes ties and duplicates
 
@@ -112,26 +111,3 @@ def test_knees(points: list[tuple[float, ...]], expected: int) -> None:
 def test_the_knee_of_nothing() -> None:
     with pytest.raises(ValueError, match="the knee of no points"):
         knee([])
-
-
-@pytest.mark.parametrize(
-    ("rule", "expected"),
-    [("knee", 21), ("best:reasoning", 30), ("best:perception", 12), ("21", 21)],
-)
-def test_picks(rule: str, expected: int) -> None:
-    points = [(0.3, 0.90), (0.6, 0.88), (0.7, 0.70), (0.7, 0.60)]
-    assert pick(rule, [12, 21, 30, 31], points, ["reasoning", "perception"]) == expected
-
-
-@pytest.mark.parametrize(
-    ("rule", "numbers", "message"),
-    [
-        ("knee", [], "the front is empty"),
-        ("best:speed", [1], "no objective 'speed'\nhint: objectives are reasoning, perception"),
-        ("-1", [1], "unknown pick '-1'\nhint: legal: knee, best:reasoning, best:perception, or"),
-        ("7", [1], "candidate 7 is not on the front\nhint: its members: 1"),
-    ],
-)
-def test_picks_that_do_not_exist(rule: str, numbers: list[int], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        pick(rule, numbers, [(0.5, 0.5)] * len(numbers), ["reasoning", "perception"])

@@ -102,6 +102,9 @@ def test_every_reported_number_follows_from_the_item_files(run: RunDirectory) ->
         gains = [r.score - base[r.item] for r in mine if r.objective == "reasoning"]
         assert member["gain"]["reasoning"]["mean"] == pytest.approx(sum(gains) / len(gains))
     receiver = front["receiver"]["search"]
+    assert front["test_rounds"] == 1
+    validated = front["receiver"]["validation"]["reasoning"]["mean"]
+    assert front["hypervolume"]["validation"]["reference"]["reasoning"] == validated
     assert front["reference"] == {
         "reasoning": receiver["reasoning"]["mean"],
         "perception": 0.8 * receiver["perception"]["mean"],
@@ -164,7 +167,7 @@ def test_front_status_and_compare_print_data(command: Command, run: RunDirectory
     assert json.loads(command("front", "x", "--json")[1]) == read_front(run)
     status = json.loads(command("status", "x", "--json")[1])
     assert (status["state"], status["candidates"]) == ("finished", 16)
-    code, out, _ = command("compare", "x:knee", "x:1", "--json")
+    code, out, _ = command("compare", "x:0", "x:1", "--json")
     found = json.loads(out)
     assert found["profiles"]["x:1"]["layers"]["arithmetic"]["mlp"] == pytest.approx([0.25] * 6)
     assert found["distances"][0]["rms"] > 0
@@ -180,6 +183,20 @@ def test_compare_draws_and_reads_recipe_files(
     assert "0.000" in out  # the same recipe: no distance
     assert (tmp_path / "drawn" / "profiles.png").stat().st_size > 5000
     assert (tmp_path / "drawn" / "profiles.svg").is_file()
+
+
+def test_a_candidate_that_was_not_validated_exports_and_says_so(
+    command: Command, run: RunDirectory, tmp_path: Path
+) -> None:
+    members = {m["number"] for m in read_front(run)["members"]}
+    other = next(n for n in range(1, 16) if n not in members)
+    code, _, err = command("export", "x", "--pick", other, "--out", tmp_path / "out")
+    assert code == 0
+    assert "not compared: the candidate was not validated" in err
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "such numbers are optimistic" in card
+    run_again = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())
+    assert list(run_again["objectives"]) == list(CONFIG["objectives"])
 
 
 def test_unknown_picks_name_the_legal_ones(command: Command) -> None:
@@ -223,6 +240,8 @@ def test_more_candidates_may_be_asked_for_later(command: Command, run: RunDirect
     found = evaluations(open_study(run), run)
     assert found[:16] == first
     assert len(found) == 18
+    knee = compare.candidate(run, "knee").recipe.hash()
+    assert json.loads((run.path / "best" / "provenance.json").read_text())["recipe"] == knee
 
 
 def test_no_candidate_is_started_that_the_hours_have_no_room_for(run: RunDirectory) -> None:

@@ -37,6 +37,22 @@ def test_a_resume_may_change_the_budget_and_nothing_else(tmp_path: Path) -> None
     assert RunDirectory.open(tmp_path / "x").config == longer
 
 
+def test_the_order_of_objectives_and_donors_matters(tmp_path: Path) -> None:
+    RunDirectory.create_or_resume(tmp_path, config())
+    turned = {"p": ["digits_perception"], "r": ["digits_reasoning"]}
+    with pytest.raises(RunError, match="the order of objectives was r, p, is p, r"):
+        RunDirectory.create_or_resume(tmp_path, config(objectives=turned))
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    run = RunDirectory.create_or_resume(tmp_path, config())
+    release = run.lock()
+    with pytest.raises(RunError, match="another process is running this search"):
+        RunDirectory.create_or_resume(tmp_path, config()).lock()
+    release()
+    RunDirectory.create_or_resume(tmp_path, config()).lock()()
+
+
 def test_a_resume_with_other_items_is_refused_and_says_which(tmp_path: Path) -> None:
     run = RunDirectory.create_or_resume(tmp_path, config())
     card = {"splits": {"search": {"r": {"n": 4, "sha256": "aa"}}}}

@@ -19,7 +19,6 @@ from mergefront.statistics import (
     holm,
     hypervolume_difference,
     hypervolume_interval,
-    mcnemar,
     paired_difference,
     wilson,
 )
@@ -99,21 +98,6 @@ def test_paired_difference_at_the_edges() -> None:
     assert (one_cluster.mean, one_cluster.low, one_cluster.high) == (0.5, -1.0, 1.0)
     with pytest.raises(ValueError, match="paired scores of 2 and 3 items"):
         paired_difference([1, 0], [1, 0, 0], "ab")
-
-
-@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (5, 0), (3, 9), (30, 30), (40, 22)])
-def test_mcnemar_is_the_binomial_test(wins: int, losses: int) -> None:
-    a = [1.0] * wins + [0.0] * losses + [1.0] * 4
-    b = [0.0] * wins + [1.0] * losses + [1.0] * 4
-    n = wins + losses
-    expected = stats.binomtest(wins, n).pvalue if n else 1.0
-    assert mcnemar(a, b) == pytest.approx(expected)
-
-
-def test_mcnemar_of_many_items_neither_overflows_nor_hangs() -> None:
-    a, b = np.ones(6000), np.zeros(6000)
-    assert mcnemar(a, b) == 0.0  # 2 / 2^6000
-    assert mcnemar(np.r_[a, b], np.r_[b, a]) == 1.0
 
 
 @settings(deadline=None)

@@ -20,7 +20,7 @@ from mergefront.merging.sources import Sources, check_heads
 from mergefront.recipe import Models, Recipe, refs
 from mergefront.rundir import RunDirectory
 from mergefront.search import Clock, Search, open_study, source_hashes, spent_seconds
-from mergefront.space import Space, load_space
+from mergefront.space import Space, SpaceSpec, load_space
 from mergefront.tasks import item_set
 
 logger = logging.getLogger(__name__)
@@ -36,13 +36,24 @@ def models_of(config: RunConfig) -> Models:
     )
 
 
-def space_of(config: RunConfig) -> tuple[Space, Sources]:
-    """The search space of a run, laid over its opened and paired checkpoints.
+def run_space(run: RunDirectory) -> tuple[Space, Sources]:
+    """The space and sources of an existing run: the space it was started with, not today's file.
+
+    Raises:
+        RunError: the run has not been started, or a source is not what it was.
+    """
+    spec = SpaceSpec.model_validate(run.manifest()["space"])
+    space, sources = lay_out(run.config, spec)
+    run.check_manifest({"sources": source_hashes(sources)})
+    return space, sources
+
+
+def lay_out(config: RunConfig, spec: SpaceSpec) -> tuple[Space, Sources]:
+    """A search space, laid over a run's opened and paired checkpoints.
 
     Raises:
         UserError: a model cannot be found, opened or paired, or the space does not fit.
     """
-    spec = load_space(shipped.find("search_spaces", config.space, Path()))
     models = models_of(config)
     sources = Sources.open(refs(Recipe(spec.method, models, {}, spec.parameters)))
     sources.check_method(METHODS[spec.method], spec.parameters)
@@ -59,10 +70,12 @@ def assemble(config: RunConfig, runs: Path) -> Search:
     Raises:
         UserError: any of the many things that can be wrong with what the user gave.
     """
+    spec = load_space(shipped.find("search_spaces", config.space, Path()))
     items = item_set(config.objectives, config.items, Path())
-    space, sources = space_of(config)
+    space, sources = lay_out(config, spec)
     sources.check_finite()
     run = RunDirectory.create_or_resume(runs, config)
+    release = run.lock()
     run.check_manifest({
         "sources": source_hashes(sources),
         "items": items.card(),
@@ -71,7 +84,7 @@ def assemble(config: RunConfig, runs: Path) -> Search:
     study = open_study(run, create=True)
     enqueue_warm_starts(study, space, config.search.warm_start)
     clock = Clock(config.budget.hours, before=spent_seconds(study))
-    return Search(run, models_of(config), space, items, sources, study, clock)
+    return Search(run, models_of(config), space, items, sources, study, clock, release)
 
 
 def enqueue_warm_starts(study: optuna.Study, space: Space, names: Sequence[str]) -> None:

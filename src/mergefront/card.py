@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import mergefront
+from mergefront.merging.sources import Sources
 from mergefront.recipe import Recipe
 
 _PAPER = (
@@ -14,8 +16,23 @@ _PAPER = (
 )
 
 
+def licences(sources: Sources) -> dict[str, str]:
+    """Source -> the licence that its own model card names, or "unknown"."""
+    found = {}
+    for name, model in sources.models.items():
+        if name in ("receiver", *sources.donors):
+            card = model.checkpoint.folder / "README.md"
+            text = card.read_text(encoding="utf-8") if card.is_file() else ""
+            match = re.search(r"^license(?:_name)?:\s*['\"]?([^'\"\n]+)", text, re.MULTILINE)
+            found[name] = match.group(1).strip() if match else "unknown"
+    return found
+
+
 def model_card(
-    recipe: Recipe, front: Mapping[str, Any] | None, member: Mapping[str, Any] | None
+    recipe: Recipe,
+    licence_of: Mapping[str, str],
+    front: Mapping[str, Any] | None,
+    member: Mapping[str, Any] | None,
 ) -> str:
     """Markdown with YAML front matter: base models, licence, scores with intervals, recipe.
 
@@ -24,6 +41,8 @@ def model_card(
     models = recipe.models
     based_on = [models.receiver, *(donor.model for donor in models.donors.values())]
     header = ["---", "base_model:", *(f"- {name}" for name in based_on)]
+    known = set(licence_of.values())
+    header += [f"license: {known.pop() if len(known) == 1 and 'unknown' not in known else 'other'}"]
     header += ["library_name: transformers", "pipeline_tag: image-text-to-text"]
     header += ["tags:", "- merge", "- mergefront", "---", ""]
     donors = ", ".join(f"`{donor.model}` ({alias})" for alias, donor in models.donors.items())
@@ -37,9 +56,9 @@ def model_card(
         "",
         "## Licence",
         "",
-        "A merge inherits the conditions of every model in it: "
-        + ", ".join(f"`{name}`" for name in based_on)
-        + ". The strictest of their licences applies; check each before you publish.",
+        "A merge inherits the conditions of every model in it. As their model cards say: "
+        + ", ".join(f"{name}: {licence}" for name, licence in licence_of.items())
+        + ". All of them apply, the strictest first; read each before you publish.",
         "",
     ]
     if front is not None and member is not None:
@@ -48,7 +67,12 @@ def model_card(
         "## Reproduce",
         "",
         "```",
-        "mergefront merge recipe.json --out DIR",
+        "mergefront merge recipe.json --out DIR    # these weights",
+        *(
+            ["mergefront search run.yaml                # the search that found them"]
+            if front
+            else []
+        ),
         "```",
         "",
         f"Made by mergefront {mergefront.__version__}, recipe {recipe.hash()}. The idea: {_PAPER}.",
@@ -58,6 +82,8 @@ def model_card(
 
 
 def _scores(front: Mapping[str, Any], member: Mapping[str, Any]) -> list[str]:
+    if "gain" not in member:
+        return _optimistic(front, member)
     source = "test" if member.get("test") else "validation"
     gains = member["test_gain"] if source == "test" else member["gain"]
     lines = [
@@ -83,3 +109,22 @@ def _scores(front: Mapping[str, Any], member: Mapping[str, Any]) -> list[str]:
         "",
     ]
     return lines
+
+
+def _optimistic(front: Mapping[str, Any], member: Mapping[str, Any]) -> list[str]:
+    """Scores of a candidate that was never validated: search items only."""
+    scores = [
+        f"- {name}: {100 * member['search'][name]['mean']:.1f} "
+        f"± {100 * member['search'][name]['se']:.1f} "
+        f"(receiver {100 * front['receiver']['search'][name]['mean']:.1f})"
+        for name in front["objectives"]
+    ]
+    return [
+        "## Scores (search items only)",
+        "",
+        f"Candidate {member['number']} was not validated. On the items it was searched on, in "
+        "percent, ± one standard error; such numbers are optimistic:",
+        "",
+        *scores,
+        "",
+    ]

@@ -48,6 +48,10 @@ _WANTED: Final = (  # no pickles
     *("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"),
     *("LICENSE*", "NOTICE*"),
 )
+_PROMPTING: Final = (
+    *("*.json", "*.jinja", "additional_chat_templates/*.jinja"),
+    *("*.model", "*.tiktoken", "vocab*.txt", "merges*.txt"),
+)
 _SECOND_COPIES: Final = ["original/*", "consolidated*"]
 
 
@@ -107,9 +111,18 @@ class Checkpoint:
         return tensor
 
     def file_hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of config.json and of every weight file, by file name."""
-        files = {self.folder / "config.json", *(header.file for header in self.headers.values())}
-        return {file.name: _sha256(file) for file in sorted(files)}
+        """Return the SHA-256 of all that decides answers, by path in the folder.
+
+        These are the weight files and whatever makes prompts: config, generation config,
+        tokenizer, processor and chat templates. Not the weights' index, licences or pages.
+        """
+        files = {header.file for header in self.headers.values()}
+        files |= {file for pattern in _PROMPTING for file in self.folder.glob(pattern)}
+        return {
+            file.relative_to(self.folder).as_posix(): _sha256(file)
+            for file in sorted(files)
+            if file.is_file() and not file.name.endswith(".index.json")
+        }
 
     @property
     def n_bytes(self) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from mergefront.assemble import models_of, space_of
+from mergefront.assemble import models_of, run_space
 from mergefront.errors import RunError, UserError
 from mergefront.merging.sources import Sources
 from mergefront.profiles import Profile, distance, profile
@@ -29,6 +29,7 @@ class Named:
     run: RunDirectory | None = None
     member: dict[str, Any] | None = None
     number: int | None = None
+    folder: str = ""
 
 
 def resolve(reference: str, runs: Path) -> Named:
@@ -44,7 +45,8 @@ def resolve(reference: str, runs: Path) -> Named:
         if not path.is_file():
             raise UserError(f"{path}: no such recipe file")
         recipe = Recipe.from_json(path.read_text(encoding="utf-8"), path)
-        return Named(path.stem, recipe, Sources.open(refs(recipe)))
+        sources = Sources.open(refs(recipe))
+        return Named(path.stem, recipe, sources, folder=path.absolute().parent.name)
     name, _, pick = reference.partition(":")
     run = open_run(runs, name)
     return candidate(run, pick or "knee")
@@ -59,11 +61,12 @@ def candidate(run: RunDirectory, pick: str) -> Named:
     found = {e.number: e for e in evaluations(study, run) if not e.failure}
     if number not in found:
         raise RunError(f"{run.path}: candidate {number} was not evaluated")
-    models = models_of(config)
-    space, sources = space_of(config)
-    recipe = recipe_of(space, models, found[number].point)
+    space, sources = run_space(run)
+    recipe = recipe_of(space, models_of(config), found[number].point)
     members = front["members"] if front is not None else []
+    search = {name: asdict(one) for name, one in found[number].objectives.items()}
     member = next((m for m in members if m["number"] == number), None)
+    member = member or {"number": number, "search": search, "picks": []}
     return Named(f"{config.name}:{pick}", recipe, sources, run, member, number)
 
 
@@ -93,16 +96,25 @@ class Comparison:
         sources = list(dict.fromkeys(s for p in self.profiles for s in p.sources))
         for source in sources:
             for part in first.parts:
+                curves = [p.curve(source, part) for p in self.profiles]
                 rows = [
-                    [label, *(f"{value:.2f}" for value in p.curve(source, part))]
-                    for label, p in zip(self.labels, self.profiles, strict=True)
+                    [str(layer), *(f"{curve[layer]:.2f}" for curve in curves)]
+                    for layer in range(first.n_layers)
                 ]
-                layers = [str(layer) for layer in range(first.n_layers)]
-                made.append((f"{source}, {part}, by layer", ["candidate", *layers], rows))
+                made.append((f"{source}, {part}", ["layer", *self.labels], rows))
         if self.distances:
             rows = [[f"{a} - {b}", f"{value:.3f}"] for (a, b), value in self.distances.items()]
             made.append(("distance (root mean square over groups)", ["pair", "rms"], rows))
         return made
+
+
+def _labels(named: Sequence[Named]) -> list[str]:
+    """Labels; recipe files of the same name are told apart by their folder."""
+    labels = [one.label for one in named]
+    return [
+        f"{one.folder}/{one.label}" if labels.count(one.label) > 1 and one.folder else one.label
+        for one in named
+    ]
 
 
 def compare(named: Sequence[Named]) -> Comparison:
@@ -111,7 +123,7 @@ def compare(named: Sequence[Named]) -> Comparison:
     Raises:
         UserError: the recipes are for receivers of different depth.
     """
-    labels = [one.label for one in named]
+    labels = _labels(named)
     if len(set(labels)) != len(labels):
         raise UserError("the same candidate is given twice", hint="leave one of them out")
     profiles = [profile(one.recipe, one.sources.groups) for one in named]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mergefront import compare, plots
-from mergefront.assemble import space_of
+from mergefront.assemble import run_space
 from mergefront.errors import MergefrontError, RunError
 from mergefront.export import Progress, Scored, export_candidate
 from mergefront.profiles import profile
@@ -22,7 +22,6 @@ from mergefront.search import (
     evaluations,
     open_study,
     reference_point,
-    source_hashes,
 )
 from mergefront.select import read_front, write_front
 from mergefront.space import Space
@@ -91,7 +90,7 @@ def present(run: RunDirectory, found: Sequence[Evaluation]) -> None:
     plots.save(figure, run.plots, "front")
     figure = plots.history_figure(found, front["objectives"], front["reference"])
     plots.save(figure, run.plots, "history")
-    space, sources = space_of(run.config)
+    space, sources = run_space(run)
     points = {e.number: e.point for e in found}
     chosen = [m for m in front["members"] if m["picks"]]
     labels = [f"{', '.join(m['picks'])} (#{m['number']})" for m in chosen]
@@ -125,15 +124,28 @@ def conclude(
     present(run, found)
     yield f"report    {run.report}"
     yield f"pictures  {run.plots}"
-    exported = run.path / "best"
-    if run.config.export is not None and not exported.exists():
-        say(f"exporting {run.config.export} to {exported}")
-        export_pick(run, run.config.export, exported, progress=progress, say=say)
-    if exported.exists():
-        yield f"model     {exported}"
     if tracker is not None:
         complete = tracker.finish(_ending(run))
         yield f"mlflow    {_how_to_look(run)}" + ("" if complete else "  (incomplete: see above)")
+    if run.config.export is not None:
+        best = run.path / "best"
+        _discard_stale(run, best)
+        if not best.exists():
+            say(f"exporting {run.config.export} to {best}")
+            for line in export_pick(run, run.config.export, best, progress=progress, say=say)[
+                "words"
+            ]:
+                say(line)
+        yield f"model     {best}"
+
+
+def _discard_stale(run: RunDirectory, best: Path) -> None:
+    """Remove an exported pick that an extended search has overtaken."""
+    provenance = best / "provenance.json"
+    if provenance.is_file():
+        now = compare.candidate(run, str(run.config.export)).recipe.hash()
+        if json.loads(provenance.read_text())["recipe"] != now:
+            shutil.rmtree(best)
 
 
 def _how_to_look(run: RunDirectory) -> str:
@@ -153,17 +165,19 @@ def export_pick(
     named = compare.candidate(run, pick)
     if named.number is None:
         raise RunError(f"{run.path}: there is no candidate {pick!r}")
-    run.check_manifest({"sources": source_hashes(named.sources)})
+    items = item_set(run.config.objectives, run.config.items, Path())
+    run.check_manifest({"items": items.card()})
     hashes = open_study(run).user_attrs.get(f"hashes:{named.number}")
     return export_candidate(
         named.recipe,
         named.sources,
         out,
         settings=run.config.engine,
-        items=item_set(run.config.objectives, run.config.items, Path()),
+        items=items,
         scored=Scored(hashes, run.read_items(str(named.number))),
         front=read_front(run),
         member=named.member,
+        config=(run.path / "config.yaml").read_text(),
         progress=progress,
         say=say,
     )
@@ -185,7 +199,7 @@ def rebuild(run: RunDirectory, say: Say) -> Iterator[str]:
     present(run, found)
     yield f"report    {run.report}"
     if run.config.tracking.enabled:
-        space, _ = space_of(run.config)
+        space, _ = run_space(run)
         try:
             card = _card(run, space)
             experiment = run.config.tracking.experiment

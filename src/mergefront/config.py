@@ -77,7 +77,7 @@ class Report(Strict):
     guard: Fraction = Field(
         0.02, description="Loss on the other objectives that a winner may have, in score points."
     )
-    finalists: Count = Field(12, description="Front members scored again on validation items.")
+    finalists: int = Field(12, ge=2, description="Front members scored again on validation items.")
 
 
 class EngineConfig(Strict):
@@ -237,6 +237,40 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def absolute(config: RunConfig) -> RunConfig:
+    """The configuration with every path that exists made absolute, so that it works anywhere."""
+
+    def place(name: str) -> str:
+        """A model's folder."""
+        there = not name.startswith("zoo:") and Path(name).is_dir()
+        return str(Path(name).absolute()) if there else name
+
+    def base(name: str | None) -> str | None:
+        return None if name is None else place(name)
+
+    def file(name: str) -> str:
+        """A space or task file; shipped ones go by name."""
+        return str(Path(name).absolute()) if Path(name).is_file() else name
+
+    donors = {
+        alias: donor.model_copy(update={"model": place(donor.model), "base": base(donor.base)})
+        for alias, donor in config.donors.items()
+    }
+    tasks = {
+        objective: tuple(file(name) for name in names)
+        for objective, names in config.objectives.items()
+    }
+    return config.model_copy(
+        update={
+            "receiver": place(config.receiver),
+            "base": base(config.base),
+            "space": file(config.space),
+            "donors": donors,
+            "objectives": tasks,
+        }
+    )
 
 
 def dump_yaml(model: BaseModel) -> str:

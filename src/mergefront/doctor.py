@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,10 +17,13 @@ from typing import Literal
 
 State = Literal["ok", "note", "broken"]
 
-_REQUIRED = (
-    "torch", "transformers", "safetensors", "datasets", "optuna", "cma", "mlflow", "matplotlib",
-    "numpy", "pillow", "pyarrow", "pydantic", "rich", "typer",
+REQUIRED = (  # pyproject.toml's dependencies; a test compares
+    "torch", "transformers", "safetensors", "datasets", "optuna", "cma", "moarchiving", "mlflow",
+    "matplotlib", "numpy", "scipy", "pillow", "pyarrow", "pydantic", "pyyaml", "rich", "typer",
 )  # fmt: skip
+_INSTALL = (
+    'in the checkout: pip install ".[gpu]" with an NVIDIA GPU, pip install ".[cpu]" elsewhere'
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ def examine(folder: Path) -> list[Finding]:
     """Look at everything a run needs. `folder`: where runs would be written."""
     return [
         _python(),
-        *(_package(name) for name in _REQUIRED),
+        *(_package(name) for name in REQUIRED),
         *_imports(),
         *_engine(),
         _gpu(),
@@ -60,7 +64,7 @@ def _version(name: str) -> str | None:
 def _package(name: str) -> Finding:
     version = _version(name)
     if version is None:
-        return Finding(name, "broken", "missing", f"pip install {name}")
+        return Finding(name, "broken", "missing", _INSTALL)
     return Finding(name, "ok", version)
 
 
@@ -88,7 +92,19 @@ def _imports() -> Iterator[Finding]:
 def _import_error(module: str) -> str:
     code = f"import {module}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    return done.stderr.strip().splitlines()[-1] if done.returncode else ""
+    if done.returncode == 0:
+        return ""
+    if done.returncode < 0:
+        return f"importing {module} was killed by {_signal_name(-done.returncode)}"
+    said = done.stderr.strip().splitlines()
+    return said[-1] if said else f"importing {module} ended with exit code {done.returncode}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _engine() -> Iterator[Finding]:
@@ -96,8 +112,7 @@ def _engine() -> Iterator[Finding]:
     if version is None:
         yield Finding(
             "vllm", "note", "missing",
-            "pip install 'mergefront[gpu]' (NVIDIA GPU) or 'mergefront[cpu]'; without it use "
-            "--engine transformers (slower, the same answers)",
+            f"{_INSTALL}; without it use --engine transformers (slower, the same answers)",
         )  # fmt: skip
         return
     error = _import_error("vllm")
@@ -108,8 +123,10 @@ def _engine() -> Iterator[Finding]:
 
 
 def _gpu() -> Finding:
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: one of its libraries does not load
+        return Finding("gpu", "broken", f"torch does not import: {error}", _INSTALL)
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name(0)
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
@@ -117,7 +134,8 @@ def _gpu() -> Finding:
     if shutil.which("nvidia-smi"):
         return Finding(
             "gpu", "note", "nvidia-smi is here, but torch sees no GPU",
-            "install a CUDA build of torch: pip install 'mergefront[gpu]' in a fresh environment",
+            'install a CUDA build of torch: pip install ".[gpu]" in the checkout, in a fresh '
+            "environment",
         )  # fmt: skip
     return Finding("gpu", "note", f"none; {os.cpu_count()} CPU threads", "fine for the zoo")
 
@@ -132,9 +150,13 @@ def _disk(folder: Path) -> Finding:
 
 def _zoo() -> Iterator[Finding]:
     from mergefront import zoo
-    from mergefront.checkpoint import Checkpoint
     from mergefront.errors import MergefrontError
 
+    try:
+        from mergefront.checkpoint import Checkpoint
+    except (ImportError, OSError) as error:
+        yield Finding("zoo", "broken", f"its models cannot be opened: {error}", _INSTALL)
+        return
     for name in zoo.MODELS:
         try:
             Checkpoint.open(zoo.model_folder(name))

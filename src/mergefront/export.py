@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergefront.card import model_card
+from mergefront.card import licences, model_card
 from mergefront.config import EngineConfig
 from mergefront.engine import open_engine
 from mergefront.errors import EngineError
@@ -27,9 +27,6 @@ from mergefront.tasks import ItemSet
 from mergefront.writing import whole_folder
 
 Progress = Callable[[int, int], None]
-
-MAX_CHECKED = 400
-"""Answers that verification compares, at most."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def merge(recipe: Recipe, sources: Sources, out: Path, progress: Progress | None
     """
     with whole_folder(out, needs_bytes=sources.receiver.n_bytes) as folder:
         write_merged(sources, recipe, folder, progress)
-        (folder / "README.md").write_text(model_card(recipe, None, None))
+        (folder / "README.md").write_text(model_card(recipe, licences(sources), None, None))
     return out
 
 
@@ -79,6 +76,7 @@ def export_candidate(
     scored: Scored,
     front: Mapping[str, Any],
     member: Mapping[str, Any] | None,
+    config: str = "",
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -93,7 +91,8 @@ def export_candidate(
     """
     with whole_folder(out, needs_bytes=sources.receiver.n_bytes) as folder:
         provenance = write_merged(sources, recipe, folder, progress)
-        (folder / "README.md").write_text(model_card(recipe, front, member))
+        (folder / "README.md").write_text(model_card(recipe, licences(sources), front, member))
+        (folder / "run.yaml").write_text(config)
         say("verifying: transformers, then a fresh engine")
         checks = verify(folder, recipe, sources, settings, items, scored)
         (folder / "provenance.json").write_text(
@@ -113,10 +112,12 @@ def verify(
     """Check a written checkpoint against what was scored.
 
     It must load in transformers with no missing or unexpected tensor, and in a fresh engine give
-    the parameter hashes of the scored engine and the answers that were scored.
+    the parameter hashes of the scored engine; the items read last are asked once more, all of
+    them in the same order, since greedy answers can depend on the batch. Answers that differ
+    although the parameters are the same are counted, not refused.
 
     Raises:
-        EngineError: any of that fails; says what was found and expected.
+        EngineError: the checkpoint does not load, or is not what was scored.
     """
     checks: dict[str, Any] = {"transformers": load_in_transformers(folder)}
     engine = open_engine(settings, sources.refs, recipe.method, recipe.parameters, folder=folder)
@@ -133,20 +134,39 @@ def verify(
             "parameters_sha256": found,
             "same_as_scored": scored.parameters_sha256 is not None,
         }
-        pairs = _stored_answers(items, scored.records)[:MAX_CHECKED]
-        answers = engine.generate([item for item, _ in pairs])
-        same = sum(a.text == text for a, (_, text) in zip(answers, pairs, strict=True))
-        checks["answers"] = {"asked": len(pairs), "same": same}
-        if same != len(pairs):
+        asked = _stored_answers(items, scored.records)
+        answers = engine.generate([item for item, _ in asked])
+        same = sum(a.text == text for a, (_, text) in zip(answers, asked, strict=True))
+        checks["answers"] = {"asked": len(asked), "same": same}
+        if same != len(asked) and scored.parameters_sha256 is None:
             raise EngineError(
-                f"{folder.name}: {len(pairs) - same} of {len(pairs)} answers differ from those "
-                "that were scored",
-                hint="the parameters are the same, so the engine's kernels do not repeat "
-                "themselves; export with --no-verify if that is accepted",
+                f"{folder.name}: {len(asked) - same} of {len(asked)} answers differ from those "
+                "that were scored, and no parameter hash was recorded to compare",
+                hint="export a validated member of the front",
             )
     finally:
         engine.close()
+    checks["words"] = _words(checks)
     return checks
+
+
+def _words(checks: Mapping[str, Any]) -> list[str]:
+    """What was verified and what was not, in plain words."""
+    engine, answers = checks["engine"], checks["answers"]
+    short = engine["parameters_sha256"][:12]
+    words = ["verified: loads in transformers, no missing and no unexpected tensor"]
+    if engine["same_as_scored"]:
+        words.append(f"verified: parameters in a fresh engine hash to those scored ({short})")
+    else:
+        words.append("not compared: the candidate was not validated, so no hash was recorded")
+    if answers["same"] == answers["asked"]:
+        words.append(f"verified: all {answers['asked']} answers are those that were scored")
+    else:
+        words.append(
+            f"note: {answers['asked'] - answers['same']} of {answers['asked']} answers differ "
+            "although the parameters are the same: this engine's kernels do not repeat themselves"
+        )
+    return words
 
 
 def load_in_transformers(folder: Path) -> dict[str, int]:

@@ -1,16 +1,13 @@
-"""Fronts: who dominates whom, how much a set covers, and which member to pick.
+"""Fronts: who dominates whom, how much a set covers, and which member is the balanced one.
 
 All objectives are maximised. This module knows points, not candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from mergefront.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -86,38 +83,6 @@ def knee(points_NM: ArrayLike) -> int:
     spread = scaled.max(axis=1) - scaled.min(axis=1)
     order = np.lexsort((np.arange(len(front)), spread, -np.round(scaled.sum(axis=1), 12)))
     return int(front[order[0]])
-
-
-def pick(rule: str, numbers: Sequence[int], points_NM: ArrayLike, objectives: Sequence[str]) -> int:
-    """Return the candidate number that a rule names among the members of a front.
-
-    `rule` is "knee", "best:<objective>" (ties: the better in the others, in order), or a number.
-    `numbers` and `points_NM` go together, columns as in `objectives`.
-
-    Raises:
-        UserError: an empty front, an unknown rule or objective, or a number not on the front.
-    """
-    points = _points(points_NM)
-    if not len(numbers):
-        raise UserError("the front is empty: there is nothing to pick")
-    if rule == "knee":
-        return numbers[knee(points)]
-    if rule.startswith("best:"):
-        objective = rule.removeprefix("best:")
-        if objective not in objectives:
-            raise UserError(
-                f"no objective {objective!r}", hint=f"objectives are {', '.join(objectives)}"
-            )
-        column = list(objectives).index(objective)
-        keys = [(row[column], *row) for row in points.tolist()]
-        return numbers[max(range(len(keys)), key=lambda i: (keys[i], -i))]
-    if not rule.isdecimal():
-        legal = ", ".join(["knee", *(f"best:{name}" for name in objectives)])
-        raise UserError(f"unknown pick {rule!r}", hint=f"legal: {legal}, or a candidate's number")
-    if int(rule) not in numbers:
-        members = ", ".join(map(str, sorted(numbers)))
-        raise UserError(f"candidate {rule} is not on the front", hint=f"its members: {members}")
-    return int(rule)
 
 
 def _points(points_NM: ArrayLike) -> NDArray[np.float64]:

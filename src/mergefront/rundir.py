@@ -11,13 +11,14 @@ Not here: what the numbers mean (`select`) and how they come about (`search`).
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -113,6 +114,23 @@ class RunDirectory:
         write_text(path / "config.yaml", dump_yaml(config))
         return run
 
+    def lock(self) -> Callable[[], None]:
+        """Claim the run for this process; returns what releases it. The kernel does if we die.
+
+        Raises:
+            RunError: another process is searching in this directory.
+        """
+        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise RunError(
+                f"{self.path}: another process is running this search",
+                hint="watch it with mergefront status, or end it first",
+            ) from None
+        return lambda: os.close(descriptor)
+
     def check_manifest(self, found: Mapping[str, Any]) -> None:
         """Write the manifest of a new run; on a resume compare what must not have changed.
 
@@ -180,14 +198,21 @@ def write_text(path: Path, text: str) -> None:
 def _differences(then: RunConfig, now: RunConfig) -> list[str]:
     free = {"budget", "tracking", "name"}
     a, b = then.model_dump(mode="json"), now.model_dump(mode="json")
-    return [_first_difference(k, a[k], b[k]) for k in a if k not in free and a[k] != b[k]]
+    # As text: the order of donors and objectives matters, and equal mappings hide it.
+    return [
+        _first_difference(k, a[k], b[k])
+        for k in a
+        if k not in free and json.dumps(a[k]) != json.dumps(b[k])
+    ]
 
 
 def _first_difference(path: str, then: Any, now: Any) -> str:
-    if isinstance(then, dict) and isinstance(now, dict):
+    if isinstance(then, dict) and isinstance(now, dict) and then != now:
         for key in sorted(set(then) | set(now)):
             if then.get(key) != now.get(key):
                 return _first_difference(f"{path}.{key}", then.get(key), now.get(key))
+    if then == now:
+        return f"the order of {path} was {', '.join(then)}, is {', '.join(now)}"
     return f"{path} was {then!r}, is {now!r}"
 
 

@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 RESULT = "result"
 """Trial attribute with everything about a finished candidate but its point and values."""
 
+ELAPSED = "elapsed"
+"""Wall seconds used when something was recorded: in RESULT, and of the study after the search."""
+
 MAX_FAILURES = 3
 """Candidates that may fail in a row before the engine is taken for broken."""
 
@@ -65,6 +68,7 @@ class Search:
     sources: Sources
     study: optuna.Study
     clock: Clock
+    release: Callable[[], None] = lambda: None
     engine: Engine | None = None
 
     @property
@@ -80,10 +84,17 @@ class Search:
             )
         return self.engine
 
-    def close(self) -> None:
+    def close_engine(self) -> None:
+        """Close the engine; it is opened again when it is needed."""
         if self.engine is not None:
             self.engine.close()
             self.engine = None
+
+    def close(self) -> None:
+        """Close the engine and let other processes have the run."""
+        self.close_engine()
+        self.release()
+        self.release = lambda: None
 
     def recipe(self, point: Sequence[float]) -> Recipe:
         """The recipe of a point in [0, 1]^D."""
@@ -119,19 +130,28 @@ class Search:
             proposed = time.perf_counter() - began
             origin = str(trial.user_attrs.get("origin", self.config.search.sampler))
             try:
-                evaluation = self.evaluate(trial.number, point, origin)
+                evaluation = self._evaluate_twice(trial.number, point, origin)
                 seconds = replace(evaluation.seconds, propose=proposed)
                 evaluation = replace(evaluation, seconds=seconds)
                 failures = 0
             except EngineError as error:
                 failures += 1
-                if failures >= MAX_FAILURES:
-                    raise
+                if failures >= MAX_FAILURES or stop():
+                    raise  # the trial stays in flight: a resume asks it again
                 logger.warning("candidate %d failed: %s", trial.number, error.message)
                 evaluation = Evaluation(trial.number, point, origin, {}, failure=error.message)
             told = self._tell(trial, evaluation)
             yield told
             began = time.perf_counter()
+
+    def _evaluate_twice(self, number: int, point: Sequence[float], origin: str) -> Evaluation:
+        """Evaluate; if the engine fails, once more in a fresh one."""
+        try:
+            return self.evaluate(number, point, origin)
+        except EngineError as error:
+            logger.warning("candidate %d: %s; trying a fresh engine", number, error.message)
+            self.close_engine()
+            return self.evaluate(number, point, origin)
 
     def _trials(self, sampler: ReplaySampler, stop: Callable[[], bool]) -> Iterator[optuna.Trial]:
         for trial in pending(self.study):
@@ -151,13 +171,17 @@ class Search:
 
     def _reserve(self) -> float:
         """Seconds to keep for one more candidate, validation, test and export."""
-        done = [t for t in ledger.finished(self.study) if RESULT in t.user_attrs]
+        done = [
+            t
+            for t in ledger.finished(self.study)
+            if RESULT in t.user_attrs and not t.user_attrs[RESULT]["failure"]
+        ]
         if not done or self.config.budget.hours is None:
             return 0.0
         per_candidate = max(sum(t.user_attrs[RESULT]["seconds"].values()) for t in done[-5:])
         per_item = per_candidate / max(1, len(self.items.flat("search")))
         validated = (self.config.report.finalists + 1) * len(self.items.flat("validation"))
-        tested = 4 * len(self.items.flat("test"))
+        tested = (2 + len(self.config.objectives)) * len(self.items.flat("test"))
         export = 120.0 if self.config.export else 10.0
         return float(1.2 * (per_candidate + per_item * (validated + tested)) + export)
 
@@ -219,7 +243,7 @@ class Search:
         knobs = zip(self.space.knobs, evaluation.point, strict=True)
         result = {
             "origin": evaluation.origin,
-            "elapsed": round(self.clock.elapsed(), 3),
+            ELAPSED: round(self.clock.elapsed(), 3),
             "knobs": {knob.name: knob.value(u) for knob, u in knobs},
             "se": {name: e.se for name, e in objectives.items()},
             "n": {name: e.n for name, e in objectives.items()},
@@ -237,9 +261,9 @@ class Search:
 
 
 def spent_seconds(study: optuna.Study) -> float:
-    """Wall seconds that a run's sessions have used up to its last finished candidate."""
-    results = (t.user_attrs.get(RESULT, {}) for t in study.get_trials(deepcopy=False))
-    return max((float(r.get("elapsed", 0.0)) for r in results), default=0.0)
+    """Wall seconds that a run's sessions have used up to what was recorded last."""
+    results = [t.user_attrs.get(RESULT, {}) for t in study.get_trials(deepcopy=False)]
+    return max(float(r.get(ELAPSED, 0.0)) for r in [*results, study.user_attrs])
 
 
 def estimates_of(records: Sequence[ItemRecord]) -> dict[str, Estimate]:
@@ -257,7 +281,7 @@ def estimates_of(records: Sequence[ItemRecord]) -> dict[str, Estimate]:
 def reference_point(config: RunConfig, receiver: Mapping[str, Estimate]) -> dict[str, float]:
     """The hypervolume's reference point, by objective."""
     if config.report.reference is not None:
-        return dict(config.report.reference)
+        return {name: config.report.reference[name] for name in config.objectives}
     first = next(iter(config.objectives))
     return {
         name: receiver[name].mean * (1.0 if name == first else 0.8) for name in config.objectives

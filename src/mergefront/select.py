@@ -5,9 +5,10 @@ that are reported come from validation items; test items are read once, for the 
 Every opening of validation and test items is recorded in the study.
 
 Definitions (also in docs/concepts.md): the reference point of the hypervolume is (the receiver's
-score on the first objective, 0.8 x the receiver's on the others) unless configured. A member
-*beats the receiver* when the 95 % interval of its paired validation gain on the first objective
-lies above zero and its mean validation loss on every other objective is at most the guard.
+score on the first objective, 0.8 x the receiver's on the others, on the same split) unless
+configured. A member *beats the receiver* when the 95 % interval of its paired validation gain on
+the first objective lies above zero and its mean validation loss on every other objective is at
+most the guard.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from typing import Any
 import numpy as np
 import optuna
 
-from mergefront import pareto, statistics
+from mergefront import ledger, pareto, statistics
 from mergefront.config import RunConfig
 from mergefront.errors import RunError
 from mergefront.members import choose_finalists, picks, points_of
 from mergefront.records import Evaluation, Split
 from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, write_text
-from mergefront.search import RESULT, Search, estimates_of, evaluations, reference_point
+from mergefront.search import ELAPSED, RESULT, Search, estimates_of, evaluations, reference_point
 
 BEATS, TRADES, UNRESOLVED, WORSE = (
     "beats the receiver",
@@ -71,17 +72,22 @@ def finish(search: Search) -> Iterator[Step]:
 
 
 def _score(search: Search, split: Split, chosen: Sequence[Evaluation]) -> Iterator[Step]:
+    asked = len(ledger.finished(search.study))
     models: list[tuple[str, Any]] = [(RECEIVER, search.receiver_recipe())]
     models += [(str(e.number), search.recipe(e.point)) for e in chosen]
     for done, (name, recipe) in enumerate(models):
         yield Step(split, name, done, len(models))
-        if search.run.read_items(name, split):
+        if not search.run.read_items(name, split):
+            _record_opening(search.study, split, name, asked)
+            search.ask(name, recipe, split)
+        elif split == "validation" and f"hashes:{name}" not in search.study.user_attrs:
+            search.open_engine().load(recipe)  # killed between scoring and hashing
+        else:
             continue
-        _record_opening(search.study, split, name)
-        search.ask(name, recipe, split)
         if split == "validation":
             hashes = search.open_engine().parameter_hashes()
             search.study.set_user_attr(f"hashes:{name}", digest(hashes))
+        search.study.set_user_attr(ELAPSED, round(search.clock.elapsed(), 3))
     yield Step(split, "", len(models), len(models))
 
 
@@ -90,10 +96,12 @@ def digest(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()
 
 
-def _record_opening(study: optuna.Study, split: Split, name: str) -> None:
+def _record_opening(study: optuna.Study, split: Split, name: str, candidates: int) -> None:
+    """Write down who reads which split, and after how many candidates."""
     openings = list(study.user_attrs.get("openings", []))
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    study.set_user_attr("openings", [*openings, {"split": split, "model": name, "time": stamp}])
+    opening = {"split": split, "model": name, "candidates": candidates, "time": stamp}
+    study.set_user_attr("openings", [*openings, opening])
 
 
 def write_front(run: RunDirectory, study: optuna.Study) -> dict[str, Any]:
@@ -121,7 +129,11 @@ def summarise(run: RunDirectory, study: optuna.Study) -> dict[str, Any]:
     finished = {e.number: e for e in everything if not e.failure}
     members = [finished[n] for n in study.user_attrs["finalists"]]
     receiver = {split: _by_objective(run.read_items(RECEIVER, split)) for split in _SPLITS}
-    reference = reference_point(config, estimates_of(run.read_items(RECEIVER, "search")))
+    reference = {
+        split: reference_point(config, estimates_of(run.read_items(RECEIVER, split)))
+        for split in ("search", "validation")
+    }
+    openings = study.user_attrs.get("openings", [])
     chosen = picks(members, config)
     best = {members[i].number for i in pareto.non_dominated(points_of(members, names))}
     rows = [_member(run, study, e, chosen, e.number in best) for e in members]
@@ -130,19 +142,23 @@ def summarise(run: RunDirectory, study: optuna.Study) -> dict[str, Any]:
         "format": "mergefront/front@1",
         "run": config.name,
         "objectives": names,
-        "reference": reference,
+        "reference": reference["search"],
         "guard": config.report.guard,
         "receiver": receiver,
         "members": rows,
         "hypervolume": {
-            "search": pareto.hypervolume(found, [reference[n] for n in names]),
-            "validation": _validated_hypervolume(run, members, reference),
+            "search": pareto.hypervolume(found, [reference["search"][n] for n in names]),
+            "validation": {
+                **_validated_hypervolume(run, members, reference["validation"]),
+                "reference": reference["validation"],
+            },
         },
         "candidates": len(everything),
         "failed": len(everything) - len(finished),
         "items": config.items.model_dump(),
         "seconds": _seconds(everything),
-        "openings": study.user_attrs.get("openings", []),
+        "openings": openings,
+        "test_rounds": len({o["candidates"] for o in openings if o["split"] == "test"}),
         "messages": _messages(rows, names[0]),
     }
 
@@ -233,7 +249,8 @@ def _messages(rows: Sequence[Mapping[str, Any]], first: str) -> list[str]:
     if winners:
         return [
             f"{len(winners)} of {len(rows)} members beat the receiver on validation items: "
-            f"their {first} gain is above zero and their losses stay within the guard."
+            f"their {first} gain is above zero and their losses stay within the guard. (Each "
+            "interval holds by itself; they are not adjusted for there being several.)"
         ]
     trades = [row["number"] for row in rows if row["verdict"] == TRADES]
     if trades:

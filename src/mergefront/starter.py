@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import yaml
+
+from mergefront.config import RunConfig, validate
 from mergefront.errors import UserError
 
 _TEMPLATE = """\
@@ -19,46 +22,99 @@ base: {base}                       # the common ancestor that the donors were fi
 donors:                            # alias: {{model, revision, base}}; a donor may name its own base
 {donors}
 
-# knobs_by_part suits a night; uniform (one coefficient a donor) is the baseline to beat.
-# For models larger than the zoo copy the file and lower `high` to 0.3 and `start` to 0.1:
-# real pairs can collapse at 0.1 to 0.2.
-space: knobs_by_part
+{space}
 
 objectives:                        # the first is the one to gain, the others are to keep
   reasoning: [{reasoning}]         # task names, or paths of task files
   perception: [{perception}]
-items: {{search: 400, validation: 1000, test: 2000}}  # per objective; s.e. ~ 0.5/sqrt(n)
+{first}items: {{search: 400, validation: 1000, test: 2000}}  # per objective; s.e. ~ 0.5/sqrt(n)
 
 search: {{sampler: como-cma, seed: 0, warm_start: [receiver, uniform]}}
 budget: {{candidates: 200, hours: 8}}                   # hours include validation, test and export
 engine: {{kind: vllm, dtype: auto}}
-export: knee                       # what is written to runs/{name}/best: knee, best:reasoning, ...
+export: knee                       # what is written to runs/{folder}/best: knee, best:reasoning, ...
 """
 
 
+_ZOO_SPACE = """\
+# knobs_by_part suits a night; uniform (one coefficient a donor) is the baseline to beat. Its bounds
+# are the zoo's: for larger models use real_pairs, for they can collapse at 0.1 to 0.2.
+space: knobs_by_part"""
+_REAL_SPACE = """\
+# real_pairs suits a night: knobs from 0 to 0.3 that start at 0.1, for real pairs can collapse at 0.1
+# to 0.2. knobs_by_part has the same knobs with the zoo's bounds (0 to 1.5).
+space: real_pairs"""
+_TASKS = ("tasks/my_reasoning.yaml", "tasks/my_perception.yaml")
+_TASKS_FIRST = f"""\
+  # Write these two task files first, {_TASKS[0]} and
+  # {_TASKS[1]}: docs/tasks.md says how.
+"""
+_RESERVED = frozenset({"receiver", "base", "tied", "each"})
+
+
 def starter_config(receiver: str, donors: Sequence[str], base: str | None, *, name: str) -> str:
-    """YAML text for `mergefront init`.
+    """YAML text for `mergefront init`; it is a valid run configuration.
 
     Raises:
         UserError: two donors come down to the same alias.
+        ConfigError: no valid configuration can be made of what was given.
     """
     aliases: dict[str, str] = {}
     for donor in donors:
-        alias = re.sub(r"\W+", "_", donor.rstrip("/").rsplit("/", 1)[-1].rsplit(":", 1)[-1])
-        alias = alias.strip("_").lower()
-        alias = alias if alias.isidentifier() else f"donor_{alias}"
+        alias = _alias(donor)
         if alias in aliases:
             raise UserError(
                 f"the donors {aliases[alias]} and {donor} have the same name {alias}",
                 hint="write the configuration for one and add the other by hand",
             )
         aliases[alias] = donor
-    zoo = receiver.startswith("zoo:")
-    return _TEMPLATE.format(
-        name=re.sub(r"[^A-Za-z0-9._-]", "-", name),
-        receiver=receiver,
-        base=base if base is not None else "null",
-        donors="\n".join(f"  {alias}: {{model: {model}}}" for alias, model in aliases.items()),
-        reasoning="digits_reasoning" if zoo else "tasks/my_reasoning.yaml",
-        perception="digits_perception" if zoo else "tasks/my_perception.yaml",
+    zoo = _is_zoo(receiver)
+    reasoning, perception = ("digits_reasoning", "digits_perception") if zoo else _TASKS
+    run = re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-") or "run"
+    text = _TEMPLATE.format(
+        name=_scalar(run),
+        folder=run,
+        receiver=_scalar(receiver),
+        base=_scalar(base) if base is not None else "null",
+        donors="\n".join(f"  {_scalar(a)}: {{model: {_scalar(m)}}}" for a, m in aliases.items()),
+        space=_ZOO_SPACE if zoo else _REAL_SPACE,
+        reasoning=reasoning,
+        perception=perception,
+        first="" if zoo else _TASKS_FIRST,
     )
+    validate(yaml.safe_load(text), RunConfig, "mergefront init")
+    return text
+
+
+def starter_notes(receiver: str) -> str:
+    """What is left to do before the written configuration runs; empty if nothing is."""
+    if _is_zoo(receiver):
+        return ""
+    return f"first write the two task files that it names, {_TASKS[0]} and {_TASKS[1]}: " + (
+        "docs/tasks.md says how"
+    )
+
+
+def _is_zoo(receiver: str) -> bool:
+    return receiver.startswith("zoo:")
+
+
+def _alias(donor: str) -> str:
+    """A donor's short name: the last part of its path or id, as an identifier."""
+    last = donor.rstrip("/").rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+    alias = re.sub(r"\W+", "_", last).strip("_").lower()
+    if alias in _RESERVED:
+        return f"{alias}_donor"
+    return alias if alias.isidentifier() else f"donor_{alias}"
+
+
+def _scalar(text: str) -> str:
+    """A string as YAML: plain where it reads back as that string, otherwise quoted."""
+    try:
+        plain = yaml.safe_load(f"{{key: {text}}}") == {"key": text}
+    except yaml.YAMLError:
+        plain = False
+    if plain:
+        return text
+    quoted: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**6)
+    return quoted.strip()

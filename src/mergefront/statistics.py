@@ -99,27 +99,6 @@ def paired_difference(
     return Difference(mean, max(-1.0, mean - half), min(1.0, mean + half), se)
 
 
-def mcnemar(a_N: ArrayLike, b_N: ArrayLike) -> float:
-    """Return the exact two-sided p-value that a and b do equally well on the same items.
-
-    Counts items on which a scores higher against those on which b does (exact McNemar test; for
-    scores other than 0 and 1 the sign test). Treats items as independent: with clusters of several
-    items it is too sure.
-
-    Raises:
-        ValueError: lengths that differ.
-    """
-    a, b = np.asarray(a_N, dtype=float), np.asarray(b_N, dtype=float)
-    if a.shape != b.shape:
-        raise ValueError(f"paired scores of {a.size} and {b.size} items")
-    wins, losses = int((a > b).sum()), int((a < b).sum())
-    if wins + losses == 0:
-        return 1.0
-    from scipy.special import bdtr
-
-    return min(1.0, 2.0 * float(bdtr(min(wins, losses), wins + losses, 0.5)))
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for having looked at all of them, in the order given.
 

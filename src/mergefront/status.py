@@ -8,12 +8,18 @@ from typing import Any
 from mergefront.members import current_front
 from mergefront.rundir import RunDirectory
 from mergefront.search import evaluations, open_study, spent_seconds
+from mergefront.select import read_front
 
 
 def open_run(runs: Path, name: str) -> RunDirectory:
     """A run by name under `runs`, or by the path of its directory. Raises RunError."""
     path = Path(name)
     return RunDirectory.open(path if (path / "config.yaml").is_file() else runs / name)
+
+
+def _reported(run: RunDirectory) -> int:
+    """Candidates that the front on disk knows of; -1 if there is none."""
+    return int(read_front(run)["candidates"]) if run.front.is_file() else -1
 
 
 def status_of(runs: Path, name: str) -> dict[str, Any]:
@@ -24,7 +30,7 @@ def status_of(runs: Path, name: str) -> dict[str, Any]:
     found = evaluations(study, run)
     return {
         "run": str(run.path),
-        "state": "finished" if run.front.is_file() else "unfinished",
+        "state": "finished" if _reported(run) == len(found) else "unfinished",
         "objectives": names,
         "candidates": len(found),
         "failed": sum(1 for e in found if e.failure),

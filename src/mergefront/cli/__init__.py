@@ -36,6 +36,9 @@ app = typer.Typer(
 )
 
 
+_OS_HINT = "check that the path exists, may be written to, and that its disk is not full"
+
+
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"mergefront {mergefront.__version__}")
@@ -71,6 +74,9 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        complain(f"{error.filename or 'a file'}: {error.strerror or error}", _OS_HINT)
+        sys.exit(2)
     except Exception as error:
         traceback.print_exc()
         complain(

@@ -18,6 +18,7 @@ from mergefront.errors import UserError
 if TYPE_CHECKING:
     from mergefront.config import RunConfig
     from mergefront.search import Search
+    from mergefront.tracking import Tracker
 
 Runs = Annotated[Path, typer.Option("--runs", help="Directory that holds the runs.")]
 
@@ -63,7 +64,7 @@ def search(
     configuration asks for one, plots, a report page and MLflow.
     """
     from mergefront import shipped
-    from mergefront.config import RunConfig, read_mapping, validate
+    from mergefront.config import RunConfig, absolute, read_mapping, validate
 
     path = shipped.find("configs", config, Path())
     data = read_mapping(path)
@@ -73,7 +74,7 @@ def search(
     _override(data, "search", "seed", seed)
     if name is not None:
         data["name"] = name
-    _run(validate(data, RunConfig, str(path)), runs)
+    _run(absolute(validate(data, RunConfig, str(path))), runs)
 
 
 def _override(data: dict[str, Any], section: str, key: str, value: object) -> None:
@@ -113,30 +114,35 @@ def _search_and_finish(opened: Search, stop: Callable[[], bool]) -> None:
         opened.open_engine()
         receiver = opened.receiver("search")
     tracker = conclude.open_tracker(opened, known)
-    reference = reference_point(opened.config, receiver)
-    with Display(opened, receiver, reference, known) as display:
-        for evaluation in opened.candidates(stop):
-            display.add(evaluation)
-            if tracker is not None:
-                tracker.candidate(evaluation)
-        for step in () if stop() else finish(opened):
-            display.step(step)
-            if stop():
-                break
+    try:
+        with Display(opened, receiver, reference_point(opened.config, receiver), known) as display:
+            for evaluation in opened.candidates(stop):
+                display.add(evaluation)
+                if tracker is not None:
+                    tracker.candidate(evaluation)
+            for step in () if stop() else finish(opened):
+                display.step(step)
+                if stop():
+                    break
+    except BaseException:
+        _close(tracker)
+        raise
     if stop():
-        if tracker is not None:
-            tracker.close()
+        _close(tracker)
         say("stopped; the same command goes on from here")
         return
-    opened.close()
+    opened.close_engine()
     print_front(read_front(opened.run))
     for line in conclude.conclude(opened, tracker, say):
-        out.print(line, soft_wrap=True)
-    name = opened.config.name
-    say(
-        f"next: mergefront compare {name}:knee {name}:best:{next(iter(reference))}, "
-        f"mergefront export {name} --pick best:{next(iter(reference))} --out DIR"
-    )
+        out.print(line, soft_wrap=True, markup=False)
+    run, first = opened.run.path, next(iter(opened.config.objectives))
+    say(f"next: mergefront compare {run}:knee {run}:best:{first}")
+    say(f"      mergefront export {run} --pick best:{first} --out DIR")
+
+
+def _close(tracker: Tracker | None) -> None:
+    if tracker is not None:
+        tracker.close()
 
 
 @contextmanager

@@ -56,4 +56,4 @@ def merge(
             read, sources, destination, lambda done, total: progress.update(bar, completed=done)
         )
     say(f"merged {len(sources.receiver.headers)} tensors by {read.method}")
-    out.print(str(destination))
+    typer.echo(destination)

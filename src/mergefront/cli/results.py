@@ -28,13 +28,17 @@ def front(
 ) -> None:
     """Print the validated front: scores, paired gains over the receiver with 95 % intervals."""
     from mergefront.select import read_front
-    from mergefront.status import open_run
+    from mergefront.status import open_run, status_of
 
-    found = read_front(open_run(runs, run))
+    opened = open_run(runs, run)
+    found = read_front(opened)
     if as_json:
         emit_json(found)
         return
     print_front(found)
+    now = status_of(runs, run)["candidates"]
+    if now != found["candidates"]:
+        say(f"note: {now - found['candidates']} candidates came later; run the search to its end")
 
 
 def print_front(found: Mapping[str, Any]) -> None:
@@ -62,9 +66,12 @@ def print_front(found: Mapping[str, Any]) -> None:
         label = f"{m['number']} ({', '.join(m['picks'])})"
         rows.append([label, *(percent(m["test"][n]) for n in names),
                      *(points(m["test_gain"][n]) for n in names)])  # fmt: skip
-    out.print(table("test items, read once, picks only", columns[: 1 + 2 * len(names)], rows))
+    rounds = found["test_rounds"]
+    often = "once" if rounds == 1 else f"in {rounds} rounds, since the search was extended"
+    title = f"test items, read {often}, picks only"
+    out.print(table(title, columns[: 1 + 2 * len(names)], rows))
     volume = found["hypervolume"]["validation"]
-    reference = ", ".join(f"{n} {100 * found['reference'][n]:.1f}" for n in names)
+    reference = ", ".join(f"{n} {100 * volume['reference'][n]:.1f}" for n in names)
     out.print(
         f"hypervolume on validation items {volume['value']:.4f} "
         f"[{volume['low']:.4f}, {volume['high']:.4f}] against ({reference}); "
@@ -104,13 +111,9 @@ def export(
     if as_json:
         emit_json({"folder": str(destination), **checks})
         return
-    out.print(str(destination))
-    answers = checks["answers"]
-    say(
-        f"verified: loads in transformers, parameters hash to those scored "
-        f"({checks['engine']['parameters_sha256'][:12]}), {answers['same']} of "
-        f"{answers['asked']} answers are the same"
-    )
+    typer.echo(destination)
+    for line in checks["words"]:
+        say(line)
 
 
 def compare(

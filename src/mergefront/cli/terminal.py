@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,8 +42,17 @@ def log_handler(path: Path) -> logging.Handler:
 
 def emit_json(data: Any) -> None:
     """JSON on stdout."""
-    json.dump(data, sys.stdout, indent=1)
+    json.dump(_finite(data), sys.stdout, indent=1, allow_nan=False)
     sys.stdout.write("\n")
+
+
+def _finite(data: Any) -> Any:
+    """NaN and infinity as null: JSON has neither."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    return [_finite(one) for one in data] if isinstance(data, list | tuple) else data
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

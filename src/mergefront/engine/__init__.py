@@ -49,12 +49,22 @@ class Engine(Protocol):
         """
         ...
 
+    def check(self, items: Sequence[Item]) -> None:
+        """See that every item can be asked, without asking: its images decode, and its prompt
+        with `max_tokens` of answer fits the context. For all items once, before a long run;
+        keeps nothing, and changes neither weights nor answers.
+
+        Raises:
+            EngineError: an item cannot be asked, naming the first.
+        """
+        ...
+
     def generate(self, items: Sequence[Item]) -> list[Answer]:
         """Answer N items, greedily, at most `item.max_tokens` tokens each, in input order.
 
         Raises:
-            EngineError: an item's image cannot be read or its prompt does not fit, naming the
-                item; or the engine failed.
+            EngineError: an item's image cannot be read, its prompt does not fit, or its answer was
+                cut off by anything but `max_tokens`, naming the item; or the engine failed.
         """
         ...
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,8 @@ def start(settings: EngineConfig, folder: Path) -> tuple[Any, bool]:
     with _start_environment(settings, own_process), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         try:
-            llm = LLM(**_arguments(settings, folder, cpu))
+            with _deaf_children() if own_process else nullcontext():
+                llm = LLM(**_arguments(settings, folder, cpu))
         except Exception as error:
             _IN_PROCESS.clean_up()
             raise EngineError(f"vLLM did not start on {folder}: {error}") from error
@@ -128,6 +131,23 @@ def _start_environment(settings: EngineConfig, own_process: bool) -> Iterator[No
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that are started meanwhile never see SIGINT, nor do those that they start.
+
+    Ctrl-C reaches every process of the terminal. vLLM's core would abort what it is answering and
+    end, while this process may want to finish its candidate; it ends the core itself, by SIGTERM.
+    A blocked signal is inherited; here it is held back until the start is over. Python's resource
+    tracker is started first, for its start unblocks the signal.
+    """
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _InProcess:

@@ -101,6 +101,18 @@ class TransformersEngine:
         self._broken = ""
         return Seconds(build=time.perf_counter() - start)
 
+    def check(self, items: Sequence[Item]) -> None:
+        for item in items:
+            pictures = [decode_image(item, index) for index in range(len(item.images))]
+            text = chat_prompt(self._processor, item)
+            try:
+                inputs = self._process([text], [pictures])
+            except Exception as error:
+                raise EngineError(
+                    f"item {item.id}: the processor does not take its prompt: {error}"
+                ) from error
+            self._check_lengths([item], inputs)
+
     @torch.inference_mode()
     def generate(self, items: Sequence[Item]) -> list[Answer]:
         if self._broken:
@@ -152,19 +164,26 @@ class TransformersEngine:
 
     def _inputs(self, items: Sequence[Item], texts: Sequence[str]) -> Any:
         pictures = [[self._image(item, i) for i in range(len(item.images))] for item in items]
-        inputs = self._processor(
+        inputs = self._process(texts, pictures)
+        self._check_lengths(items, inputs)
+        return inputs.to(self._model.device, self._model.dtype)
+
+    def _process(self, texts: Sequence[str], pictures: Sequence[Sequence[Any]]) -> Any:
+        """Token ids, images expanded, and processed images; all have as many images."""
+        return self._processor(
             text=list(texts),
-            **({"images": pictures} if items[0].images else {}),
+            **({"images": [list(some) for some in pictures]} if pictures[0] else {}),
             padding=True,
             padding_side="left",
             add_special_tokens=False,
             return_tensors="pt",
         )
+
+    def _check_lengths(self, items: Sequence[Item], inputs: Any) -> None:
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         for item, length in zip(items, lengths, strict=True):
             if self._limit and length + item.max_tokens > self._limit:
                 raise context_error(item, length, self._limit)
-        return inputs.to(self._model.device, self._model.dtype)
 
     def _image(self, item: Item, index: int) -> Any:
         return self._images.get(item.images[index], lambda: decode_image(item, index))

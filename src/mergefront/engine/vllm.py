@@ -100,6 +100,15 @@ class VllmEngine:
         self._broken = ""
         return Seconds(build=built - start, reset=time.perf_counter() - built)
 
+    def check(self, items: Sequence[Item]) -> None:
+        try:
+            for item in items:
+                pictures = [decode_image(item, index) for index in range(len(item.images))]
+                text = chat_prompt(self._processor, item)
+                self._check_length(item, self._process(item, text, pictures))
+        finally:
+            self._forget_processed()
+
     def generate(self, items: Sequence[Item]) -> list[Answer]:
         if self._broken:
             raise EngineError(f"{self._broken}: the engine's weights are undefined")
@@ -126,7 +135,7 @@ class VllmEngine:
         finally:
             if len(outputs) < len(added):
                 engine.abort_request(added, internal=True)
-        return [_answer(outputs[place]) for place in range(len(items))]
+        return [_answer(item, outputs.get(place)) for place, item in enumerate(items)]
 
     def parameter_hashes(self) -> dict[str, str]:
         ranks: list[dict[str, str]] = self._call("mergefront_hashes")
@@ -151,6 +160,16 @@ class VllmEngine:
             self._broken = "vLLM did not drop its prefix cache"
             raise EngineError("vLLM did not drop its prefix cache: requests are still running")
 
+    def _forget_processed(self) -> None:
+        """Empty vLLM's memory of processed images, on both sides at once.
+
+        The client's must never know an image that the core has not been sent. Encoded images stay.
+        """
+        try:
+            self._llm.reset_mm_cache()
+        except Exception as error:
+            raise EngineError(f"vLLM did not drop its processed images: {error}") from error
+
     def _call(self, name: str, arguments: tuple[Any, ...] = ()) -> list[Any]:
         """Run a worker method on every rank; our own errors pass, all else is an EngineError."""
         try:
@@ -171,19 +190,27 @@ class VllmEngine:
             prompt = self._rendered.get(item_key(item), lambda: self._render_anew(item))
         else:
             prompt = self._render_anew(item)
+        self._check_length(item, prompt)
+        return prompt
+
+    def _check_length(self, item: Item, prompt: Mapping[str, Any]) -> None:
         length = len(prompt["prompt_token_ids"])
         if length + item.max_tokens > self._limit:
             raise context_error(item, length, self._limit)
-        return prompt
 
     def _render_anew(self, item: Item) -> dict[str, Any]:
+        text = self._texts.get(item_key(item), lambda: chat_prompt(self._processor, item))
+        return self._process(
+            item, text, [self._image(item, index) for index in range(len(item.images))]
+        )
+
+    def _process(self, item: Item, text: str, pictures: Sequence[Any]) -> dict[str, Any]:
+        """vLLM's own processing: the token ids are those that the model sees, images expanded."""
         from vllm.renderers.inputs.preprocess import parse_model_prompt
 
-        text = self._texts.get(item_key(item), lambda: chat_prompt(self._processor, item))
         prompt: dict[str, Any] = {"prompt": text}
-        if item.images:
-            pictures = [self._image(item, index) for index in range(len(item.images))]
-            prompt["multi_modal_data"] = {"image": pictures}
+        if pictures:
+            prompt["multi_modal_data"] = {"image": list(pictures)}
             prompt["multi_modal_uuids"] = {"image": [image_key(data) for data in item.images]}
         renderer = self._llm.renderer
         options = renderer.default_cmpl_tok_params.with_kwargs(add_special_tokens=False)
@@ -212,9 +239,17 @@ def _sampling(max_tokens: int) -> Any:
     )
 
 
-def _answer(output: Any) -> Answer:
+def _answer(item: Item, output: Any) -> Answer:
+    """The answer, if it ended by itself ("stop") or at `max_tokens` ("length").
+
+    Raises:
+        EngineError: it was aborted or failed, say because vLLM's core is shutting down.
+    """
+    reason = "nothing" if output is None else output.outputs[0].finish_reason
+    if reason not in ("stop", "length"):
+        raise EngineError(f"item {item.id}: vLLM broke off its answer ({reason})")
     said = output.outputs[0]
-    return Answer(said.text.strip(), len(said.token_ids), said.finish_reason == "stop")
+    return Answer(said.text.strip(), len(said.token_ids), reason == "stop")
 
 
 def _rendered_size(prompt: Mapping[str, Any]) -> int:

@@ -1,12 +1,14 @@
 """From what a model said to a score in [0, 1]: pure functions, the same verdict every time.
 
 No answer is wrong: never random, never the nearest option (facts that cost other harnesses up to
-forty points on refusing models). `score` is the only entrance; `rules` holds one function a rule.
+forty points on refusing models). `score` marks, `rules` holds one function a
+rule, `golds` says what a gold must be.
 """
 
 from __future__ import annotations
 
 from mergefront.records import Answer, Item, Score
+from mergefront.scoring.golds import expected, normal_gold
 from mergefront.scoring.rules import RULES, RuleName, final_span
 
 SCORER_VERSION = 1
@@ -26,4 +28,12 @@ def score(rule: RuleName, item: Item, answer: Answer) -> Score:
     return verdict
 
 
-__all__ = ["RULES", "SCORER_VERSION", "RuleName", "final_span", "score"]
+__all__ = [
+    "RULES",
+    "SCORER_VERSION",
+    "RuleName",
+    "expected",
+    "final_span",
+    "normal_gold",
+    "score",
+]

@@ -21,7 +21,8 @@ _THINK = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _CUE = re.compile(r"\b(?:answer|option|choice)\s*(?:is|:|=)\s*", re.IGNORECASE)
 _CUT = re.compile(r"\n|\.\s|,?\s+\b(?:not|because|since|but|as)\b", re.IGNORECASE)
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?|[-+]?\.\d+")
+_SIGN = r"(?:(?<![\w%])[-+])?"  # in "3-5" and "5%-10%" the hyphen is none
+_NUMBER = re.compile(rf"{_SIGN}(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?(?:/\d+)?|{_SIGN}\.\d+")
 
 
 def final_span(text: str) -> str:
@@ -51,10 +52,10 @@ def _last_boxed(text: str) -> str | None:
 
 def exact(span: str, item: Item) -> Score:
     """Equal to one of the golds after lower-casing and dropping edge punctuation and spaces."""
-    said = _plain(span)
+    said = plain(span)
     if not said:
         return Score(0.0, "", "no_answer")
-    return Score(float(said in {_plain(gold) for gold in item.answers}), said, "ok")
+    return Score(float(said in {plain(gold) for gold in item.answers}), said, "ok")
 
 
 def number(span: str, item: Item) -> Score:
@@ -62,8 +63,8 @@ def number(span: str, item: Item) -> Score:
     found = _NUMBER.findall(_after_cue(span))
     if not found:
         return Score(0.0, "", "no_answer")
-    said = _fraction(found[-1])
-    golds = [_fraction(gold.strip()) for gold in item.answers]
+    said = fraction(found[-1])
+    golds = [fraction(gold.strip()) for gold in item.answers]
     if said is None or None in golds:
         return Score(0.0, found[-1], "parse_error")
     return Score(float(said in golds), found[-1], "ok")
@@ -73,9 +74,10 @@ def choice(span: str, item: Item) -> Score:
     """A letter of the options, or the one option whose text is named; golds are letters.
 
     First hit wins: the whole span is a letter; the letter after the last "answer is"; the last
-    letter in brackets; a last line that is a letter; the only option text found.
+    letter in brackets; a last line that is a letter; the only option text found. A small letter
+    counts where it stands alone or in brackets, never inside a sentence ("a" is an article).
     """
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(item.choices) or 4]
+    letters = letters_of(item.choices)
     letter = _letter(span, letters) or _option(_after_cue(span), item.choices, letters)
     if letter is None:
         return Score(0.0, "", "no_answer")
@@ -89,10 +91,16 @@ def yes_no(span: str, item: Item) -> Score:
     if found is None:
         return Score(0.0, "", "no_answer")
     said = found.group(1).lower()
-    return Score(float(said in {_plain(gold) for gold in item.answers}), said, "ok")
+    return Score(float(said in {plain(gold) for gold in item.answers}), said, "ok")
 
 
-def _plain(text: str) -> str:
+def letters_of(choices: tuple[str, ...]) -> str:
+    """The letters that an item's options have; A to D where the prompt alone lists them."""
+    return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(choices) or 4]
+
+
+def plain(text: str) -> str:
+    """Lower-case, single spaces, no punctuation at the edges."""
     return " ".join(text.lower().split()).strip(" .,:;!?\"'`*()[]{}$")
 
 
@@ -103,7 +111,8 @@ def _after_cue(span: str) -> str:
     return _CUT.split(span[cues[-1].end() :], maxsplit=1)[0]
 
 
-def _fraction(text: str) -> Fraction | None:
+def fraction(text: str) -> Fraction | None:
+    """A number as written in an answer (1,234; 1/2; $5; 20%) or None if it is none."""
     try:
         return Fraction(text.replace(",", "").replace(" ", "").lstrip("$").rstrip("%."))
     except (ValueError, ZeroDivisionError):
@@ -112,24 +121,29 @@ def _fraction(text: str) -> Fraction | None:
 
 def _letter(span: str, letters: str) -> str | None:
     mark = rf"[\s\"'`*(\[]*([{letters}])(?=[\s\"'`*)\].:,;!]|$)"
-    whole = re.fullmatch(mark + r"[\s\"'`*)\].:,;!]*", span)
-    if whole:
-        return whole.group(1)
+    either = mark.replace(f"[{letters}]", f"[{letters}{letters.lower()}]")
+    alone = re.compile(either + r"[\s\"'`*)\].:,;!]*")
+    if whole := alone.fullmatch(span):
+        return whole.group(1).upper()
     if _CUE.search(span):
-        cued = re.match(mark, _after_cue(span))
-        if cued and not re.match(r"[\s*]*A\s+[a-z]", _after_cue(span)):  # "a", the article
+        after = _after_cue(span)
+        if lone := alone.fullmatch(after):
+            return lone.group(1).upper()
+        cued = re.match(mark, after)
+        if cued and not re.match(r"[\s*]*A\s+[a-z]", after):  # "a", the article
             return cued.group(1)
-    bracketed = re.findall(rf"\(([{letters}])\)", span)
+    bracketed = re.findall(rf"\(([{letters}])\)", span) or re.findall(
+        rf"\(([{letters.lower()}])\)", span
+    )
     if bracketed:
-        return str(bracketed[-1])
-    last = span.splitlines()[-1] if span else ""
-    alone = re.fullmatch(mark + r"[\s\"'`*)\].:,;!]*", last)
-    return alone.group(1) if alone else None
+        return str(bracketed[-1]).upper()
+    last = alone.fullmatch(span.splitlines()[-1] if span else "")
+    return last.group(1).upper() if last else None
 
 
 def _option(span: str, choices: tuple[str, ...], letters: str) -> str | None:
-    said = f" {_plain(span)} "
-    hits = [(letter, _plain(text)) for letter, text in zip(letters, choices, strict=False)]
+    said = f" {plain(span)} "
+    hits = [(letter, plain(text)) for letter, text in zip(letters, choices, strict=False)]
     hits = [(letter, text) for letter, text in hits if text and f" {text} " in said]
     # An option inside a longer named option ("blue" in "light blue") is not named itself.
     named = [h for h in hits if not any(h[1] != o[1] and h[1] in o[1] for o in hits)]

@@ -1,6 +1,7 @@
 """Tasks: one YAML file a benchmark -> items, in one fixed, nested, stratified order a split.
 
-`spec` is the file's schema, `load` reads data into items, `splits` orders and divides them.
+`spec` is the file's schema, `load` reads data into items (`rows` one row, `pictures` its images),
+`splits` orders and divides them.
 """
 
 from __future__ import annotations

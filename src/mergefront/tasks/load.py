@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from mergefront.config import Items, load_yaml
 from mergefront.errors import ConfigError, UserError
 from mergefront.records import SPLITS, Item, Split
 from mergefront.scoring import SCORER_VERSION, RuleName
+from mergefront.tasks.pictures import check_images, read_images
+from mergefront.tasks.rows import Row, check_columns, item_of, kept, label_of, split_of
 from mergefront.tasks.spec import Task
-from mergefront.tasks.splits import SPLIT_VERSION, by_hash, stratified_order
+from mergefront.tasks.splits import SPLIT_VERSION, by_column, by_hash, stratified_order
 
 LIBRARY = Path(__file__).parent / "library"
 
-Row = Mapping[str, Any]
-ReadImages = Callable[[Row], tuple[bytes, ...]]
+_KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -96,38 +98,63 @@ def item_set(objectives: Mapping[str, Sequence[str]], counts: Items, folder: Pat
 
     Raises:
         ConfigError: a task file is faulty or unknown.
-        UserError: a task's data is missing, lacks a column, or has too few items.
+        UserError: two task files have one name; a task's data is missing or malformed, lacks a
+            column, has a faulty row or image, or too few items.
     """
     paths = {name: task_path(name, folder) for names in objectives.values() for name in names}
     tasks = {name: load_task(path) for name, path in paths.items()}
+    _check_names(tasks, paths)
     by_objective: dict[Split, dict[str, tuple[Item, ...]]] = {split: {} for split in SPLITS}
     for objective, names in objectives.items():
-        pools = [_ordered(tasks[name], paths[name].parent) for name in names]
+        pools = [_pool(tasks[name], paths[name].parent) for name in names]
         for split in SPLITS:
             wanted = _shares(getattr(counts, split), len(names))
-            chosen = [
-                _take(pool, split, n, tasks[name].name)
-                for pool, n, name in zip(pools, wanted, names, strict=True)
-            ]
+            chosen = [pool.take(split, n) for pool, n in zip(pools, wanted, strict=True)]
             by_objective[split][objective] = tuple(_interleave(chosen))
     rules = {task.name: task.rule for task in tasks.values()}
     return ItemSet(by_objective, rules, {task.name: task for task in tasks.values()})
+
+
+def _check_names(tasks: Mapping[str, Task], paths: Mapping[str, Path]) -> None:
+    files: dict[str, Path] = {}
+    for name, task in tasks.items():
+        other = files.setdefault(task.name, paths[name])
+        if other.resolve() != paths[name].resolve():
+            raise UserError(
+                f"two task files have the name {task.name!r}: {other} and {paths[name]}",
+                hint="change `name:` in one of them",
+            )
 
 
 def _shares(total: int, n: int) -> list[int]:
     return [total // n + (i < total % n) for i in range(n)]
 
 
-def _take(
-    pool: tuple[dict[Split, list[Item]], Callable[[Item], Item]], split: Split, n: int, task: str
-) -> list[Item]:
-    items, finish = pool
-    if len(items[split]) < n:
-        raise UserError(
-            f"task {task}: {n} {split} items are asked for, it has {len(items[split])}",
-            hint=f"lower items.{split} in the run's configuration, or add a task",
-        )
-    return [finish(item) for item in items[split][:n]]
+@dataclass(frozen=True)
+class _Pool:
+    """All items of a task by split, in order. `drawn`: images are made for chosen items only."""
+
+    task: Task
+    items: Mapping[Split, Sequence[Item]]
+    rows: Mapping[str, Row]
+    drawn: bool
+
+    def take(self, split: Split, n: int) -> list[Item]:
+        """The first n items of a split, complete, every image decodable."""
+        items = self.items[split]
+        if len(items) < n:
+            raise UserError(
+                f"task {self.task.name}: {n} {split} items are asked for, it has {len(items)}",
+                hint=f"lower items.{split} in the run's configuration, or add a task",
+            )
+        return [self._finished(item) for item in items[:n]]
+
+    def _finished(self, item: Item) -> Item:
+        row = self.rows[item.id]
+        if self.drawn:
+            return replace(item, images=_drawn_images(row))
+        check_images(item, row, self.task.fields.images)
+        return item
 
 
 def _interleave(pools: Sequence[Sequence[Item]]) -> list[Item]:
@@ -139,123 +166,100 @@ def _interleave(pools: Sequence[Sequence[Item]]) -> list[Item]:
     return [item for _, _, item in sorted(placed, key=lambda entry: entry[:2])]
 
 
-def _ordered(task: Task, folder: Path) -> tuple[dict[Split, list[Item]], Callable[[Item], Item]]:
-    """All items of a task by split, ordered; and what completes a chosen item (its images)."""
-    rows, read_images, eager = _rows(task, folder)
+def _pool(task: Task, folder: Path) -> _Pool:
+    rows, base = _rows(task, folder)
     keyed: dict[str, Row] = {}
     items: list[Item] = []
-    declared: dict[str, Split] = {}
-    for row in rows:
-        if any(row.get(column) not in values for column, values in task.where.items()):
+    declared: list[Split] = []
+    for number, row in enumerate(rows, start=1):
+        if number == 1:
+            check_columns(task, row, images=base is not None)
+        if not kept(task, row):
             continue
-        item = _item(task, row, read_images(row) if eager else ())
+        label = label_of(task, row, number)
+        images = () if base is None else read_images(row, task.fields.images, base, label)
+        item = item_of(task, row, images, label)
         if item.id in keyed:
             raise UserError(f"task {task.name}: two rows have the id {item.id!r}")
         keyed[item.id] = row
         items.append(item)
         if task.fields.split is not None:
-            declared[item.id] = row[task.fields.split]
-    if task.fields.split is None:
-        parts = by_hash(items, task.salt)
-    else:
-        parts = {s: [i for i in items if declared[i.id] == s] for s in SPLITS}
+            declared.append(split_of(row, task.fields.split, label))
+    parts = by_hash(items, task.salt) if task.fields.split is None else by_column(items, declared)
     ordered = {split: stratified_order(parts[split], task.salt) for split in SPLITS}
-
-    def finish(item: Item) -> Item:
-        return item if eager else replace(item, images=read_images(keyed[item.id]))
-
-    return ordered, finish
+    return _Pool(task, ordered, keyed, drawn=base is None)
 
 
-def _item(task: Task, row: Row, images: tuple[bytes, ...]) -> Item:
-    fields = task.fields
-    names = {fields.question, fields.answer, fields.choices, fields.id, fields.cluster}
-    names |= {fields.stratum, fields.split}
-    missing = sorted(name for name in names if name is not None and name not in row)
-    if missing:
-        raise UserError(
-            f"task {task.name}: the data has no column {', '.join(missing)}",
-            hint=f"columns found: {', '.join(sorted(row))}; set them under fields:",
-        )
-    answers = row[fields.answer]
-    choices = tuple(str(c) for c in (row[fields.choices] or ())) if fields.choices else ()
-    listed = "\n".join(f"({chr(65 + i)}) {text}" for i, text in enumerate(choices))
-    question = task.prompt.replace("{choices}", listed).replace(
-        "{question}", str(row[fields.question])
-    )
-    image_hash = hashlib.sha256(b"".join(images)).hexdigest()
-    key = (
-        str(row[fields.id])
-        if fields.id
-        else hashlib.sha256(json.dumps([question, str(answers), image_hash]).encode()).hexdigest()[
-            :16
-        ]
-    )
-    return Item(
-        id=f"{task.name}/{key}",
-        task=task.name,
-        question=question,
-        images=images,
-        answers=tuple(str(a) for a in (answers if isinstance(answers, list) else [answers])),
-        cluster=str(row[fields.cluster]) if fields.cluster else image_hash,
-        stratum=str(row[fields.stratum]) if fields.stratum else "",
-        choices=choices,
-        max_tokens=task.max_tokens,
-    )
-
-
-def _rows(task: Task, folder: Path) -> tuple[Iterator[Row], ReadImages, bool]:
-    """Rows, how to read a row's images, and whether that must be done at once."""
+def _rows(task: Task, folder: Path) -> tuple[Iterable[Row], Path | None]:
+    """Rows, and what their image paths are relative to; None if mergefront draws the images."""
     data = task.data
     if data.zoo is not None:
-        return iter(zoo.questions(data.zoo)), _zoo_images, False
+        return zoo.questions(data.zoo), None
+    if data.path is None:
+        return _dataset(task, f"the hub dataset {data.hub}"), folder
+    file = folder / data.path
+    if file.suffix not in {".csv", *_KINDS} or not file.is_file():
+        raise UserError(
+            f"task {task.name}: {file} is no readable data file",
+            hint="data.path takes an existing .jsonl, .json, .csv or .parquet file",
+        )
+    rows = _csv_rows(task, file) if file.suffix == ".csv" else _dataset(task, str(file), file)
+    return rows, file.parent
+
+
+def _csv_rows(task: Task, file: Path) -> list[Row]:
+    """Rows of a CSV file, every cell as it is written: nothing is guessed, a blank is no gap."""
+    rows: list[Row] = []
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            header = next(reader, [])
+            if len(set(header)) != len(header):
+                raise csv.Error("its first line names a column twice")
+            for cells in filter(None, reader):
+                if len(cells) != len(header):
+                    raise csv.Error(
+                        f"line {reader.line_num} has {len(cells)} cells, the first {len(header)}"
+                    )
+                rows.append(dict(zip(header, cells, strict=True)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"task {task.name}: {file} cannot be read: {error}",
+            hint="save it as CSV in UTF-8: commas between cells, quotes around cells with commas",
+        ) from error
+    return rows
+
+
+def _dataset(task: Task, name: str, file: Path | None = None) -> Iterable[Row]:
+    """Rows of a file or a hub dataset, images as bytes. `name`: what messages call it."""
     import datasets  # 2-3 seconds: only where a dataset is read
 
     datasets.disable_progress_bars()
-    if data.path is not None:
-        file = folder / data.path
-        kinds = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-        if file.suffix not in kinds or not file.is_file():
-            raise UserError(
-                f"task {task.name}: {file} is no readable data file",
-                hint="data.path takes an existing .jsonl, .json, .csv or .parquet file",
+    data = task.data
+    try:
+        if file is not None:
+            table = datasets.load_dataset(_KINDS[file.suffix], data_files=str(file), split="train")
+        else:
+            table = datasets.load_dataset(
+                data.hub, data.config, split=data.split, revision=data.revision
             )
-        table = datasets.load_dataset(kinds[file.suffix], data_files=str(file), split="train")
-        base = file.parent
-    else:
-        table = datasets.load_dataset(
-            data.hub, data.config, split=data.split, revision=data.revision
-        )
-        base = folder
-    for column in task.fields.images:
-        if column not in table.column_names:
-            raise UserError(
-                f"task {task.name}: the data has no image column {column!r}",
-                hint=f"columns found: {', '.join(table.column_names)}; set fields.images",
-            )
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()
+        raise UserError(
+            f"task {task.name}: {name} cannot be read: "
+            f"{type(error.__cause__ or error).__name__}: {' '.join(reason[:1])}",
+            hint="check that the file is whole and each of its columns is of one type"
+            if file is not None
+            else "check data.hub, config, split and revision, the network and your HF login",
+        ) from error
+    for column in set(task.fields.images) & set(table.column_names):
         if isinstance(table.features[column], datasets.Image):
             table = table.cast_column(column, datasets.Image(decode=False))
-    return iter(table), lambda row: _file_images(row, task.fields.images, base), True
+    rows: Iterable[Row] = table
+    return rows
 
 
-def _file_images(row: Row, columns: Sequence[str], base: Path) -> tuple[bytes, ...]:
-    images = []
-    for column in columns:
-        value = row[column]
-        if value is None:
-            continue
-        if isinstance(value, dict) and value.get("bytes"):
-            images.append(bytes(value["bytes"]))
-            continue
-        path = base / (value["path"] if isinstance(value, dict) else value)
-        try:
-            images.append(path.read_bytes())
-        except OSError as error:
-            raise UserError(f"image {path} cannot be read: {error.strerror}") from None
-    return tuple(images)
-
-
-def _zoo_images(row: Row) -> tuple[bytes, ...]:
+def _drawn_images(row: Row) -> tuple[bytes, ...]:
     buffer = io.BytesIO()
     zoo.render(row["scans"], row["tints"]).save(buffer, format="PNG", compress_level=1)
     return (buffer.getvalue(),)

@@ -41,9 +41,13 @@ class Fields(Strict):
     question: str = "question"
     images: tuple[str, ...] = Field(("image",), description="Columns with images, in order.")
     answer: str = Field("answer", description="The gold, or a list of golds.")
-    choices: str | None = Field(None, description="Column with the list of options.")
+    choices: str | None = Field(
+        None, description='Column with the options: a list, a JSON list, or text such as "a | b".'
+    )
     cluster: str | None = Field(
-        None, description="Rows with equal values are not independent; default: the image."
+        None,
+        description="Rows with equal values are not independent; default: the row's images "
+        "together, or without images the row itself.",
     )
     stratum: str | None = Field(None, description="Kind of question; splits keep its shares.")
     split: str | None = Field(

@@ -11,6 +11,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from mergefront.errors import UserError
 from mergefront.records import SPLITS, Item, Split
 
 SPLIT_VERSION = 1
@@ -35,6 +36,27 @@ def by_hash(items: Sequence[Item], salt: str) -> dict[Split, list[Item]]:
     for item in items:
         u = unit_hash(salt, "split", item.cluster)
         split = next(s for s in SPLITS if _BOUNDS[s][0] <= u < _BOUNDS[s][1])
+        out[split].append(item)
+    return out
+
+
+def by_column(items: Sequence[Item], declared: Sequence[Split]) -> dict[Split, list[Item]]:
+    """Divide items as a column of the data says.
+
+    Raises:
+        UserError: items of one cluster are in two splits; names the cluster.
+    """
+    out: dict[Split, list[Item]] = {split: [] for split in SPLITS}
+    homes: dict[str, Split] = {}
+    for item, split in zip(items, declared, strict=True):
+        home = homes.setdefault(item.cluster, split)
+        if home != split:
+            raise UserError(
+                f"task {item.task}: the cluster {item.cluster!r} is in two splits, {home} and "
+                f"{split} (item {item.id})",
+                hint="questions that share images must be in one split: set fields.cluster and "
+                "mend the split column, or leave fields.split out",
+            )
         out[split].append(item)
     return out
 
