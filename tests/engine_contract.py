@@ -126,8 +126,11 @@ class EngineContract:
     def case(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
         case = open_case(tmp_path_factory.mktemp("models"), self.KIND, self.SETTINGS)
         yield case
+        children = multiprocessing.active_children()
         case.engine.close()
         case.engine.close()
+        for child in children:
+            child.join(10)
         assert not multiprocessing.active_children()
 
     @pytest.fixture(scope="class")

@@ -61,10 +61,23 @@ def test_tensors_are_the_files(model: Path, sharded: Path) -> None:
     assert opened.config["num_hidden_layers"] == 3
 
 
-def test_hashes_are_of_config_and_weights(sharded: Path) -> None:
+def test_hashes_are_of_weights_and_all_that_makes_prompts(sharded: Path) -> None:
+    (sharded / "additional_chat_templates").mkdir()
+    asked = ["chat_template.jinja", "additional_chat_templates/tool.jinja", "merges.txt"]
+    asked += ["tokenizer.json", "tokenizer.model", "preprocessor_config.json"]
+    for name in [*asked, "README.md", "LICENSE.txt"]:
+        (sharded / name).write_text(name)
     found = Checkpoint.open(sharded).file_hashes()
-    files = [sharded / "config.json", *sharded.glob("*.safetensors")]
-    assert found == {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    asked += ["config.json", "generation_config.json"]
+    asked += [file.name for file in sharded.glob("*.safetensors")]
+    assert found == {n: hashlib.sha256((sharded / n).read_bytes()).hexdigest() for n in asked}
+
+
+def test_a_changed_chat_template_changes_the_hashes(copy: Path) -> None:
+    before = Checkpoint.open(copy).file_hashes()
+    (copy / "chat_template.jinja").write_text("{{ 'other' }}")
+    after = Checkpoint.open(copy).file_hashes()
+    assert {n for n in after if after[n] != before.get(n)} == {"chat_template.jinja"}
 
 
 def test_unknown_tensor_is_named(model: Path) -> None:

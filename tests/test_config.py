@@ -11,10 +11,10 @@ import yaml
 
 from mergefront import shipped
 from mergefront.config import RunConfig, absolute, dump_yaml, load_yaml, validate
-from mergefront.errors import ConfigError
+from mergefront.errors import ConfigError, UserError
 from mergefront.schemas import json_schema
 from mergefront.search import reference_point
-from mergefront.starter import starter_config
+from mergefront.starter import starter_config, starter_notes
 
 GOOD = {
     "name": "x",
@@ -122,3 +122,53 @@ def test_what_init_writes_is_a_valid_configuration() -> None:
     config = validate(yaml.safe_load(text), RunConfig, "init")
     assert list(config.donors) == ["arithmetic", "some_llm_7b"]
     assert config.name == "run-1"
+
+
+@pytest.mark.parametrize(
+    ("name", "read"), [("2024", "2024"), ("null", "null"), ("1e3", "1e3"), ("_x", "x"), ("", "run")]
+)
+def test_init_makes_a_name_of_any_file_name(name: str, read: str) -> None:
+    text = starter_config("zoo:vlm", ["zoo:arithmetic"], None, name=name)
+    assert validate(yaml.safe_load(text), RunConfig, "init").name == read
+
+
+@pytest.mark.parametrize(
+    ("donor", "alias"),
+    [
+        ("zoo:base", "base_donor"),
+        ("org/tied", "tied_donor"),
+        ("org/2024", "donor_2024"),
+        ("org/null", "null"),
+        ("folder/a- b, #c", "a_b_c"),
+        ("folder/{x}\n'\"", "x"),
+    ],
+)
+def test_init_quotes_donors_and_avoids_reserved_aliases(donor: str, alias: str) -> None:
+    text = starter_config("a: b # c", [donor], "null", name="x")
+    config = validate(yaml.safe_load(text), RunConfig, "init")
+    assert {name: entry.model for name, entry in config.donors.items()} == {alias: donor}
+    assert (config.receiver, config.base) == ("a: b # c", "null")
+
+
+def test_init_refuses_two_donors_of_one_name() -> None:
+    with pytest.raises(UserError, match="a/x and b/x have the same name x"):
+        starter_config("zoo:vlm", ["a/x", "b/x"], None, name="x")
+
+
+def test_init_refuses_what_cannot_be_a_configuration() -> None:
+    with pytest.raises(ConfigError, match="mergefront init: donors"):
+        starter_config("zoo:vlm", [], None, name="x")
+
+
+def test_init_takes_small_bounds_for_real_pairs_and_says_what_to_write_first() -> None:
+    zoo = starter_config("zoo:vlm", ["zoo:arithmetic"], "zoo:base", name="x")
+    assert yaml.safe_load(zoo)["space"] == "knobs_by_part"
+    assert starter_notes("zoo:vlm") == ""
+    real = starter_config("org/vlm", ["org/llm"], "org/base", name="x")
+    config = validate(yaml.safe_load(real), RunConfig, "init")
+    space = yaml.safe_load(shipped.find("search_spaces", config.space, Path()).read_text())
+    assert {(knob["high"], knob["start"]) for knob in space["knobs"]} == {(0.3, 0.1)}
+    comments = [line for line in real.splitlines() if line.lstrip().startswith("#")]
+    for names in config.objectives.values():
+        assert names[0] in starter_notes("org/vlm")
+        assert any(names[0] in line for line in comments)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergefront.records import Answer, Item
-from mergefront.scoring import RULES, final_span, score
+from mergefront.scoring import RULES, RuleName, final_span, normal_gold, score
 
 
 def item(*answers: str, choices: tuple[str, ...] = ()) -> Item:
@@ -42,7 +42,17 @@ def test_final_span(text: str, span: str) -> None:
         (r"\boxed{C}", "C"),
         ("(D)", "D"),
         ("B", "B"),
-        ("b", None),
+        ("b", "B"),
+        ("(b)", "B"),
+        ("b.", "B"),
+        ("The answer is b.", "B"),
+        ("It must be (b), for the rest is wrong", "B"),
+        ("(B) fits, see part (a)", "B"),
+        ("Let me see.\nb", "B"),
+        ("a", "A"),
+        ("I see a cat", None),
+        ("The answer is a dog", None),
+        ("a dog", None),
         ("A cat sits on the mat, so the answer is B.", "B"),
         ("The answer is A dog runs.", None),
         ("I cannot tell.", None),
@@ -71,6 +81,11 @@ def test_choice(text: str, letter: str | None) -> None:
         ("\N{MINUS SIGN}3", "-3", 1.0),
         ("1/0", "1", 0.0),
         (".5", "0.5", 1.0),
+        ("pages 3-5", "5", 1.0),
+        ("2024-01-05", "5", 1.0),
+        ("5%-10%", "10", 1.0),
+        ("x=-5", "-5", 1.0),
+        ("from 3 to -5", "-5", 1.0),
     ],
 )
 def test_number(text: str, gold: str, value: float) -> None:
@@ -92,6 +107,36 @@ def test_exact_needs_the_whole_answer() -> None:
 def test_an_unfinished_wrong_answer_is_called_truncated() -> None:
     assert score("exact", item("7"), said("let me", finished=False)).status == "truncated"
     assert score("exact", item("7"), said("7", finished=False)).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("rule", "gold", "normal"),
+    [
+        ("exact", "Top left.", "Top left."),
+        ("exact", "?!", None),
+        ("number", "1,234", "1,234"),
+        ("number", "\N{MINUS SIGN}3", "-3"),
+        ("number", "3 cats", None),
+        ("choice", "B", "B"),
+        ("choice", "(b)", "B"),
+        ("choice", "blue", "A"),
+        ("choice", "C", None),
+        ("choice", "2", None),
+        ("yes_no", "Yes.", "yes"),
+        ("yes_no", "true", None),
+    ],
+)
+def test_golds_that_no_answer_can_match_are_none(
+    rule: RuleName, gold: str, normal: str | None
+) -> None:
+    choices = ("blue", "red")
+    assert normal_gold(rule, gold, choices) == normal
+    if normal is not None:
+        assert score(rule, item(normal, choices=choices), said(gold)).value == 1.0
+
+
+def test_choice_golds_without_options_are_a_to_d() -> None:
+    assert [normal_gold("choice", gold, ()) for gold in "ADE"] == ["A", "D", None]
 
 
 @given(st.text(), st.sampled_from(sorted(RULES)))

@@ -313,7 +313,7 @@ def recipe_of(space: Space, models: Models, point: Sequence[float]) -> Recipe:
 
 
 def source_hashes(sources: Sources) -> dict[str, dict[str, str]]:
-    """Source -> file -> sha256 of its weights and config."""
+    """Source -> file -> sha256: weights, config, tokenizer, processor, chat template."""
     return {name: model.checkpoint.file_hashes() for name, model in sources.models.items()}
 
 

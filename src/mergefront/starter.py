@@ -32,17 +32,15 @@ objectives:                        # the first is the one to gain, the others ar
 search: {{sampler: como-cma, seed: 0, warm_start: [receiver, uniform]}}
 budget: {{candidates: 200, hours: 8}}                   # hours include validation, test and export
 engine: {{kind: vllm, dtype: auto}}
-export: knee                       # what is written to runs/{folder}/best: knee, best:reasoning, ...
+export: knee                       # what is exported to runs/{folder}/best: knee, best:reasoning...
 """
-
-
 _ZOO_SPACE = """\
 # knobs_by_part suits a night; uniform (one coefficient a donor) is the baseline to beat. Its bounds
 # are the zoo's: for larger models use real_pairs, for they can collapse at 0.1 to 0.2.
 space: knobs_by_part"""
 _REAL_SPACE = """\
-# real_pairs suits a night: knobs from 0 to 0.3 that start at 0.1, for real pairs can collapse at 0.1
-# to 0.2. knobs_by_part has the same knobs with the zoo's bounds (0 to 1.5).
+# real_pairs suits a night: knobs from 0 to 0.3 that start at 0.1, for real pairs can collapse at
+# 0.1 to 0.2. knobs_by_part has the same knobs with the zoo's bounds (0 to 1.5).
 space: real_pairs"""
 _TASKS = ("tasks/my_reasoning.yaml", "tasks/my_perception.yaml")
 _TASKS_FIRST = f"""\
@@ -90,9 +88,7 @@ def starter_notes(receiver: str) -> str:
     """What is left to do before the written configuration runs; empty if nothing is."""
     if _is_zoo(receiver):
         return ""
-    return f"first write the two task files that it names, {_TASKS[0]} and {_TASKS[1]}: " + (
-        "docs/tasks.md says how"
-    )
+    return f"first write the two task files {_TASKS[0]} and {_TASKS[1]}: docs/tasks.md says how"
 
 
 def _is_zoo(receiver: str) -> bool:

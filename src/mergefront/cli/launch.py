@@ -39,12 +39,14 @@ def init(
 
     mergefront init Qwen/Qwen2-VL-7B-Instruct Qwen/Qwen2-Math-7B --base Qwen/Qwen2-7B
     """
-    from mergefront.starter import starter_config
+    from mergefront.starter import starter_config, starter_notes
 
     if out_file.exists():
         raise UserError(f"{out_file} exists already", hint="give another name with --out")
     out_file.write_text(starter_config(receiver, donors, base, name=out_file.stem))
     say(f"wrote {out_file}: read it, then run: mergefront search {out_file}")
+    if notes := starter_notes(receiver):
+        say(notes)
 
 
 def search(

@@ -59,10 +59,11 @@ def start(settings: EngineConfig, folder: Path) -> tuple[Any, bool]:
     own_process = settings.multiprocess
     if own_process is None:
         own_process = not cpu or settings.tensor_parallel_size > 1
+    children = own_process or settings.tensor_parallel_size > 1
     with _start_environment(settings, own_process), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         try:
-            with _deaf_children() if own_process else nullcontext():
+            with _deaf_children() if children else nullcontext():
                 llm = LLM(**_arguments(settings, folder, cpu))
         except Exception as error:
             _IN_PROCESS.clean_up()

@@ -129,6 +129,7 @@ class VllmEngine:
                     if output.finished:
                         outputs[places[output.request_id]] = output
         except MergefrontError:
+            self._forget_processed()  # of an item that was processed, then refused
             raise
         except Exception as error:
             raise EngineError(f"vLLM failed while answering: {error}") from error
