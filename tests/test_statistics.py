@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -16,7 +15,6 @@ from mergefront.records import Estimate
 from mergefront.statistics import (
     Difference,
     estimate,
-    holm,
     hypervolume_difference,
     hypervolume_interval,
     paired_difference,
@@ -98,17 +96,6 @@ def test_paired_difference_at_the_edges() -> None:
     assert (one_cluster.mean, one_cluster.low, one_cluster.high) == (0.5, -1.0, 1.0)
     with pytest.raises(ValueError, match="paired scores of 2 and 3 items"):
         paired_difference([1, 0], [1, 0, 0], "ab")
-
-
-@settings(deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
-def test_holm_is_closed_testing_with_bonferroni(p_values: list[float]) -> None:
-    """Adjusted p = largest Bonferroni p over the sets of hypotheses that contain this one."""
-    indices = range(len(p_values))
-    subsets = [s for k in indices for s in itertools.combinations(indices, k + 1)]
-    for i, adjusted in enumerate(holm(p_values)):
-        bonferroni = [len(s) * min(p_values[j] for j in s) for s in subsets if i in s]
-        assert adjusted == pytest.approx(min(1.0, max(bonferroni)))
 
 
 def test_hypervolume_interval_of_one_member_and_one_objective_is_a_mean() -> None:

@@ -23,7 +23,7 @@ from mergefront.merging.plan import group_weights
 from mergefront.merging.sources import Sources
 from mergefront.propose import ReplaySampler, make_sampler, pending
 from mergefront.recipe import Models, Recipe
-from mergefront.records import Estimate, Evaluation, Item, Seconds, Split
+from mergefront.records import SPLITS, Estimate, Evaluation, Item, Seconds, Split
 from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, item_records
 from mergefront.scoring import score
 from mergefront.space import Space
@@ -76,12 +76,18 @@ class Search:
         return self.run.config
 
     def open_engine(self) -> Engine:
-        """Start the engine, or return the one that runs."""
+        """Start the engine, or return the one that runs.
+
+        Raises:
+            EngineError: it does not start, or a question of any split cannot be asked: better
+                now than after a night.
+        """
         if self.engine is None:
             spec = self.space.spec
             self.engine = open_engine(
                 self.config.engine, self.sources.refs, spec.method, spec.parameters
             )
+            self.engine.check([item for split in SPLITS for item in self.items.flat(split)])
         return self.engine
 
     def close_engine(self) -> None:

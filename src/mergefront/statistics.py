@@ -99,20 +99,6 @@ def paired_difference(
     return Difference(mean, max(-1.0, mean - half), min(1.0, mean + half), se)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for having looked at all of them, in the order given.
-
-    Reference: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal
-    of Statistics 6 (1979).
-    """
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
-
-
 def hypervolume_interval(
     scores: Sequence[ArrayLike],
     clusters: Sequence[Sequence[Hashable]],
