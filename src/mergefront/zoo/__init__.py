@@ -1,0 +1,38 @@
+"""The embedded default: four tiny real checkpoints and questions about handwritten digits.
+
+With it a first search needs no download. `vlm` answers perception questions about pictures
+of four tinted digits; `base` is the language model it was built on; `arithmetic` and
+`comparison` are text-only donors fine-tuned from base, each of which knows half of the
+reasoning questions and brings a drift of its own.
+
+Reading order: `questions` and `pictures` (what is asked and shown), `scenes` and `words`
+(the little world), then what made it all: `build`, `lessons`, `networks`, `fit`, `measure`,
+`train`. Importing this package imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from mergefront.errors import UserError
+
+from .pictures import FOLDER, render
+from .questions import SPLITS, TASKS, Row, questions
+
+__all__ = ["MODELS", "SPLITS", "TASKS", "Row", "model_folder", "questions", "render"]
+
+MODELS: Final[tuple[str, ...]] = ("vlm", "base", "arithmetic", "comparison")
+
+
+def model_folder(name: str) -> Path:
+    """Return the checkpoint folder of a model of the zoo.
+
+    Raises:
+        UserError: if the zoo has no such model.
+    """
+    if name not in MODELS:
+        raise UserError(
+            f"the zoo has no model {name!r}", hint=f"its models are {', '.join(MODELS)}"
+        )
+    return FOLDER / name
