@@ -1,9 +1,11 @@
 # Shortcuts. `make demo` and `make test` are the README's two commands.
-.PHONY: demo test check bench docs zoo
+.PHONY: bench-search demo test check bench docs zoo
 demo:
 	bash scripts/demo.sh
 test check:
 	bash scripts/test.sh
+bench-search:
+	.venv/bin/python benchmarks/search_gain.py --json benchmarks/search_gain.json
 bench:
 	.venv/bin/python benchmarks/turnaround.py
 zoo:

@@ -19,6 +19,7 @@ import statistics as stdlib
 import time
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -95,39 +96,66 @@ def mean_seconds(run: RunDirectory) -> dict[str, float]:
     return {key: read_front(run)["seconds"].get(key, 0.0) for key in empty}
 
 
+def compare_seed(
+    seed: int, grid: RunDirectory, args: argparse.Namespace, engine: Engine | None
+) -> tuple[dict[str, Any], Engine | None]:
+    """Both searches of a seed, and the hypervolumes against one reference (search items)."""
+    found = {}
+    for space in SPACES:
+        found[space], engine = run_one(space, seed, args, engine)
+    front = read_front(found["uniform"])
+    reference = [front["reference"][o] for o in front["objectives"]]
+    (a, clusters), (b, _) = (validation_scores(found[space]) for space in SPACES)
+    g, _ = validation_scores(grid)
+    profiles, uniform, squares = (
+        statistics.hypervolume_interval(scores, clusters, reference).mean for scores in (a, b, g)
+    )
+    gain = vars(statistics.hypervolume_difference(a, b, clusters, reference))
+    over_grid = vars(statistics.hypervolume_difference(a, g, clusters, reference))
+    print(f"seed {seed}: profiles {profiles:.4f}, uniform {uniform:.4f}, grid {squares:.4f}; gain "
+          f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}], over the grid "
+          f"{over_grid['mean']:+.4f}", flush=True)  # fmt: skip
+    row = {"seed": seed, "profiles": profiles, "uniform": uniform, "grid": squares, "gain": gain,
+           "over_grid": over_grid, "seconds": mean_seconds(found["knots_by_part"])}  # fmt: skip
+    return row, engine
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean gain over seeds with a 95 % t interval; prints it."""
+    from scipy.stats import t
+
+    made = {}
+    for label in ("gain", "over_grid"):
+        gains = [row[label]["mean"] for row in rows]
+        mean, n = stdlib.mean(gains), len(gains)
+        half = float(t.ppf(0.975, n - 1)) * stdlib.stdev(gains) / n**0.5 if n > 1 else float("nan")
+        relative = mean / stdlib.mean(
+            [row["uniform" if label == "gain" else "grid"] for row in rows]
+        )
+        print(f"mean {label} over {n} seeds {mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}], "
+              f"{100 * relative:+.1f} %, better in {sum(g > 0 for g in gains)}")  # fmt: skip
+        made[label] = {"mean": mean, "low": mean - half, "high": mean + half, "relative": relative}
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, help="how many seeds")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
     parser.add_argument("--candidates", type=int, default=200)
     parser.add_argument("--sampler", default="como-cma")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--also", type=Path, help="JSON of an earlier call: its seeds count too")
     parser.add_argument("--json", type=Path, default=None)
     args = parser.parse_args()
     engine: Engine | None = None
-    rows = []
+    rows = json.loads(args.also.read_text())["rows"] if args.also else []
     grid, engine = run_one(GRID, 0, args, engine)
-    grid_scores, _ = validation_scores(grid)
-    for seed in range(args.seeds):
-        found = {}
-        for space in SPACES:
-            run, engine = run_one(space, seed, args, engine)
-            found[space] = run
-        front = read_front(found["uniform"])
-        reference = [front["reference"][o] for o in front["objectives"]]
-        (a, clusters), (b, _) = (validation_scores(found[space]) for space in SPACES)
-        gain = statistics.hypervolume_difference(a, b, clusters, reference)
-        over_grid = statistics.hypervolume_difference(a, grid_scores, clusters, reference)
-        volumes = {s: read_front(found[s])["hypervolume"]["validation"] for s in SPACES}
-        rows.append({"seed": seed, **{s: volumes[s]["value"] for s in SPACES},
-                     "gain": gain.mean, "low": gain.low, "high": gain.high,
-                     "over_grid": vars(over_grid),
-                     "seconds": mean_seconds(found["knots_by_part"])})  # fmt: skip
-        print(f"seed {seed}: profiles {volumes[SPACES[0]]['value']:.4f}, uniform "
-              f"{volumes[SPACES[1]]['value']:.4f}, gain {gain.mean:+.4f} "
-              f"[{gain.low:+.4f}, {gain.high:+.4f}], over the grid {over_grid.mean:+.4f} "
-              f"[{over_grid.low:+.4f}, {over_grid.high:+.4f}]", flush=True)  # fmt: skip
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
+        row, engine = compare_seed(seed, grid, args, engine)
+        rows.append(row)
     if engine is not None:
         engine.close()
     result = {
@@ -135,16 +163,9 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "candidates": args.candidates,
         "sampler": args.sampler,
-        "grid": read_front(grid)["hypervolume"]["validation"],
         "rows": rows,
+        "mean": summary(rows),
     }
-    for label, gains in (
-        ("gain", [row["gain"] for row in rows]),
-        ("over_grid", [row["over_grid"]["mean"] for row in rows]),
-    ):
-        spread = stdlib.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
-        result[f"mean_{label}"] = {"mean": stdlib.mean(gains), "se_over_seeds": spread}
-        print(f"mean {label} over {len(gains)} seeds {stdlib.mean(gains):+.4f} ± {spread:.4f}")
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
 
