@@ -142,7 +142,7 @@ def test_faulty_spaces_and_models_without_base(
 def test_a_run_directory_of_another_configuration(
     mergefront_cli: Mergefront, models: Path, tmp_path: Path
 ) -> None:
-    path = config(models, tmp_path, budget={"candidates": 1}, report={"finalists": 1})
+    path = config(models, tmp_path, budget={"candidates": 1}, report={"finalists": 2})
     runs = tmp_path / "runs"
     assert mergefront_cli("search", path, "--runs", runs)[0] == 0
     before = {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
