@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,13 @@ import torch
 import yaml
 
 import mergefront
+from fixtures_cli import Command, runner
 from fixtures_models import perturbed, rewrite, tensors_of, tiny_idefics3, tiny_llama
-from mergefront.cli import main
-
-Mergefront = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def mergefront_cli(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Mergefront:
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mergefront", *(str(word) for word in words)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def mergefront_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +87,7 @@ ALL = {"layers": "all", "low": 0.0, "high": 1.0}
     ],
 )
 def test_faulty_donors(
-    mergefront_cli: Mergefront, models: Path, tmp_path: Path, donor: str, words: list[str]
+    mergefront_cli: Command, models: Path, tmp_path: Path, donor: str, words: list[str]
 ) -> None:
     path = config(models, tmp_path, donors={"d": {"model": str(models / donor)}})
     code, out, err = mergefront_cli("search", path, "--runs", tmp_path / "runs")
@@ -118,7 +100,7 @@ def test_faulty_donors(
 
 
 def test_faulty_spaces_and_models_without_base(
-    mergefront_cli: Mergefront, models: Path, tmp_path: Path
+    mergefront_cli: Command, models: Path, tmp_path: Path
 ) -> None:
     twice = [{"parts": ["mlp"], **ALL}, {"parts": ["mlp", "attention"], **ALL}]
     cases = [
@@ -140,7 +122,7 @@ def test_faulty_spaces_and_models_without_base(
 
 
 def test_a_run_directory_of_another_configuration(
-    mergefront_cli: Mergefront, models: Path, tmp_path: Path
+    mergefront_cli: Command, models: Path, tmp_path: Path
 ) -> None:
     path = config(models, tmp_path, budget={"candidates": 1}, report={"finalists": 2})
     runs = tmp_path / "runs"
@@ -154,7 +136,7 @@ def test_a_run_directory_of_another_configuration(
 
 
 def test_merge_writes_whole_folders_or_none(
-    mergefront_cli: Mergefront, models: Path, tmp_path: Path
+    mergefront_cli: Command, models: Path, tmp_path: Path
 ) -> None:
     recipe = {
         "format": "mergefront/recipe@1",
@@ -185,7 +167,7 @@ def test_merge_writes_whole_folders_or_none(
     assert not [p for p in tmp_path.iterdir() if "other" in p.name]
 
 
-def test_inspect_prints_a_pairing_and_json(mergefront_cli: Mergefront, models: Path) -> None:
+def test_inspect_prints_a_pairing_and_json(mergefront_cli: Command, models: Path) -> None:
     words = ["inspect", models / "vlm", models / "donor", "--base", models / "base"]
     code, out, _ = mergefront_cli(*words, "--json")
     assert code == 0
@@ -195,7 +177,7 @@ def test_inspect_prints_a_pairing_and_json(mergefront_cli: Mergefront, models: P
     assert "attention" in out
 
 
-def test_init_writes_a_file_and_never_over_one(mergefront_cli: Mergefront, tmp_path: Path) -> None:
+def test_init_writes_a_file_and_never_over_one(mergefront_cli: Command, tmp_path: Path) -> None:
     words = [
         "init",
         "zoo:vlm",
@@ -211,7 +193,7 @@ def test_init_writes_a_file_and_never_over_one(mergefront_cli: Mergefront, tmp_p
     assert "exists already" in err
 
 
-def test_missing_runs_and_files_have_hints(mergefront_cli: Mergefront, tmp_path: Path) -> None:
+def test_missing_runs_and_files_have_hints(mergefront_cli: Command, tmp_path: Path) -> None:
     for words in (
         ["status", "none", "--runs", tmp_path],
         ["front", "none", "--runs", tmp_path],
@@ -235,7 +217,7 @@ def test_help_is_fast_because_nothing_heavy_is_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_verb_has_help(mergefront_cli: Mergefront) -> None:
+def test_every_verb_has_help(mergefront_cli: Command) -> None:
     code, out, _ = mergefront_cli("--help")
     assert code == 0
     verbs = ["init", "search", "status", "front", "export", "merge", "inspect", "compare",
@@ -245,14 +227,14 @@ def test_every_verb_has_help(mergefront_cli: Mergefront) -> None:
         assert mergefront_cli(verb, "--help")[0] == 0
 
 
-def test_version_and_changelog_agree(mergefront_cli: Mergefront) -> None:
+def test_version_and_changelog_agree(mergefront_cli: Command) -> None:
     code, out, _ = mergefront_cli("--version")
     assert (code, out.strip()) == (0, f"mergefront {mergefront.__version__}")
     changelog = Path(__file__).parent.parent / "CHANGELOG.md"
     assert changelog.read_text().split("## ")[1].startswith(mergefront.__version__)
 
 
-def test_zoo_and_schema_are_data_on_stdout(mergefront_cli: Mergefront) -> None:
+def test_zoo_and_schema_are_data_on_stdout(mergefront_cli: Command) -> None:
     code, out, _ = mergefront_cli("zoo", "--json")
     assert code == 0
     assert json.loads(out)["models"][0]["name"] == "zoo:vlm"

@@ -12,8 +12,8 @@ import yaml
 from mergefront import shipped
 from mergefront.config import RunConfig, absolute, dump_yaml, load_yaml, validate
 from mergefront.errors import ConfigError, UserError
+from mergefront.recorded import reference_point
 from mergefront.schemas import json_schema
-from mergefront.search import reference_point
 from mergefront.starter import starter_config, starter_notes
 
 GOOD = {

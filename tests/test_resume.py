@@ -12,19 +12,12 @@ from pathlib import Path
 
 import yaml
 
+from fixtures_cli import ZOO_RUN
+from mergefront.recorded import evaluations, open_study
 from mergefront.rundir import RunDirectory
-from mergefront.search import evaluations, open_study
 
 CONFIG = {
-    "name": "x",
-    "receiver": "zoo:vlm",
-    "base": "zoo:base",
-    "donors": {
-        "arithmetic": {"model": "zoo:arithmetic"},
-        "comparison": {"model": "zoo:comparison"},
-    },
-    "space": "knots_by_part",
-    "objectives": {"reasoning": ["digits_reasoning"], "perception": ["digits_perception"]},
+    **ZOO_RUN,
     "items": {"search": 24, "validation": 24, "test": 24},
     "budget": {"candidates": 14},
     "report": {"finalists": 5},

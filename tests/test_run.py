@@ -6,43 +6,33 @@ import importlib.util
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from fixtures_cli import ZOO_RUN, Command, runner
 from mergefront import compare, conclude
 from mergefront.assemble import assemble
 from mergefront.cli import main
 from mergefront.config import EngineConfig, Items, RunConfig, validate
 from mergefront.errors import EngineError, RunError
 from mergefront.export import Scored, export_candidate
+from mergefront.recorded import estimates_of, evaluations, open_study
 from mergefront.rundir import RECEIVER, RunDirectory
-from mergefront.search import estimates_of, evaluations, open_study
 from mergefront.select import read_front
 from mergefront.tasks import item_set
 
 KIND = "vllm" if importlib.util.find_spec("vllm") else "transformers"
 CONFIG: dict[str, Any] = {
-    "name": "x",
-    "receiver": "zoo:vlm",
-    "base": "zoo:base",
-    "donors": {
-        "arithmetic": {"model": "zoo:arithmetic"},
-        "comparison": {"model": "zoo:comparison"},
-    },
-    "space": "knots_by_part",
-    "objectives": {"reasoning": ["digits_reasoning"], "perception": ["digits_perception"]},
+    **ZOO_RUN,
     "items": {"search": 60, "validation": 120, "test": 120},
     "budget": {"candidates": 16, "hours": 1},
     "report": {"finalists": 6},
     "engine": {"kind": KIND, "dtype": "float32", "threads": 1},
     "export": "knee",
 }
-
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -63,19 +53,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 def command(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    def call(*words: object) -> tuple[int, str, str]:
-        line = ["mergefront", *(str(w) for w in words), "--runs", str(run.path.parent)]
-        monkeypatch.setattr(sys, "argv", line)
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    run_it = runner(monkeypatch, capsys)
+    return lambda *words: run_it(*words, "--runs", run.path.parent)
 
 
 def test_the_budget_is_kept_and_warm_starts_come_first(run: RunDirectory) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from mergefront import zoo
 from mergefront.errors import UserError
@@ -135,8 +137,6 @@ def test_questions_name_the_legal_set() -> None:
 
 
 def test_the_receiver_answers_through_its_processor() -> None:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
     folder = zoo.model_folder("vlm")
     processor = transformers.AutoProcessor.from_pretrained(folder)
     receiver = transformers.AutoModelForImageTextToText.from_pretrained(folder)

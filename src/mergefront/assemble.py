@@ -18,8 +18,9 @@ from mergefront.errors import SpaceError
 from mergefront.merging import METHODS
 from mergefront.merging.sources import Sources, check_heads
 from mergefront.recipe import Models, Recipe, refs
+from mergefront.recorded import open_study, spent_seconds
 from mergefront.rundir import RunDirectory
-from mergefront.search import Clock, Search, open_study, source_hashes, spent_seconds
+from mergefront.search import Clock, Search, source_hashes
 from mergefront.space import Space, SpaceSpec, load_space
 from mergefront.tasks import item_set
 

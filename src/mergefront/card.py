@@ -63,22 +63,17 @@ def model_card(
     ]
     if front is not None and member is not None:
         body += _scores(front, member)
-    body += [
-        "## Reproduce",
-        "",
-        "```",
-        "mergefront merge recipe.json --out DIR    # these weights",
-        *(
-            ["mergefront search run.yaml                # the search that found them"]
-            if front
-            else []
-        ),
-        "```",
-        "",
-        f"Made by mergefront {mergefront.__version__}, recipe {recipe.hash()}. The idea: {_PAPER}.",
-        "",
-    ]
-    return "\n".join(header + body)
+    return "\n".join([*header, *body, *_reproduce(recipe, searched=front is not None)])
+
+
+def _reproduce(recipe: Recipe, *, searched: bool) -> list[str]:
+    commands = ["mergefront merge recipe.json --out DIR    # these weights"]
+    if searched:
+        commands.append("mergefront search run.yaml                # the search that found them")
+    made = (
+        f"Made by mergefront {mergefront.__version__}, recipe {recipe.hash()}. The idea: {_PAPER}."
+    )
+    return ["## Reproduce", "", "```", *commands, "```", "", made, ""]
 
 
 def _scores(front: Mapping[str, Any], member: Mapping[str, Any]) -> list[str]:

@@ -13,8 +13,9 @@ from mergefront.errors import RunError, UserError
 from mergefront.merging.sources import Sources
 from mergefront.profiles import Profile, distance, profile
 from mergefront.recipe import Recipe, refs
+from mergefront.recorded import evaluations, open_study
 from mergefront.rundir import RunDirectory
-from mergefront.search import evaluations, open_study, recipe_of
+from mergefront.search import recipe_of
 from mergefront.select import read_front, resolve_pick
 from mergefront.status import open_run
 

@@ -13,16 +13,11 @@ from mergefront.assemble import run_space
 from mergefront.errors import MergefrontError, RunError
 from mergefront.export import Progress, Scored, export_candidate
 from mergefront.profiles import profile
+from mergefront.recorded import estimates_of, evaluations, open_study, reference_point
 from mergefront.records import Evaluation
 from mergefront.report import Figure, write_report
 from mergefront.rundir import RECEIVER, RunDirectory
-from mergefront.search import (
-    Search,
-    estimates_of,
-    evaluations,
-    open_study,
-    reference_point,
-)
+from mergefront.search import Search
 from mergefront.select import read_front, write_front
 from mergefront.space import Space
 from mergefront.tasks import item_set

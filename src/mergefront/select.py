@@ -28,9 +28,10 @@ from mergefront import ledger, pareto, statistics
 from mergefront.config import RunConfig
 from mergefront.errors import RunError
 from mergefront.members import choose_finalists, picks, points_of
+from mergefront.recorded import ELAPSED, RESULT, estimates_of, evaluations, reference_point
 from mergefront.records import Evaluation, Split
 from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, write_text
-from mergefront.search import ELAPSED, RESULT, Search, estimates_of, evaluations, reference_point
+from mergefront.search import Search
 
 BEATS, TRADES, UNRESOLVED, WORSE = (
     "beats the receiver",

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mergefront.members import current_front
+from mergefront.recorded import evaluations, open_study, spent_seconds
 from mergefront.rundir import RunDirectory
-from mergefront.search import evaluations, open_study, spent_seconds
 from mergefront.select import read_front
 
 

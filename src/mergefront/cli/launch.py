@@ -106,7 +106,7 @@ def _search_and_finish(opened: Search, stop: Callable[[], bool]) -> None:
     from mergefront import conclude
     from mergefront.cli.display import Display
     from mergefront.cli.results import print_front
-    from mergefront.search import evaluations, reference_point
+    from mergefront.recorded import evaluations, reference_point
     from mergefront.select import finish, read_front
 
     known = evaluations(opened.study, opened.run)
