@@ -20,7 +20,7 @@ from mergefront.statistics import wilson
 _STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; color: #222;
-  background: #fff; max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem; }
+  background: #fff; max-width: 74rem; margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
 p.lead { font-size: 1.1rem; border-left: 4px solid #0072B2; padding-left: .8rem; }
 figure { margin: 1.2rem 0; } figure svg { max-width: 100%; height: auto; }
@@ -89,11 +89,13 @@ def write_report(
 def _summary(front: Mapping[str, Any]) -> Iterator[str]:
     volume = front["hypervolume"]
     items = front["items"]
+    rounds = front.get("test_rounds", 1)
+    often = "once" if rounds == 1 else f"in {rounds} rounds, since the search was extended,"
     yield f"<h1>{_text(front['run'])}</h1>"
     yield (
         f'<p class="note">{front["candidates"]} candidates ({front["failed"]} failed), each on '
         f"{items['search']} search items an objective; {len(front['members'])} validated on "
-        f"{items['validation']}, picks tested once on {items['test']}.</p>"
+        f"{items['validation']}, picks tested {often} on {items['test']}.</p>"
     )
     for message in front["messages"]:
         yield f'<p class="lead">{_text(message)}</p>'
@@ -138,7 +140,7 @@ def _members(front: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _picks(front: Mapping[str, Any]) -> Iterator[str]:
-    """The picks on test items, which were read once."""
+    """The picks on test items."""
     names = front["objectives"]
     tested = [m for m in front["members"] if m.get("test")]
     if not tested:
@@ -182,7 +184,7 @@ def _definitions(front: Mapping[str, Any]) -> Iterator[str]:
         "95 % t interval.",
         "Search, validation, test": "Three disjoint sets of items. The search and the picks use "
         "search items only, so their scores flatter; members are scored again on validation "
-        "items; test items are read once, for the picks, at the end.",
+        "items; test items are read for the picks only, at the end of a search.",
         "Beats the receiver": f"The interval of the {_text(first)} gain lies above zero, and the "
         f"loss of {kept} is at most {guard}.",
         "Not resolved": "No gain or loss beyond its interval: more items would be needed.",
