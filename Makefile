@@ -5,7 +5,7 @@ demo:
 test check:
 	bash scripts/test.sh
 bench-search:
-	.venv/bin/python benchmarks/search_gain.py --json benchmarks/search_gain.json
+	.venv/bin/python benchmarks/search_gain.py --seeds 9 --json benchmarks/search_gain.json
 bench:
 	.venv/bin/python benchmarks/turnaround.py
 zoo:
