@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -262,5 +263,12 @@ def _check_numbering(folder: Path, files: Iterable[Path]) -> None:
 
 
 def _sha256(file: Path) -> str:
+    """Hash a file, once a process as long as its size and time stay: 7 B models take a minute."""
+    state = file.stat()
+    return _hash_content(file.resolve(), state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _hash_content(file: Path, *_state: int) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -27,7 +27,6 @@ class Named:
     label: str
     recipe: Recipe
     sources: Sources
-    run: RunDirectory | None = None
     member: dict[str, Any] | None = None
     number: int | None = None
     folder: str = ""
@@ -68,7 +67,7 @@ def candidate(run: RunDirectory, pick: str) -> Named:
     search = {name: asdict(one) for name, one in found[number].objectives.items()}
     member = next((m for m in members if m["number"] == number), None)
     member = member or {"number": number, "search": search, "picks": []}
-    return Named(f"{config.name}:{pick}", recipe, sources, run, member, number)
+    return Named(f"{config.name}:{pick}", recipe, sources, member, number)
 
 
 @dataclass(frozen=True)

@@ -107,10 +107,8 @@ def present(run: RunDirectory, found: Sequence[Evaluation]) -> None:
     )
 
 
-def conclude(
-    search: Search, tracker: Tracker | None, say: Say, progress: Progress | None = None
-) -> Iterator[str]:
-    """Draw, report, export the configured pick, close MLflow; yields what there is to look at.
+def conclude(search: Search, tracker: Tracker | None, say: Say) -> Iterator[str]:
+    """Draw, report, close MLflow, export the configured pick; yields what there is to look at.
 
     The search's engine must be closed, since verification of the export opens its own.
     """
@@ -127,9 +125,7 @@ def conclude(
         _discard_stale(run, best)
         if not best.exists():
             say(f"exporting {run.config.export} to {best}")
-            for line in export_pick(run, run.config.export, best, progress=progress, say=say)[
-                "words"
-            ]:
+            for line in export_pick(run, run.config.export, best, say=say)["words"]:
                 say(line)
         yield f"model     {best}"
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
-from mergefront.cli.terminal import Json, emit_json, err, out, say, table
+from mergefront.cli.terminal import Json, emit_json, out, say, table, tensor_bar
 from mergefront.errors import UserError
 
 
@@ -50,10 +49,7 @@ def merge(
         raise UserError(f"{recipe}: no such recipe file")
     read = Recipe.from_json(recipe.read_text(encoding="utf-8"), recipe)
     sources = Sources.open(refs(read))
-    with Progress(console=err, transient=True) as progress:
-        bar = progress.add_task("tensors", total=len(sources.receiver.headers))
-        merge_recipe(
-            read, sources, destination, lambda done, total: progress.update(bar, completed=done)
-        )
+    with tensor_bar() as progress:
+        merge_recipe(read, sources, destination, progress)
     say(f"merged {len(sources.receiver.headers)} tensors by {read.method}")
     typer.echo(destination)

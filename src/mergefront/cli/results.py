@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress
 
-from mergefront.cli.terminal import Json, emit_json, err, out, percent, points, say, table
+from mergefront.cli.terminal import Json, emit_json, out, percent, points, say, table, tensor_bar
 
 Runs = Annotated[Path, typer.Option("--runs", help="Directory that holds the runs.")]
 
@@ -99,15 +98,8 @@ def export(
     from mergefront.status import open_run
 
     opened = open_run(runs, run)
-    with Progress(console=err, transient=True) as progress:
-        bar = progress.add_task("tensors", total=None)
-        checks = export_pick(
-            opened,
-            pick,
-            destination,
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
-            say=say,
-        )
+    with tensor_bar() as progress:
+        checks = export_pick(opened, pick, destination, progress=progress, say=say)
     if as_json:
         emit_json({"folder": str(destination), **checks})
         return

@@ -6,12 +6,14 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -53,6 +55,14 @@ def _finite(data: Any) -> Any:
     if isinstance(data, dict):
         return {key: _finite(value) for key, value in data.items()}
     return [_finite(one) for one in data] if isinstance(data, list | tuple) else data
+
+
+@contextmanager
+def tensor_bar() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr for writing a checkpoint; yields (done, total) -> None."""
+    with Progress(console=err, transient=True) as progress:
+        bar = progress.add_task("tensors", total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
