@@ -30,7 +30,10 @@ def record(item: str, split: str, value: float = 1.0) -> ItemRecord:
 def test_a_resume_may_change_the_budget_and_nothing_else(tmp_path: Path) -> None:
     RunDirectory.create_or_resume(tmp_path, config())
     longer = config(budget={"candidates": 999})
-    assert RunDirectory.create_or_resume(tmp_path, longer).config == longer
+    resumed = RunDirectory.create_or_resume(tmp_path, longer)
+    assert RunDirectory.open(tmp_path / "x").config == config()  # it may yet be refused
+    resumed.keep_config()
+    assert resumed.config == longer
     other = config(search={"seed": 7})
     with pytest.raises(RunError, match=r"search\.seed was 0, is 7"):
         RunDirectory.create_or_resume(tmp_path, other)

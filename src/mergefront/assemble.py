@@ -82,6 +82,7 @@ def assemble(config: RunConfig, runs: Path) -> Search:
         "items": items.card(),
         "space": space.spec.model_dump(mode="json"),
     })  # fmt: skip
+    run.keep_config()
     study = open_study(run, create=True)
     enqueue_warm_starts(study, space, config.search.warm_start)
     clock = Clock(config.budget.hours, before=spent_seconds(study))

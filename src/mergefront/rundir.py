@@ -111,8 +111,13 @@ class RunDirectory:
         path.mkdir(parents=True, exist_ok=True)
         (path / "items").mkdir(exist_ok=True)
         run = cls(path, config)
-        write_text(path / "config.yaml", dump_yaml(config))
+        if not (path / "config.yaml").is_file():
+            run.keep_config()
         return run
+
+    def keep_config(self) -> None:
+        """Write the configuration; on a resume only once nothing can refuse it any more."""
+        write_text(self.path / "config.yaml", dump_yaml(self.config))
 
     def lock(self) -> Callable[[], None]:
         """Claim the run for this process; returns what releases it. The kernel does if we die.
