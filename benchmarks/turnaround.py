@@ -137,7 +137,7 @@ def todays_pipeline(search: Search, point: tuple[float, ...]) -> tuple[dict[str,
             reply = json.loads(said.read_text())
             began = time.perf_counter()
             for item, text in zip(items, reply["texts"], strict=True):
-                score(search.items.rules[item.task], item, _answer(text))
+                score(item, _answer(text))
             scored = time.perf_counter() - began
     times = {"wall": spent.wall, "cpu": spent.cpu, "write": written, "score": scored}
     return times | reply["seconds"], reply["texts"]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergefront.records import Answer, Item
-from mergefront.scoring import RULES, RuleName, final_span, normal_gold, score
+from mergefront.records import Answer, Item, Rule, RuleName, Score
+from mergefront.scoring import RULES, final_span, normal_gold, score
 
 
 def item(*answers: str, choices: tuple[str, ...] = ()) -> Item:
     return Item("t/1", "t", "?", (), answers, "c", choices=choices)
+
+
+def mark(rule: RuleName, asked: Item, answer: Answer) -> Score:
+    return score(replace(asked, rule=Rule(rule)), answer)
 
 
 def said(text: str, finished: bool = True) -> Answer:
@@ -63,7 +69,7 @@ def test_final_span(text: str, span: str) -> None:
 )
 def test_choice(text: str, letter: str | None) -> None:
     asked = item("B", choices=("red", "blue", "light blue", "green"))
-    verdict = score("choice", asked, said(text))
+    verdict = mark("choice", asked, said(text))
     if letter is None:
         assert (verdict.value, verdict.status) == (0.0, "no_answer")
     else:
@@ -89,24 +95,24 @@ def test_choice(text: str, letter: str | None) -> None:
     ],
 )
 def test_number(text: str, gold: str, value: float) -> None:
-    assert score("number", item(gold), said(text)).value == value
+    assert mark("number", item(gold), said(text)).value == value
 
 
 def test_yes_no_takes_the_first_and_punctuation_does_not_matter() -> None:
-    assert score("yes_no", item("yes"), said("Yes.")).value == 1.0
-    assert score("yes_no", item("yes"), said("No, yes is wrong")).value == 0.0
-    assert score("yes_no", item("no"), said("nothing here")).status == "no_answer"
+    assert mark("yes_no", item("yes"), said("Yes.")).value == 1.0
+    assert mark("yes_no", item("yes"), said("No, yes is wrong")).value == 0.0
+    assert mark("yes_no", item("no"), said("nothing here")).status == "no_answer"
 
 
 def test_exact_needs_the_whole_answer() -> None:
-    assert score("exact", item("7"), said(" 7. ")).value == 1.0
-    assert score("exact", item("7"), said("17")).value == 0.0
-    assert score("exact", item("top left"), said("Top  left")).value == 1.0
+    assert mark("exact", item("7"), said(" 7. ")).value == 1.0
+    assert mark("exact", item("7"), said("17")).value == 0.0
+    assert mark("exact", item("top left"), said("Top  left")).value == 1.0
 
 
 def test_an_unfinished_wrong_answer_is_called_truncated() -> None:
-    assert score("exact", item("7"), said("let me", finished=False)).status == "truncated"
-    assert score("exact", item("7"), said("7", finished=False)).status == "ok"
+    assert mark("exact", item("7"), said("let me", finished=False)).status == "truncated"
+    assert mark("exact", item("7"), said("7", finished=False)).status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +138,7 @@ def test_golds_that_no_answer_can_match_are_none(
     choices = ("blue", "red")
     assert normal_gold(rule, gold, choices) == normal
     if normal is not None:
-        assert score(rule, item(normal, choices=choices), said(gold)).value == 1.0
+        assert mark(rule, item(normal, choices=choices), said(gold)).value == 1.0
 
 
 def test_choice_golds_without_options_are_a_to_d() -> None:
@@ -141,6 +147,6 @@ def test_choice_golds_without_options_are_a_to_d() -> None:
 
 @given(st.text(), st.sampled_from(sorted(RULES)))
 def test_every_rule_marks_any_text(text: str, rule: str) -> None:
-    verdict = score(rule, item("A", choices=("x", "y")), said(text))  # type: ignore[arg-type]
+    verdict = mark(rule, item("A", choices=("x", "y")), said(text))  # type: ignore[arg-type]
     assert verdict.value in (0.0, 1.0)
     assert verdict.status in ("ok", "no_answer", "parse_error", "truncated")

@@ -19,6 +19,8 @@ SPLITS: tuple[Split, ...] = ("search", "validation", "test")
 
 Status = Literal["ok", "no_answer", "truncated", "parse_error"]
 
+RuleName = Literal["exact", "number", "choice", "yes_no"]
+
 Table = Mapping[str, Mapping[str, float]]
 """Coefficients: source alias -> group name -> coefficient (a K x G table)."""
 
@@ -39,6 +41,20 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Rule:
+    """How an answer is marked: a scoring rule by name and what it needs to know of the item.
+
+    `digits` is how many decimals an answer is rounded to before it is compared; `absolute` and
+    `relative` are tolerances. Which rule reads which is said there (`scoring.rules`).
+    """
+
+    name: RuleName
+    digits: int | None = None
+    absolute: float = 0.0
+    relative: float = 0.0
+
+
+@dataclass(frozen=True)
 class Item:
     """One question with its images, as the engine asks it and the scorer marks it.
 
@@ -55,6 +71,7 @@ class Item:
     stratum: str = ""
     choices: tuple[str, ...] = ()
     max_tokens: int = 16
+    rule: Rule = Rule("exact")
 
 
 @dataclass(frozen=True)

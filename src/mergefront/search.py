@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import optuna
 
@@ -24,7 +23,7 @@ from mergefront.merging.sources import Sources
 from mergefront.propose import ReplaySampler, make_sampler, pending
 from mergefront.recipe import Models, Recipe
 from mergefront.recorded import ELAPSED, RESULT, estimates_of, reference_point
-from mergefront.records import SPLITS, Estimate, Evaluation, Item, Seconds, Split
+from mergefront.records import SPLITS, Estimate, Evaluation, Seconds, Split
 from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, item_records
 from mergefront.scoring import score
 from mergefront.space import Space
@@ -219,7 +218,7 @@ class Search:
         records: list[ItemRecord] = []
         for objective, items in self.items.items[split].items():
             said = [next(answers) for _ in items]
-            marks = [self._mark(item, one) for item, one in zip(items, said, strict=True)]
+            marks = [score(item, one) for item, one in zip(items, said, strict=True)]
             records += item_records(split, objective, items, said, marks)
         scored = time.perf_counter()
         self.run.add_items(name, records)
@@ -231,9 +230,6 @@ class Search:
             record=time.perf_counter() - scored,
         )
         return estimates, seconds
-
-    def _mark(self, item: Item, answer: Any) -> Any:
-        return score(self.items.rules[item.task], item, answer)
 
     def _tell(self, trial: optuna.Trial, evaluation: Evaluation) -> Evaluation:
         """Record a finished candidate; what is told is what a resume will find.

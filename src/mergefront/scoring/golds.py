@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
-from mergefront.scoring.rules import RuleName, fraction, letters_of, plain
+from mergefront.records import RuleName
+from mergefront.scoring.rules import fraction, letters_of, plain
 
 
 def normal_gold(rule: RuleName, gold: str, choices: tuple[str, ...]) -> str | None:

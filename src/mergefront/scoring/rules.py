@@ -11,11 +11,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import Literal
 
-from mergefront.records import Item, Score
-
-RuleName = Literal["exact", "number", "choice", "yes_no"]
+from mergefront.records import Item, RuleName, Score
 
 _THINK = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)

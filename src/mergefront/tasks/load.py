@@ -15,7 +15,7 @@ from mergefront import zoo
 from mergefront.config import Items, load_yaml
 from mergefront.errors import ConfigError, UserError
 from mergefront.records import SPLITS, Item, Split
-from mergefront.scoring import SCORER_VERSION, RuleName
+from mergefront.scoring import SCORER_VERSION
 from mergefront.tasks.pictures import check_images, read_images
 from mergefront.tasks.rows import Row, check_columns, item_of, kept, label_of, split_of
 from mergefront.tasks.spec import Task
@@ -30,11 +30,10 @@ _KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 class ItemSet:
     """The items of one study: split -> objective -> items in their fixed order.
 
-    `rules` maps a task's name to its scoring rule; `tasks` to its definition.
+    `tasks` maps a task's name to its definition.
     """
 
     items: Mapping[Split, Mapping[str, tuple[Item, ...]]]
-    rules: Mapping[str, RuleName]
     tasks: Mapping[str, Task]
 
     def flat(self, split: Split) -> list[Item]:
@@ -111,8 +110,7 @@ def item_set(objectives: Mapping[str, Sequence[str]], counts: Items, folder: Pat
             wanted = _shares(getattr(counts, split), len(names))
             chosen = [pool.take(split, n) for pool, n in zip(pools, wanted, strict=True)]
             by_objective[split][objective] = tuple(_interleave(chosen))
-    rules = {task.name: task.rule for task in tasks.values()}
-    return ItemSet(by_objective, rules, {task.name: task for task in tasks.values()})
+    return ItemSet(by_objective, {task.name: task for task in tasks.values()})
 
 
 def _check_names(tasks: Mapping[str, Task], paths: Mapping[str, Path]) -> None:

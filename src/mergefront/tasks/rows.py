@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mergefront.errors import UserError
-from mergefront.records import SPLITS, Item, Split
+from mergefront.records import SPLITS, Item, Rule, Split
 from mergefront.scoring import expected, normal_gold
 from mergefront.tasks.spec import Task
 
@@ -78,6 +78,7 @@ def item_of(task: Task, row: Row, images: tuple[bytes, ...], label: str) -> Item
         stratum=_text(row[fields.stratum]) if fields.stratum else "",
         choices=choices,
         max_tokens=task.max_tokens,
+        rule=Rule(task.rule),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from mergefront.config import Count, Strict
-from mergefront.scoring import RuleName
+from mergefront.records import RuleName
 
 
 class Data(Strict):
