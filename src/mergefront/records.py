@@ -59,7 +59,9 @@ class Item:
     """One question with its images, as the engine asks it and the scorer marks it.
 
     `images` are encoded bytes (PNG, JPEG); `cluster` names the items that are not independent of
-    this one (same image, same scans); `stratum` is the kind or category within the task.
+    this one (same image, same scans); `stratum` is the kind or category within the task. Items that
+    count only together (a pair, the variants of a problem) share a `unit`, whose score is the
+    lowest of theirs; an item without one counts by itself.
     """
 
     id: str
@@ -72,6 +74,7 @@ class Item:
     choices: tuple[str, ...] = ()
     max_tokens: int = 16
     rule: Rule = Rule("exact")
+    unit: str = ""
 
 
 @dataclass(frozen=True)
