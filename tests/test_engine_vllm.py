@@ -254,7 +254,7 @@ def test_uniform_rows_finds_runs_and_refuses_mixed_rows() -> None:
     assert uniform_rows("w", torch.zeros(3)) == []
     assert uniform_rows("w", torch.tensor([3, 3])) == [((0, 2), 3)]
     assert uniform_rows("w", torch.tensor(4)) == [((0, 1), 4)]
-    with pytest.raises(EngineError, match="parameter w mixes groups within a row"):
+    with pytest.raises(EngineError, match="parameter w mixes tensors within a row"):
         uniform_rows("w", torch.tensor([[1, 2], [1, 1]]))
 
 

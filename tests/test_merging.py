@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from transformers import AutoModelForImageTextToText
 
 from fixtures_models import perturbed, rewrite, tensors_of, tiny_idefics3, tiny_llama
+from fixtures_slots import DictSlot
 from mergefront.checkpoint import Checkpoint, whole_folder
 from mergefront.config import Donor
 from mergefront.errors import CheckpointError, ConfigError, PairingError, UserError
 from mergefront.merging import METHODS, build, method_of
 from mergefront.merging.arithmetic import CPU_CHUNK, weighted_sum
-from mergefront.merging.plan import UNTOUCHED, group_weights, touched_parts
+from mergefront.merging.plan import UNTOUCHED, plan_of, touched_parts
 from mergefront.merging.sources import DonorRef, ModelRefs, Sources, check_heads
 from mergefront.recipe import MethodName, Models, Override, Recipe, identity, refs
 
@@ -173,17 +174,18 @@ def test_methods_are_the_recipes_closed_set() -> None:
 @given(coefficients=COEFFICIENTS)
 def test_weights_fit_terms(name: str, coefficients: dict[str, float]) -> None:
     method = METHODS[name]
-    weights = method.weights(coefficients, DONORS, {})
-    assert set(weights) == set(method.terms(DONORS, {}))
-    zero = method.weights(dict.fromkeys(coefficients, 0.0), DONORS, {})
-    assert {term: weight for term, weight in zero.items() if weight} == {"receiver": 1.0}
+    mix = method.mix(coefficients, DONORS, {}, {})
+    order = method.terms(DONORS, {})
+    assert [term for term in order if term in mix.terms] == list(mix.terms)
+    zero = method.mix(dict.fromkeys(coefficients, 0.0), DONORS, {}, {})
+    assert (zero.terms, zero.weights) == (("receiver",), (1.0,))
 
 
 @settings(deadline=None)
 @given(coefficients=COEFFICIENTS)
 def test_linear_weights_sum_to_one(coefficients: dict[str, float]) -> None:
-    weights = METHODS["linear"].weights(coefficients, DONORS, {})
-    assert math.fsum(weights.values()) == pytest.approx(1.0, abs=1e-12)
+    weights = METHODS["linear"].mix(coefficients, DONORS, {}, {}).weights
+    assert math.fsum(weights) == pytest.approx(1.0, abs=1e-12)
 
 
 @settings(deadline=None)
@@ -192,7 +194,7 @@ def test_task_arithmetic_from_the_receiver_is_linear(coefficients: dict[str, flo
     linear, other = METHODS["linear"], METHODS["task_arithmetic"]
     anchor = {"anchor": "receiver"}
     assert other.terms(DONORS, anchor) == linear.terms(DONORS, {})
-    assert other.weights(coefficients, DONORS, anchor) == linear.weights(coefficients, DONORS, {})
+    assert other.mix(coefficients, DONORS, anchor, {}) == linear.mix(coefficients, DONORS, {}, {})
 
 
 def test_the_founding_papers_formula() -> None:
@@ -203,10 +205,8 @@ def test_the_founding_papers_formula() -> None:
     method, parameters = METHODS["task_arithmetic"], {"scale_receiver": True}
     terms = method.terms(("a",), parameters)
     assert terms == ("receiver", "delta:receiver", "delta:a")
-    weights = method.weights({"receiver": 0.9, "a": 0.1}, ("a",), parameters)
-    out = torch.empty(50)
-    prepared = [method.prepare(term, named.__getitem__, parameters) for term in terms]
-    weighted_sum(prepared, [weights[term] for term in terms], torch.float32, out)
+    row = {"receiver": 0.9, "a": 0.1}
+    out = build.merged(method, DictSlot(named), row, ("a",), parameters, torch.float32)
     vlm, base, donor = (named[name].double() for name in ("receiver", "base", "a"))
     wanted = base + 0.9 * (vlm - base) + 0.1 * (donor - base)
     torch.testing.assert_close(out.double(), wanted, rtol=1e-6, atol=1e-6)
@@ -244,7 +244,7 @@ def test_illegal_parameters(name: str, parameters: dict[str, Any], words: str) -
 @pytest.mark.parametrize("name", METHODS)
 def test_a_receivers_coefficient_needs_scaling(name: str) -> None:
     with pytest.raises(ConfigError, match="receiver"):
-        METHODS[name].weights({"receiver": 0.5}, DONORS, {})
+        METHODS[name].check_row({"receiver": 0.5}, DONORS, {})
 
 
 # --- sources ------------------------------------------------------------------------------------
@@ -423,7 +423,6 @@ def test_merged_tensors_are_the_definition(
     group_of = {name: group.name for group in sources.groups for name in group.tensors}
     for name in out.headers:
         mine = sources.receiver.tensor(name)
-        assert torch.equal(build.merged_tensor(sources, recipe, name), out.tensor(name))
         if name in account["copied"]:
             assert torch.equal(out.tensor(name), mine)
             continue
@@ -462,17 +461,17 @@ def test_overrides_come_last(zoo: dict[str, Path]) -> None:
     recipe = Recipe("task_arithmetic", models(zoo), {"a": {"*": 0.5}}, overrides=overrides)
     sources = opened(recipe)
     build.check(sources, recipe)
-    plan = group_weights(recipe, sources.groups)
-    assert plan["1.attention"] == plan["2.mlp"] == {"base": 1.0}
-    assert plan["0.attention"] == {}
+    plan = plan_of(recipe, sources.groups)
+    assert plan["1.attention"] == plan["2.mlp"] == "base"
+    assert plan["0.attention"] == "zero"
     assert plan["0.mlp"] == plan["embedding"] == UNTOUCHED
-    assert plan["0.norm"] == {"receiver": 1.0, "delta:a": 0.5}
+    assert plan["0.norm"] == {"a": 0.5}
     name = "model.text_model.layers.{}.{}.weight"
     for layer, module, source in [(1, "self_attn.q_proj", "base"), (1, "mlp.up_proj", "b")]:
         tensor = name.format(layer, module)
-        made = build.merged_tensor(sources, recipe, tensor)
+        made = build.combined(sources, recipe, tensor, source)
         assert torch.equal(made, sources.tensor(source, tensor))
-    zeros = build.merged_tensor(sources, recipe, name.format(0, "self_attn.q_proj"))
+    zeros = build.combined(sources, recipe, name.format(0, "self_attn.q_proj"), "zero")
     assert not zeros.any()
 
 

@@ -18,7 +18,7 @@ from mergefront import ledger
 from mergefront.config import RunConfig
 from mergefront.engine import Engine, open_engine
 from mergefront.errors import EngineError
-from mergefront.merging.plan import group_weights
+from mergefront.merging.plan import UNTOUCHED, plan_of
 from mergefront.merging.sources import Sources
 from mergefront.propose import ReplaySampler, make_sampler, pending
 from mergefront.recipe import Models, Recipe
@@ -192,15 +192,12 @@ class Search:
     def evaluate(self, number: int, point: Sequence[float], origin: str) -> Evaluation:
         """Build one candidate in the engine, ask the search items, mark and store the answers."""
         recipe = self.recipe(point)
-        if group_weights(recipe, self.sources.groups) == self._untouched():
+        if set(plan_of(recipe, self.sources.groups).values()) == {UNTOUCHED}:
             estimates = self.receiver("search")
             self.run.add_items(str(number), self.run.read_items(RECEIVER, "search"))
             return Evaluation(number, tuple(point), origin, estimates)
         estimates, seconds = self.ask(str(number), recipe, "search")
         return Evaluation(number, tuple(point), origin, estimates, seconds)
-
-    def _untouched(self) -> dict[str, dict[str, float]]:
-        return group_weights(self.receiver_recipe(), self.sources.groups)
 
     def receiver(self, split: Split) -> dict[str, Estimate]:
         """The receiver's own estimates, asked once a run and split."""

@@ -1,8 +1,9 @@
-"""Candidates built in place: live tensors, the pristine terms they are made of, one weighted sum.
+"""Candidates built in place: live tensors, the pristine terms they are made of, one arithmetic.
 
 Shared by all engines. A `Target` is a live tensor, or rows of one, whose elements all belong to
-one group; `Terms` holds the pristine terms of the targets, staged when a group is first touched
-and never changed after. Which checkpoint tensors land in which target is the engine's business.
+one tensor of the receiver; `InPlace` holds the pristine terms of the targets, staged when a group
+is first touched and never changed after. Which checkpoint tensors land in which target is the
+engine's business.
 """
 
 from __future__ import annotations
@@ -16,27 +17,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mergefront.checkpoint import DTYPES
 from mergefront.errors import EngineError
-from mergefront.merging import build
-from mergefront.merging.arithmetic import weighted_sum
-from mergefront.merging.plan import UNTOUCHED, group_weights
+from mergefront.merging import METHODS, build
+from mergefront.merging.arithmetic import combine
+from mergefront.merging.method import Measures, Method, Mix
+from mergefront.merging.plan import UNTOUCHED, Choice, Plan, copied, plan_of
+from mergefront.merging.slots import SourceSlot
 from mergefront.merging.sources import Sources, is_finite
 from mergefront.recipe import Recipe
 from mergefront.records import Group
 
-Weights = Mapping[str, Mapping[str, float]]
-"""Group name -> term -> weight, as `merging.plan.group_weights` gives it."""
-
 
 @dataclass(frozen=True)
 class Target:
-    """Rows `rows` (all if None) of the live parameter `parameter`, all of group `group`.
+    """A run of rows of the live parameter `parameter` that holds (a part of) one tensor.
 
-    `live` is a view of the parameter's storage, which is never rebound: compiled code and CUDA
-    graphs hold its address.
+    `tensor` is the receiver's name of it, `group` its group. `rows` are (first, end) in the
+    parameter as a matrix of all but its last dimension; None is the whole. `live` is a view of the
+    parameter's storage, which is never rebound: compiled code and CUDA graphs hold its address.
     """
 
     parameter: str
+    tensor: str
     group: Group
     rows: tuple[int, int] | None
     live: Tensor
@@ -46,7 +49,7 @@ class Target:
         if self.rows is None:
             return whole
         first, end = self.rows
-        return whole[first:end]
+        return as_rows(whole)[first:end]
 
 
 Stage = Callable[[str, Sequence[Group]], Mapping[str, Tensor]]
@@ -56,43 +59,39 @@ Stage = Callable[[str, Sequence[Group]], Mapping[str, Tensor]]
 class InPlace:
     """The live model's targets and the pristine terms of the groups touched so far.
 
-    `stage` reads a term of some groups; `dtypes` are the groups' in the checkpoint.
+    `stage` reads a term of some groups. Measures and terms are taken when a group first needs
+    them, and kept.
     """
 
     def __init__(
-        self, targets: Sequence[Target], dtypes: Mapping[str, torch.dtype], stage: Stage
+        self,
+        targets: Sequence[Target],
+        sources: Sources,
+        method: Method,
+        parameters: Mapping[str, Any],
+        stage: Stage,
     ) -> None:
         self._targets: dict[str, list[Target]] = {}
         for target in targets:
             self._targets.setdefault(target.group.name, []).append(target)
-        self._dtypes = dtypes
+        self._sources = sources
+        self._method = method
+        self._opened = dict(parameters)
         self._stage = stage
         self._held: dict[str, dict[str, list[Tensor]]] = {}
+        self._measures: dict[str, Measures] = {}
         self._touched: set[str] = set()
 
-    def hold(self, term: str, groups: Iterable[str]) -> None:
-        """Stage a term of `groups`, unless it is held already.
+    def hold(self, groups: Iterable[str]) -> None:
+        """Read all terms and measures of `groups` now."""
+        names = list(groups)
+        for term in self._method.terms(self._sources.donors, self._opened):
+            self._hold(term, names)
+        for target in (target for name in names for target in self._targets[name]):
+            self._measured(target.tensor)
 
-        Raises:
-            EngineError: a group has no live tensor of its own.
-        """
-        held = self._held.setdefault(term, {})
-        missing = [group for group in groups if group not in held]
-        if lost := [group for group in missing if group not in self._targets]:
-            raise EngineError(
-                f"this engine has no tensor of its own for {', '.join(lost)} (head and embedding "
-                "share one)",
-                hint="freeze them: `frozen: [embedding, head]`",
-            )
-        if not missing:
-            return
-        staged = self._stage(term, [self._targets[group][0].group for group in missing])
-        for group in missing:
-            targets = self._targets[group]
-            held[group] = [target.cut(staged[target.parameter]) for target in targets]
-
-    def build(self, weights: Weights) -> None:
-        """Write the weighted sums into the live tensors, group by group, from pristine terms.
+    def build(self, plan: Plan, parameters: Mapping[str, Any]) -> None:
+        """Write a candidate into the live tensors, group by group, from pristine terms.
 
         Groups that no recipe has touched yet and this one leaves alone are skipped.
 
@@ -100,27 +99,65 @@ class InPlace:
             EngineError: a group has no live tensor of its own, or its values overflow.
         """
         changed = {
-            group: row
-            for group, row in weights.items()
-            if row != UNTOUCHED or group in self._touched
+            group: choice
+            for group, choice in plan.items()
+            if choice != UNTOUCHED or group in self._touched
         }
-        for term in dict.fromkeys(term for row in changed.values() for term in row):
-            self.hold(term, [group for group, row in changed.items() if term in row])
+        if lost := [group for group in changed if group not in self._targets]:
+            raise EngineError(
+                f"this engine has no tensor of its own for {', '.join(lost)} (head and embedding "
+                "share one)",
+                hint="freeze them: `frozen: [embedding, head]`",
+            )
+        mixes = {
+            group: [self._mix(target, choice, parameters) for target in self._targets[group]]
+            for group, choice in changed.items()
+        }
+        needed: dict[str, list[str]] = {}
+        for group, mine in mixes.items():
+            for term in dict.fromkeys(term for mix in mine for term in mix.terms):
+                needed.setdefault(term, []).append(group)
+        for term, groups in needed.items():
+            self._hold(term, groups)
         self._touched.update(changed)
-        for group, row in changed.items():
-            for index, target in enumerate(self._targets[group]):
-                self._write(target, index, row)
+        for group, mine in mixes.items():
+            for index, mix in enumerate(mine):
+                self._write(group, index, mix)
 
     def held_bytes(self) -> int:
         """Memory of all pristine terms held."""
         groups = (tensors for held in self._held.values() for tensors in held.values())
         return sum(t.numel() * t.element_size() for tensors in groups for t in tensors)
 
-    def _write(self, target: Target, index: int, row: Mapping[str, float]) -> None:
-        live, group = target.live, target.group.name
-        terms = [self._held[term][group][index].to(live.device, non_blocking=True) for term in row]
-        dtype = self._dtypes[group]
-        weighted_sum(terms, tuple(row.values()), dtype, live)
+    def _hold(self, term: str, groups: Iterable[str]) -> None:
+        held = self._held.setdefault(term, {})
+        missing = [group for group in groups if group not in held]
+        if not missing:
+            return
+        staged = self._stage(term, [self._targets[group][0].group for group in missing])
+        for group in missing:
+            held[group] = [target.cut(staged[target.parameter]) for target in self._targets[group]]
+
+    def _mix(self, target: Target, choice: Choice, parameters: Mapping[str, Any]) -> Mix:
+        if isinstance(choice, str):
+            return copied(choice)
+        measures = self._measured(target.tensor)
+        return self._method.mix(choice, self._sources.donors, parameters, measures)
+
+    def _measured(self, tensor: str) -> Measures:
+        if tensor not in self._measures:
+            self._measures[tensor] = self._method.measure(
+                SourceSlot(self._sources, tensor), self._sources.donors, self._opened
+            )
+        return self._measures[tensor]
+
+    def _write(self, group: str, index: int, mix: Mix) -> None:
+        target = self._targets[group][index]
+        live = target.live
+        held = [self._held[term][group][index] for term in mix.terms]
+        terms = [term.to(live.device, non_blocking=True) for term in held]
+        dtype = DTYPES[target.group.dtype]
+        combine(mix, terms, dtype, live)
         if torch.float16 in (dtype, live.dtype) and not is_finite(live):
             raise EngineError(
                 f"group {group}: merged values overflow 16-bit floats",
@@ -142,18 +179,26 @@ def swapped(parameters: Mapping[str, nn.Parameter], data: Mapping[str, Tensor]) 
             parameters[name].requires_grad_(requires_grad)
 
 
+def as_rows(tensor: Tensor) -> Tensor:
+    """A tensor as the rows that `Target.rows` count: all dimensions but the last in one."""
+    if tensor.dim() > 2:
+        return tensor.view(-1, tensor.shape[-1])
+    return tensor.reshape(1) if tensor.dim() == 0 else tensor
+
+
 def uniform_rows(name: str, codes: Tensor) -> list[tuple[tuple[int, int], int]]:
     """Split a parameter into runs of rows of one nonzero code: [((first, end), code), ...].
 
     Raises:
-        EngineError: a row holds elements of several groups.
+        EngineError: a row holds elements of several tensors.
     """
     if codes.numel() == 0 or not codes.any():
         return []
-    flat = codes.reshape(len(codes) if codes.dim() else 1, -1)
+    rows = as_rows(codes)
+    flat = rows.reshape(len(rows), -1)
     low, high = flat.amin(dim=1), flat.amax(dim=1)
     if not torch.equal(low, high):
-        raise EngineError(f"parameter {name} mixes groups within a row and cannot be rewritten")
+        raise EngineError(f"parameter {name} mixes tensors within a row and cannot be rewritten")
     values, counts = torch.unique_consecutive(low, return_counts=True)
     runs, first = [], 0
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
@@ -169,27 +214,33 @@ def digest(tensor: Tensor) -> str:
     return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
-def recipe_weights(
+def checked_plan(
     recipe: Recipe, sources: Sources, method: str, parameters: Mapping[str, Any]
-) -> dict[str, dict[str, float]]:
-    """A recipe's weights, for an engine that was opened for `method` with `parameters`.
+) -> dict[str, Choice]:
+    """A recipe's plan, for an engine that was opened for `method` with `parameters`.
 
-    Terms that are plain sources mean the same in every method; others only in their own.
+    Plain copies mean the same in every method; rows of coefficients only in their own. Searchable
+    parameters may differ from those that the engine was opened with.
 
     Raises:
-        EngineError: the recipe is of other models' names, or needs another method's terms.
+        EngineError: the recipe is of other models' names, or needs another method.
         UserError: the recipe does not fit the models (see `merging.build.check`).
     """
     if recipe.donors != sources.donors:
         raise EngineError(f"the engine has donors {sources.donors}, the recipe {recipe.donors}")
     build.check(sources, recipe)
-    weights = group_weights(recipe, sources.groups)
-    terms = {term for row in weights.values() for term in row}
-    if (recipe.method, dict(recipe.parameters)) != (method, dict(parameters)) and not (
-        terms <= sources.models.keys()
-    ):
+    plan = plan_of(recipe, sources.groups)
+    asked, opened = (
+        (name, _fixed(METHODS[name], given))
+        for name, given in ((recipe.method, recipe.parameters), (method, parameters))
+    )
+    if asked != opened and not all(isinstance(choice, str) for choice in plan.values()):
         raise EngineError(
             f"the engine was opened for {method} {dict(parameters)}, "
             f"the recipe is of {recipe.method} {dict(recipe.parameters)}"
         )
-    return weights
+    return plan
+
+
+def _fixed(method: Method, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if name not in method.searchable}

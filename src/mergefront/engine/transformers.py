@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mergefront.checkpoint import DTYPES
 from mergefront.config import EngineConfig
-from mergefront.engine.inplace import InPlace, Target, digest, recipe_weights
+from mergefront.engine.inplace import InPlace, Target, checked_plan, digest
 from mergefront.engine.prompts import (
     Kept,
     chat_prompt,
@@ -31,6 +30,7 @@ from mergefront.engine.prompts import (
 )
 from mergefront.errors import EngineError, PairingError
 from mergefront.merging import METHODS
+from mergefront.merging.slots import SourceSlot
 from mergefront.merging.sources import ModelRefs, Sources
 from mergefront.records import Answer, Group, Item, Seconds
 
@@ -68,14 +68,15 @@ class TransformersEngine:
             self._sources = Sources.open(refs)
             self._parameters = dict(parameters)
             self._inplace = self._open_sources()
-            for term in METHODS[method].terms(self._sources.donors, parameters) if groups else ():
-                self._inplace.hold(term, groups)
+            self._inplace.hold(groups)
 
     def _open_sources(self) -> InPlace:
         sources = self._sources
         return InPlace(
             _targets(self._model, sources.groups),
-            {group.name: DTYPES[group.dtype] for group in sources.groups},
+            sources,
+            METHODS[self._method],
+            self._parameters,
             self._stage,
         )
 
@@ -84,20 +85,18 @@ class TransformersEngine:
         method = METHODS[self._method]
 
         def term_of(name: str) -> Tensor:
-            return method.prepare(
-                term, lambda source: self._sources.tensor(source, name), self._parameters
-            )
+            return method.prepare(term, SourceSlot(self._sources, name), self._parameters)
 
         return {name: term_of(name) for group in groups for name in group.tensors}
 
     def load(self, recipe: Recipe) -> Seconds:
         if self._fixed:
             raise EngineError(f"this engine serves {self._folder} and loads no recipes")
-        weights = recipe_weights(recipe, self._sources, self._method, self._parameters)
+        plan = checked_plan(recipe, self._sources, self._method, self._parameters)
         self._broken = "the last recipe was not loaded"
         start = time.perf_counter()
         with torch.no_grad():
-            self._inplace.build(weights)
+            self._inplace.build(plan, recipe.parameters)
         self._broken = ""
         return Seconds(build=time.perf_counter() - start)
 
@@ -232,7 +231,7 @@ def _targets(model: Any, groups: Sequence[Group]) -> list[Target]:
         for name in group.tensors:
             if name not in live:
                 raise PairingError(f"{name}: transformers' model has no such parameter")
-            targets.append(Target(name, group, None, live[name]))
+            targets.append(Target(name, name, group, None, live[name]))
             owners.setdefault(live[name].data_ptr(), set()).add(group.name)
     shared = {group for owner in owners.values() if len(owner) > 1 for group in owner}
     if shared:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergefront.config import EngineConfig
-from mergefront.engine.inplace import recipe_weights
+from mergefront.engine.inplace import checked_plan
 from mergefront.engine.launch import shut_down, start
 from mergefront.engine.prompts import (
     Kept,
@@ -89,10 +89,10 @@ class VllmEngine:
     def load(self, recipe: Recipe) -> Seconds:
         if self._fixed:
             raise EngineError(f"this engine serves {self._folder} and loads no recipes")
-        weights = recipe_weights(recipe, self._sources, self._method, self._parameters)
+        plan = checked_plan(recipe, self._sources, self._method, self._parameters)
         self._broken = "the last recipe was not loaded"
         start = time.perf_counter()
-        self._call("mergefront_load", (weights,))
+        self._call("mergefront_load", (plan, dict(recipe.parameters)))
         built = time.perf_counter()
         self._loads += 1
         self._salt = f"{recipe.hash()}-{self._loads}"

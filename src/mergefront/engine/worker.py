@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from vllm.distributed import get_tensor_model_parallel_world_size
 from vllm.platforms import current_platform
 
-from mergefront.checkpoint import DTYPES
-from mergefront.engine.inplace import InPlace, Target, Weights, digest, swapped, uniform_rows
+from mergefront.engine.inplace import InPlace, Target, as_rows, digest, swapped, uniform_rows
 from mergefront.errors import EngineError
 from mergefront.merging import METHODS
+from mergefront.merging.plan import Plan
+from mergefront.merging.slots import SourceSlot
 from mergefront.merging.sources import ModelRefs, Sources
 from mergefront.records import Group
 
@@ -94,13 +95,13 @@ class MergeWorker:
 
     def mergefront_hold(self, groups: list[str]) -> int:
         """Read the method's terms of `groups` now; returns the bytes of all terms held."""
-        self.mergefront_model.hold(groups)
+        self.mergefront_model.inplace.hold(groups)
         return self.mergefront_model.inplace.held_bytes()
 
-    def mergefront_load(self, weights: Weights) -> float:
+    def mergefront_load(self, plan: Plan, parameters: dict[str, Any]) -> float:
         """Build a candidate; returns the seconds that took here."""
         start = time.perf_counter()
-        self.mergefront_model.inplace.build(weights)
+        self.mergefront_model.inplace.build(plan, parameters)
         if current_platform.is_cuda_alike():
             torch.cuda.synchronize()
         return time.perf_counter() - start
@@ -133,37 +134,34 @@ class LiveModel:
         self._locate()
         self.inplace = InPlace(
             self._targets,
-            {group.name: DTYPES[group.dtype] for group in sources.groups},
+            sources,
+            self._method,
+            self._method_parameters,
             self._stage,
         )
 
-    def hold(self, groups: Sequence[str]) -> None:
-        """Read all of the method's terms of some groups now."""
-        for term in self._method.terms(self._sources.donors, self._method_parameters):
-            self.inplace.hold(term, groups)
-
     def _locate(self) -> None:
-        """Find every group's elements by loading tensors filled with the group's number."""
-        groups = self._sources.groups
+        """Find every tensor's elements by loading tensors filled with the tensor's number."""
+        tensors = [(name, group) for group in self._sources.groups for name in group.tensors]
+        kind = torch.int16 if len(tensors) < 1 << 15 else torch.int32
         codes = {
-            name: torch.zeros(parameter.shape, dtype=torch.int16)
+            name: torch.zeros(parameter.shape, dtype=kind)
             for name, parameter in self._parameters.items()
         }
         headers = self._sources.receiver.headers
 
         def numbered() -> Iterator[tuple[str, Tensor]]:
-            for number, group in enumerate(groups, start=1):
-                for name in group.tensors:
-                    yield name, torch.full(headers[name].shape, number, dtype=torch.int16)
+            for number, (name, _) in enumerate(tensors, start=1):
+                yield name, torch.full(headers[name].shape, number, dtype=kind)
 
         self._load_into(codes, numbered())
         for name, code in codes.items():
             for rows, number in uniform_rows(name, code):
                 live = self._parameters[name].data
-                whole = live.dim() == 0 or rows == (0, len(live))
-                target = live if whole else live[rows[0] : rows[1]]
+                whole = rows == (0, len(as_rows(live)))
+                target = live if whole else as_rows(live)[rows[0] : rows[1]]
                 self._targets.append(
-                    Target(name, groups[number - 1], None if whole else rows, target)
+                    Target(name, *tensors[number - 1], None if whole else rows, target)
                 )
         self._drop_shared_head()
         self._refuse_unplaced()
@@ -238,9 +236,7 @@ class LiveModel:
 
     def _term(self, term: str, name: str) -> Tensor:
         """One term of one receiver tensor: the method's own, or a plain source."""
-        return self._method.prepare(
-            term, lambda source: self._sources.tensor(source, name), self._method_parameters
-        )
+        return self._method.prepare(term, SourceSlot(self._sources, name), self._method_parameters)
 
     def _place(self, names: set[str], dtype: torch.dtype) -> tuple[torch.device, bool]:
         """Where new terms go, and whether that is pinned memory."""

@@ -1,13 +1,14 @@
-"""The one weighted sum by which every candidate is made, wherever it is made.
+"""The one arithmetic by which every candidate is made, wherever it is made.
 
-The search engine, the transformers engine and the exporter call this same function, so that what
-was scored can be exported bit for bit. Not here: what the terms are (`linear`,
-`task_arithmetic`) and which tensors get them (`plan`).
+The search engine, the transformers engine and the exporter call `combine`, so that what was
+scored can be exported bit for bit. Not here: what the terms are (one file a method) and which
+tensors get them (`plan`).
 
-The order of operations is part of the definition: weights are rounded to fp32; terms with weight
-zero are left out; the rest are taken in fp32 in the given order, each multiplied and then added,
-two roundings, never one (`torch.add(x, y, alpha=a)`, `lerp` and `addcmul` fuse them and differ in
-0.8 % of fp32 elements); the sum is rounded once to the checkpoint's dtype.
+The order of operations is part of the definition. A weighted sum: weights are rounded to fp32;
+terms with weight zero are left out; the rest are taken in fp32 in the given order, each
+multiplied and then added, two roundings, never one (`torch.add(x, y, alpha=a)`, `lerp` and
+`addcmul` fuse them and differ in 0.8 % of fp32 elements); the sum is rounded once to the
+checkpoint's dtype. A method's own `join` is elementwise in fp32, and rounded once as well.
 """
 
 from __future__ import annotations
@@ -19,8 +20,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .method import Join, Mix
+
 CPU_CHUNK: Final = 1 << 18
 DEVICE_CHUNK: Final = 1 << 26
+_ROWS: Final = torch.contiguous_format
+
+
+def combine(
+    mix: Mix,
+    terms: Sequence[Tensor],
+    checkpoint_dtype: torch.dtype,
+    out: Tensor,
+    *,
+    chunk: int | None = None,
+) -> None:
+    """Write one tensor of a candidate into `out`, rounded once to `checkpoint_dtype`.
+
+    `terms` are those that `mix` names, in its order, of `out`'s shape and device. The result
+    depends neither on `chunk` (elements worked on at a time) nor on the number of threads, nor
+    on which part of the tensor `out` is.
+
+    Raises:
+        ValueError: if shapes or the number of terms differ.
+    """
+    if mix.join is None:
+        weighted_sum(terms, mix.weights, checkpoint_dtype, out, chunk=chunk)
+        return
+    if len(terms) != len(mix.terms):
+        raise ValueError(f"{len(terms)} tensors for {len(mix.terms)} terms")
+    _check_shapes(terms, out)
+    whole = out if out.is_contiguous() else torch.empty_like(out, memory_format=_ROWS)
+    _join_in_chunks(mix.join, terms, checkpoint_dtype, whole, chunk)
+    if whole is not out:
+        out.copy_(whole)
 
 
 def weighted_sum(
@@ -43,9 +76,7 @@ def weighted_sum(
     """
     if len(terms) != len(weights):
         raise ValueError(f"{len(terms)} terms but {len(weights)} weights")
-    for term in terms:
-        if term.shape != out.shape:
-            raise ValueError(f"term of shape {list(term.shape)} for out {list(out.shape)}")
+    _check_shapes(terms, out)
     chosen = [
         (term, weight)
         for term, weight in zip(terms, map(as_float32, weights), strict=True)
@@ -56,11 +87,17 @@ def weighted_sum(
     elif len(chosen) == 1 and chosen[0][1] == 1.0:
         out.copy_(chosen[0][0].to(checkpoint_dtype))
     elif not out.is_contiguous():
-        whole = torch.empty_like(out, memory_format=torch.contiguous_format)
+        whole = torch.empty_like(out, memory_format=_ROWS)
         _sum_in_chunks(chosen, checkpoint_dtype, whole, chunk)
         out.copy_(whole)
     else:
         _sum_in_chunks(chosen, checkpoint_dtype, out, chunk)
+
+
+def _check_shapes(terms: Sequence[Tensor], out: Tensor) -> None:
+    for term in terms:
+        if term.shape != out.shape:
+            raise ValueError(f"term of shape {list(term.shape)} for out {list(out.shape)}")
 
 
 def as_float32(weight: float) -> float:
@@ -75,7 +112,7 @@ def _sum_in_chunks(
     chunk: int | None,
 ) -> None:
     """Sum the nonzero terms into a contiguous `out`, chunk by chunk to stay in cache."""
-    step = chunk or (CPU_CHUNK if out.device.type == "cpu" else DEVICE_CHUNK)
+    step = chunk or _step(out)
     flat_out = out.view(-1)
     flat_terms = [(term.reshape(-1), weight) for term, weight in chosen]
     size = min(step, flat_out.numel())
@@ -92,3 +129,28 @@ def _sum_in_chunks(
             if position > 0:
                 acc.add_(work)
         target.copy_(acc if target.dtype == checkpoint_dtype else acc.to(checkpoint_dtype))
+
+
+def _join_in_chunks(
+    join: Join,
+    terms: Sequence[Tensor],
+    checkpoint_dtype: torch.dtype,
+    out: Tensor,
+    chunk: int | None,
+) -> None:
+    """Join flat chunks of the terms into a contiguous `out`."""
+    step = chunk or _step(out)
+    flat_out = out.view(-1)
+    flat_terms = [term.reshape(-1) for term in terms]
+    for start in range(0, flat_out.numel(), step):
+        parts = [_working_copy(term[start : start + step]) for term in flat_terms]
+        flat_out[start : start + step].copy_(join(parts).to(checkpoint_dtype))
+
+
+def _working_copy(part: Tensor) -> Tensor:
+    """A chunk that a join may overwrite: floats as fp32, codes as they are."""
+    return part.to(torch.float32, copy=True) if part.is_floating_point() else part
+
+
+def _step(out: Tensor) -> int:
+    return CPU_CHUNK if out.device.type == "cpu" else DEVICE_CHUNK

@@ -5,7 +5,7 @@ Streaming: one tensor at a time; memory is one output shard and the largest tens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from mergefront.errors import CheckpointError
 from mergefront.recipe import Recipe
 
 from . import METHODS
-from .arithmetic import weighted_sum
-from .plan import UNTOUCHED, group_weights, touched_parts
+from .arithmetic import combine
+from .method import Method, Mix, Slot
+from .plan import UNTOUCHED, ZERO, Choice, copied, plan_of, touched_parts
+from .slots import SourceSlot
 from .sources import Sources, check_heads, is_finite
 
 
@@ -31,37 +33,49 @@ def check(sources: Sources, recipe: Recipe) -> None:
     """
     sources.check_method(METHODS[recipe.method], recipe.parameters)
     for source in recipe.overridden(sources.groups).values():
-        if source != "zero":
+        if source != ZERO:
             sources.model(source)
     check_heads(sources, touched_parts(recipe, sources.groups))
 
 
-def merged_tensor(sources: Sources, recipe: Recipe, name: str) -> Tensor:
-    """Return one of the receiver's tensors as the recipe makes it, in the checkpoint's dtype.
+def merged(
+    method: Method,
+    slot: Slot,
+    row: Mapping[str, float],
+    donors: Sequence[str],
+    parameters: Mapping[str, Any],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return one tensor as `method` makes it at a row of coefficients, rounded once to `dtype`."""
+    mix = method.mix(row, donors, parameters, method.measure(slot, donors, parameters))
+    return _carried_out(method, slot, mix, parameters, dtype)
 
-    Tensors of groups that the recipe leaves alone, and of other towers, are the receiver's own.
+
+def _carried_out(
+    method: Method, slot: Slot, mix: Mix, parameters: Mapping[str, Any], dtype: torch.dtype
+) -> Tensor:
+    terms = [method.prepare(term, slot, parameters) for term in mix.terms]
+    out = torch.empty(slot.read("receiver").shape, dtype=dtype)
+    combine(mix, terms, dtype, out)
+    return out
+
+
+def combined(sources: Sources, recipe: Recipe, name: str, choice: Choice) -> Tensor:
+    """Return a receiver tensor as its group's choice makes it (see `plan.plan_of`).
 
     Raises:
         CheckpointError: if a value overflows the checkpoint's dtype.
     """
-    plan = group_weights(recipe, sources.groups)
-    group = {member: one.name for one in sources.groups for member in one.tensors}.get(name)
-    return combined(sources, recipe, name, plan[group] if group is not None else UNTOUCHED)
-
-
-def combined(sources: Sources, recipe: Recipe, name: str, weights: Mapping[str, float]) -> Tensor:
-    """Return a receiver tensor as the sum of its group's terms (see `plan.group_weights`)."""
-    if weights == UNTOUCHED:
+    if choice == UNTOUCHED:
         return sources.receiver.tensor(name)
-    method = METHODS[recipe.method]
+    method, parameters = METHODS[recipe.method], recipe.parameters
+    slot = SourceSlot(sources, name)
     header = sources.receiver.headers[name]
-    terms = [
-        method.prepare(term, lambda source: sources.tensor(source, name), recipe.parameters)
-        for term in weights
-    ]
     dtype = DTYPES[header.dtype]
-    out = torch.empty(header.shape, dtype=dtype)
-    weighted_sum(terms, tuple(weights.values()), dtype, out)
+    if isinstance(choice, str):
+        out = _carried_out(method, slot, copied(choice), parameters, dtype)
+    else:
+        out = merged(method, slot, choice, recipe.donors, parameters, dtype)
     if not is_finite(out):
         raise CheckpointError(
             f"merged tensor {name!r} overflows {header.dtype}",
@@ -89,15 +103,15 @@ def write(
         UserError: whatever `check` and `combined` raise.
     """
     check(sources, recipe)
-    plan = group_weights(recipe, sources.groups)
-    weights_of = {member: plan[group.name] for group in sources.groups for member in group.tensors}
+    plan = plan_of(recipe, sources.groups)
+    choices = {member: plan[group.name] for group in sources.groups for member in group.tensors}
     account: dict[str, list[str]] = {"merged": [], "copied": []}
     names = list(sources.receiver.headers)
     with CheckpointWriter(out, shard_bytes) as writer:
         for done, name in enumerate(names, start=1):
-            weights = weights_of.get(name, UNTOUCHED)
-            account["copied" if weights == UNTOUCHED else "merged"].append(name)
-            writer.add(name, combined(sources, recipe, name, weights))
+            choice = choices.get(name, UNTOUCHED)
+            account["copied" if choice == UNTOUCHED else "merged"].append(name)
+            writer.add(name, combined(sources, recipe, name, choice))
             if progress is not None:
                 progress(done, len(names))
     companions = copy_companions(sources.receiver.folder, out)

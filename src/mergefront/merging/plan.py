@@ -1,51 +1,63 @@
-"""Recipe -> weights: which terms each group is the weighted sum of.
+"""Recipe -> plan: what each group is made of, before any tensor is looked at.
 
-The engine and the exporter both take their weights from here. A group whose weights are
-{"receiver": 1.0} is the receiver's own and need not be touched.
+The engine and the exporter both take their plan from here. A plan says of each group either the
+one source that it is copied from ("receiver", "base", an alias; "zero" for zeros), or the row of
+coefficients (source -> c) that the recipe's method turns into weights, tensor by tensor. A group
+that is the receiver's own need not be touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from mergefront.recipe import Recipe
 from mergefront.records import Group
 
 from . import METHODS
+from .method import Mix
 
-UNTOUCHED: dict[str, float] = {"receiver": 1.0}
+UNTOUCHED: Final = "receiver"
+ZERO: Final = "zero"
+
+Choice = str | Mapping[str, float]
+"""A source to copy, or a row of coefficients."""
+
+Plan = Mapping[str, Choice]
+"""Group name -> choice: plain values that may cross process boundaries."""
 
 
-def group_weights(recipe: Recipe, groups: Sequence[Group]) -> dict[str, dict[str, float]]:
-    """Return group name -> term -> weight, zero weights left out, in the order of summation.
-
-    Overridden groups have their source as the only term, at one, or no term at all for zeros.
-    Terms are those of `Method.terms`, and for overrides any plain source: `Method.prepare` knows
-    both.
+def plan_of(recipe: Recipe, groups: Sequence[Group]) -> dict[str, Choice]:
+    """Return group name -> choice for every group.
 
     Raises:
-        ConfigError: if the recipe names a group that the receiver has not.
+        ConfigError: if the recipe names a group that the receiver has not, or its coefficients
+            make no sense in its method.
     """
     method = METHODS[recipe.method]
-    order = method.terms(recipe.donors, recipe.parameters)
     table = recipe.resolved(groups)
     overridden = recipe.overridden(groups)
-    plan = {}
+    plan: dict[str, Choice] = {}
     for group in groups:
         source = overridden.get(group.name)
         if source is not None:
-            plan[group.name] = {} if source == "zero" else {source: 1.0}
+            plan[group.name] = source
             continue
         row = {name: values[group.name] for name, values in table.items() if group.name in values}
         if all(value == (name == "receiver") for name, value in row.items()):
-            plan[group.name] = dict(UNTOUCHED)
+            plan[group.name] = UNTOUCHED
             continue
-        weights = method.weights(row, recipe.donors, recipe.parameters)
-        plan[group.name] = {term: weights[term] for term in order if weights[term] != 0.0}
+        method.check_row(row, recipe.donors, recipe.parameters)
+        plan[group.name] = method.copied(row, recipe.donors, recipe.parameters) or row
     return plan
 
 
 def touched_parts(recipe: Recipe, groups: Sequence[Group]) -> frozenset[str]:
     """Return the parts in which a recipe differs from the receiver."""
-    plan = group_weights(recipe, groups)
+    plan = plan_of(recipe, groups)
     return frozenset(group.part for group in groups if plan[group.name] != UNTOUCHED)
+
+
+def copied(source: str) -> Mix:
+    """The mix that copies one source, or makes zeros."""
+    return Mix(()) if source == ZERO else Mix((source,), (1.0,))

@@ -17,30 +17,25 @@ lambda and 1 - lambda is `r` = lambda and one donor with c = 1 - lambda.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
-
-from torch import Tensor
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mergefront.errors import ConfigError
 
+from .common import ANCHORS, DELTA, DeltaMethod, coefficients, only_donor
 from .linear import Linear
-from .method import check_parameters
-
-_LEGAL: Final = {"anchor": ("own", "base", "receiver"), "scale_receiver": (False, True)}
-_DELTA: Final = "delta:"
+from .method import Measures, Mix
 
 
-@dataclass(frozen=True)
-class TaskArithmetic:
+class TaskArithmetic(DeltaMethod):
     """Terms are the receiver and one delta per donor, before them the receiver's own if scaled."""
 
-    name: str = "task_arithmetic"
+    name = "task_arithmetic"
+    legal = {"anchor": ANCHORS, "scale_receiver": (False, True)}  # noqa: RUF012
 
     def check(self, parameters: Mapping[str, Any]) -> None:
         """Accept `anchor` and `scale_receiver`; the latter needs a base to scale from."""
-        check_parameters(self.name, parameters, _LEGAL)
+        super().check(parameters)
         if parameters.get("scale_receiver", False) and parameters.get("anchor") == "receiver":
             raise ConfigError(
                 f"method {self.name}: scale_receiver needs a base, anchor receiver has none"
@@ -51,48 +46,34 @@ class TaskArithmetic:
         self.check(parameters)
         if parameters.get("anchor") == "receiver":
             return Linear().terms(donors, {})
-        own = (f"{_DELTA}receiver",) if parameters.get("scale_receiver", False) else ()
-        return ("receiver", *own, *(_DELTA + donor for donor in donors))
+        own = (f"{DELTA}receiver",) if parameters.get("scale_receiver", False) else ()
+        return ("receiver", *own, *(DELTA + donor for donor in donors))
 
-    def reads(self, term: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
-        """A delta reads its source and that source's base; a plain source reads itself."""
-        if not term.startswith(_DELTA):
-            return (term,)
-        source = term.removeprefix(_DELTA)
-        common = source == "receiver" or parameters.get("anchor", "own") == "base"
-        return source, "base" if common else f"base:{source}"
+    def check_row(
+        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
+    ) -> None:
+        """Accept a coefficient of the receiver's only if `scale_receiver` is set."""
+        if not parameters.get("scale_receiver", False):
+            super().check_row(row, donors, parameters)
 
-    def prepare(
-        self, term: str, read: Callable[[str], Tensor], parameters: Mapping[str, Any]
-    ) -> Tensor:
-        """The source's tensor itself, or source minus base in fp32."""
-        sources = self.reads(term, parameters)
-        if len(sources) == 1:
-            return read(term)
-        source, base = sources
-        return read(source).float() - read(base).float()
+    def copied(
+        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
+    ) -> str | None:
+        """A donor at one, if deltas are taken from the receiver."""
+        return only_donor(row, donors) if parameters.get("anchor") == "receiver" else None
 
-    def weights(
+    def mix(
         self,
-        coefficients: Mapping[str, float],
+        row: Mapping[str, float],
         donors: Sequence[str],
         parameters: Mapping[str, Any],
-    ) -> dict[str, float]:
-        """One for the receiver, the donors' coefficients for their deltas.
-
-        Raises:
-            ConfigError: if the receiver has a coefficient though `scale_receiver` is not set.
-        """
+        measures: Measures,
+    ) -> Mix:
+        """One for the receiver, the donors' coefficients for their deltas."""
         if parameters.get("anchor") == "receiver":
-            return Linear().weights(coefficients, donors, {})
+            return Linear().mix(row, donors, {}, measures)
         weights = {"receiver": 1.0}
-        own = float(coefficients.get("receiver", 1.0))
         if parameters.get("scale_receiver", False):
-            weights[f"{_DELTA}receiver"] = own - 1.0
-        elif own != 1.0:
-            raise ConfigError(
-                f"method {self.name}: the receiver has coefficient {own}, "
-                "but its own task vector is not scaled",
-                hint="set the parameter scale_receiver: true",
-            )
-        return weights | {_DELTA + donor: float(coefficients.get(donor, 0.0)) for donor in donors}
+            weights[f"{DELTA}receiver"] = float(row.get("receiver", 1.0)) - 1.0
+        given = coefficients(row, donors)
+        return Mix.sum(weights | {DELTA + donor: value for donor, value in given.items()})

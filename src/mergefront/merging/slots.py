@@ -1,0 +1,51 @@
+"""A tensor with its counterparts in every source: what methods prepare and measure from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from mergefront.records import Part
+
+from .sources import Sources
+
+
+@dataclass(frozen=True)
+class SourceSlot:
+    """One of the receiver's mergeable tensors (see `method.Slot`)."""
+
+    sources: Sources
+    name: str
+
+    @property
+    def layer(self) -> int | None:
+        """Language layer from 0; None for embedding, head and final norm."""
+        return self.sources.anatomy.places[self.name].layer
+
+    @property
+    def n_layers(self) -> int:
+        """Language layers of the receiver."""
+        return self.sources.anatomy.n_layers
+
+    @property
+    def part(self) -> Part:
+        """Part of the layer."""
+        return self.sources.anatomy.places[self.name].part
+
+    @cached_property
+    def fellows(self) -> tuple[str, ...]:
+        """Names of all mergeable tensors of the same layer, this one included."""
+        if self.layer is None:
+            return (self.name,)
+        return tuple(
+            name
+            for group in self.sources.groups
+            if group.layer == self.layer
+            for name in group.tensors
+        )
+
+    def read(self, source: str, name: str | None = None) -> Tensor:
+        """A source's tensor in its own dtype: this one's counterpart, or that of a fellow."""
+        return self.sources.tensor(source, name or self.name)
