@@ -56,8 +56,8 @@ def lay_out(config: RunConfig, spec: SpaceSpec) -> tuple[Space, Sources]:
         UserError: a model cannot be found, opened or paired, or the space does not fit.
     """
     models = models_of(config)
-    sources = Sources.open(refs(Recipe(spec.method, models, {}, spec.parameters)))
-    sources.check_method(METHODS[spec.method], spec.parameters)
+    sources = Sources.open(refs(Recipe(spec.method, models, {}, spec.opening)))
+    sources.check_method(METHODS[spec.method], spec.opening)
     space = Space.build(spec, list(models.donors), sources.groups)
     check_heads(sources, space.parts)
     return space, sources
@@ -112,7 +112,7 @@ def warm_points(space: Space, names: Sequence[str]) -> list[tuple[str, tuple[flo
             except SpaceError:
                 logger.warning("warm start skipped: the receiver lies outside the space's bounds")
         elif name == "uniform":
-            top = min(1.0, max(knob.high for knob in space.knobs))
+            top = min(1.0, max(knob.high for knob in space.coefficient_knobs))
             for share in (0.25, 0.5, 0.75, 1.0):
                 points.append((f"uniform {share * top:g}", space.uniform_point(share * top)))
         else:

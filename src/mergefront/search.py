@@ -79,7 +79,7 @@ class Search:
         if self.engine is None:
             spec = self.space.spec
             self.engine = open_engine(
-                self.config.engine, self.sources.refs, spec.method, spec.parameters
+                self.config.engine, self.sources.refs, spec.method, spec.opening
             )
             self.engine.check([item for split in SPLITS for item in self.items.flat(split)])
         return self.engine
@@ -103,7 +103,7 @@ class Search:
     def receiver_recipe(self) -> Recipe:
         """The receiver itself: every coefficient at identity."""
         spec = self.space.spec
-        return Recipe(spec.method, self.models, {}, spec.parameters)
+        return Recipe(spec.method, self.models, {}, spec.opening)
 
     def candidates(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Evaluation]:
         """Evaluate candidates until the budget is spent or `stop()`; yields each when recorded.
@@ -256,7 +256,7 @@ class Search:
 
 def recipe_of(space: Space, models: Models, point: Sequence[float]) -> Recipe:
     """The recipe of a point in [0, 1]^D."""
-    return Recipe(space.spec.method, models, space.table(point), space.spec.parameters)
+    return Recipe(space.spec.method, models, space.table(point), space.parameters(point))
 
 
 def source_hashes(sources: Sources) -> dict[str, dict[str, str]]:

@@ -1,5 +1,7 @@
 """A search space: a point in [0, 1]^D -> the table of coefficients of a recipe.
 
+Parameters of the method that are searched have the last knobs, one each.
+
 The YAML file says which donors share knobs, which parts, how knobs spread over the layers, and
 their bounds; `Space.build` fits it to the models at hand. Every pair of donor and mergeable group
 is claimed exactly once, by a knob or by `frozen`; what is frozen stays the receiver's. Not here:
@@ -120,7 +122,11 @@ class Space:
             for owner, members in _owners(line, donors):
                 blocks.append(_Block(len(knobs), profile, members, depths, line.low, line.high))
                 knobs += _knobs(f"{owner}.{'+'.join(line.parts)}", line, profile)
-        if not knobs:
+        knobs += [
+            Knob(f"parameters.{name}", one.low, one.high, one.first)
+            for name, one in spec.searched.items()
+        ]
+        if not blocks:
             raise SpaceError("the space has no knob that moves anything in this receiver")
         frozen = tuple(group.name for group in groups if group.part in spec.frozen)
         return cls(spec, tuple(donors), tuple(knobs), frozen, tuple(blocks))
@@ -129,6 +135,11 @@ class Space:
     def dimension(self) -> int:
         """D, the number of knobs."""
         return len(self.knobs)
+
+    @property
+    def coefficient_knobs(self) -> tuple[Knob, ...]:
+        """The knobs of coefficients; the method's own parameters come after them."""
+        return self.knobs[: self.dimension - len(self.spec.searched)]
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -155,6 +166,13 @@ class Space:
                     table[donor][name] = value
         return table
 
+    def parameters(self, point: Sequence[float]) -> dict[str, Any]:
+        """The method's parameters at a point in [0, 1]^D."""
+        first = len(self.coefficient_knobs)
+        values = zip(self.knobs[first:], point[first:], strict=True)
+        searched = {knob.name.removeprefix("parameters."): knob.value(u) for knob, u in values}
+        return {**self.spec.opening, **searched}
+
     def uniform_point(self, value: float | Mapping[str, float]) -> tuple[float, ...]:
         """Return the point where a donor's coefficient is `value` everywhere, clipped to bounds.
 
@@ -172,7 +190,7 @@ class Space:
             flat = block.profile.flat(values.pop())
             knobs = self.knobs[block.first : block.first + block.profile.size]
             point += [knob.position(one) for knob, one in zip(knobs, flat, strict=True)]
-        return tuple(point)
+        return (*point, *(knob.position(knob.start) for knob in self.knobs[len(point) :]))
 
     def start_point(self) -> tuple[float, ...]:
         """Return the point where every knob has its start value."""
@@ -184,7 +202,7 @@ class Space:
         Raises:
             SpaceError: if 0 lies outside a knob's bounds.
         """
-        for knob in self.knobs:
+        for knob in self.coefficient_knobs:
             if not knob.low <= 0.0 <= knob.high:
                 raise SpaceError(
                     f"the receiver is not in this space: knob {knob.name} lies in "
@@ -198,7 +216,7 @@ class Space:
         return {
             "dimension": self.dimension,
             "method": self.spec.method,
-            "parameters": dict(self.spec.parameters),
+            "parameters": self.spec.model_dump(mode="json")["parameters"],
             "donors": list(self.donors),
             "knobs": [
                 {"name": knob.name, "low": knob.low, "high": knob.high, "start": knob.start}

@@ -65,12 +65,37 @@ class KnobSpec(Strict):
         return self
 
 
+class ParameterRange(Strict):
+    """A parameter of the method that is searched, the same in all groups."""
+
+    low: float = Field(description="Smallest value.", allow_inf_nan=False)
+    high: float = Field(description="Largest value.", allow_inf_nan=False)
+    start: float | None = Field(
+        None, description="Where a search starts; default: the middle.", allow_inf_nan=False
+    )
+
+    @model_validator(mode="after")
+    def _bounds(self) -> ParameterRange:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} is not below high {self.high}")
+        if not self.low <= self.first <= self.high:
+            raise ValueError(f"start {self.start} is outside [{self.low}, {self.high}]")
+        return self
+
+    @property
+    def first(self) -> float:
+        """Where a search starts."""
+        return (self.low + self.high) / 2 if self.start is None else self.start
+
+
 class SpaceSpec(Strict):
     """A search space file."""
 
     method: str = Field("task_arithmetic", description="Merge method.")
-    parameters: dict[str, Any] = Field(
-        default_factory=dict, description="The method's own parameters, fixed for all candidates."
+    parameters: dict[str, ParameterRange | bool | int | float | str] = Field(
+        default_factory=dict,
+        description="The method's own parameters: a value for all candidates, or low and high of "
+        "one that is searched.",
     )
     knobs: Annotated[tuple[KnobSpec, ...], AfterValidator(not_empty)] = Field(
         description="What is searched."
@@ -81,10 +106,35 @@ class SpaceSpec(Strict):
     @model_validator(mode="after")
     def _method(self) -> SpaceSpec:
         try:
-            method_of(self.method).check(self.parameters)
+            method = method_of(self.method)
+            for end in ("low", "high", "first"):
+                method.check(self._parameters(end))
         except ConfigError as problem:
             raise ValueError(problem.message) from problem
+        for name in self.searched:
+            if name not in method.searchable:
+                known = ", ".join(method.searchable) or "none"
+                raise ValueError(
+                    f"parameter {name} of method {self.method} cannot be searched; "
+                    f"those that can: {known}"
+                )
         return self
+
+    @property
+    def searched(self) -> dict[str, ParameterRange]:
+        """The parameters that are searched."""
+        return {k: v for k, v in self.parameters.items() if isinstance(v, ParameterRange)}
+
+    @property
+    def opening(self) -> dict[str, Any]:
+        """All parameters, those that are searched at their start: what an engine opens with."""
+        return self._parameters("first")
+
+    def _parameters(self, at: Literal["low", "high", "first"]) -> dict[str, Any]:
+        return {
+            name: getattr(value, at) if isinstance(value, ParameterRange) else value
+            for name, value in self.parameters.items()
+        }
 
 
 def load_space(path: Path) -> SpaceSpec:
