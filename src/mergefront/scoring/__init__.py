@@ -1,38 +1,29 @@
-"""From what a model said to a score in [0, 1]: pure functions, the same verdict every time.
+"""From what a model said to a score in [0, 1]: the same verdict every time.
 
 No answer is wrong: never random, never the nearest option (facts that cost other harnesses up to
-forty points on refusing models). `score` marks, `rules` holds one function a
-rule, `golds` says what a gold must be.
+forty points on refusing models). `score` marks one answer, `score_all` many, `Beside` while others
+are still being written.
+
+Reading order: `marking`, `spans` (the part of a reply that counts), `rules` (the rules by name),
+`choices`, `numbers`, `words`, `expressions` (one file a kind of answer), `pool` and `worker`
+(where formulas are compared), `golds` (what a gold must be).
 """
 
 from __future__ import annotations
 
-from mergefront.records import Answer, Item, Score
+from mergefront.scoring.beside import Beside
 from mergefront.scoring.golds import expected, normal_gold
-from mergefront.scoring.rules import RULES, final_span
-
-SCORER_VERSION = 1
-"""Raised whenever any verdict can change; recorded with every run and checked on resume."""
-
-
-def score(item: Item, answer: Answer) -> Score:
-    """Mark one answer by the item's rule.
-
-    A wrong verdict on an answer that was cut off at its token limit has the status `truncated`;
-    an answer in which the rule finds nothing to mark has `no_answer`.
-    """
-    span = final_span(answer.text)
-    verdict = RULES[item.rule.name](span, item)
-    if verdict.value == 0.0 and not answer.finished:
-        return Score(0.0, verdict.extracted, "truncated")
-    return verdict
-
+from mergefront.scoring.marking import SCORER_VERSION, score, score_all
+from mergefront.scoring.rules import RULES
+from mergefront.scoring.spans import final_span
 
 __all__ = [
     "RULES",
     "SCORER_VERSION",
+    "Beside",
     "expected",
     "final_span",
     "normal_gold",
     "score",
+    "score_all",
 ]
