@@ -1,67 +1,187 @@
-"""Images of a row: their bytes, their names in messages, and whether they can be decoded."""
+"""Images of a row: where their bytes lie, and the bytes that an engine gets.
+
+An engine gets an image upright (EXIF orientation applied), opaque (transparency on white), in 8
+bits a channel and within the task's pixel budget. An image that is all of that already passes with
+the very bytes of its file, another is encoded anew as PNG. What an engine gets is what is hashed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from mergefront import zoo
 from mergefront.errors import UserError
-from mergefront.records import Item
-from mergefront.tasks.rows import Row
+from mergefront.tasks.cells import Row, cell_of
 
 
-def read_images(row: Row, columns: Sequence[str], base: Path, label: str) -> tuple[bytes, ...]:
-    """Encoded images of a row; blank cells hold none. `base`: what paths are relative to.
+@dataclass(frozen=True)
+class Picture:
+    """An image that is read when it is needed: bytes stay where they lie.
+
+    `sha256` is of the bytes as they lie in the data; `name` is what messages call it.
+    """
+
+    name: str
+    sha256: str
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the paths in image columns lead: a folder, or a zip file."""
+
+    folder: Path
+    archive: zipfile.ZipFile | None = None
+
+    def read(self, name: str) -> bytes:
+        """Bytes of a file. Raises OSError or KeyError."""
+        if self.archive is None:
+            return (self.folder / name).read_bytes()
+        return self.archive.read(self._member(name))
+
+    def called(self, name: str) -> str:
+        """How messages call a file."""
+        if self.archive is None:
+            return str(self.folder / name)
+        return f"{name} in {self.archive.filename}"
+
+    def _member(self, name: str) -> str:
+        """A file of the archive: by its path, or by the end of its path if only one ends so."""
+        assert self.archive is not None
+        wanted = name.strip().removeprefix("./").lstrip("/")
+        names = self.archive.namelist()
+        if wanted in names:
+            return wanted
+        ends = [one for one in names if one.endswith(f"/{wanted}")]
+        if len(ends) == 1:
+            return ends[0]
+        raise KeyError(wanted)
+
+
+def pictures_of(row: Row, columns: Sequence[str], place: Place, label: str) -> tuple[Picture, ...]:
+    """The images of a row; blank cells hold none.
 
     Raises:
         UserError: a file cannot be read, or a cell is neither a path nor an image.
     """
-    images = []
-    for column, cell in _cells(row, columns):
-        if isinstance(cell, dict) and cell.get("bytes"):
-            images.append(bytes(cell["bytes"]))
+    found = []
+    for column in columns:
+        cell = cell_of(row, column)
+        if isinstance(cell, Picture):
+            found.append(cell)
             continue
-        name = cell.get("path") if isinstance(cell, dict) else cell
-        if not isinstance(name, str) or not name:
+        if isinstance(cell, dict) and cell.get("bytes") is None:
+            cell = cell.get("path")
+        if cell is None or cell == "":
+            continue
+        if not isinstance(cell, str):
             raise UserError(
                 f"{label}: the image column {column!r} holds a {type(cell).__name__}",
                 hint="an image column holds the path of a file or an image; one column an image",
             )
-        try:
-            images.append((base / name).read_bytes())
-        except OSError as error:
-            raise UserError(
-                f"{label}: the image {base / name} cannot be read: {error.strerror}",
-                hint="paths are relative to the data file",
-            ) from None
-    return tuple(images)
+        found.append(_in_file(cell, place, label))
+    return tuple(found)
 
 
-def check_images(item: Item, row: Row, columns: Sequence[str]) -> None:
-    """Decode an item's images. Raises UserError naming task, item and file."""
-    for (column, cell), data in zip(_cells(row, columns), item.images, strict=True):
-        path = cell.get("path") if isinstance(cell, dict) else cell
-        try:
-            with Image.open(io.BytesIO(data)) as image:
+def _in_file(name: str, place: Place, label: str) -> Picture:
+    try:
+        data = place.read(name)
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not there"
+        raise UserError(
+            f"{label}: the image {place.called(name)} cannot be read: {reason}",
+            hint="paths are relative to the data file"
+            if place.archive is None
+            else "paths are those of the zip file, data.archive",
+        ) from None
+    return Picture(name, sha256(data), partial(place.read, name))
+
+
+def joint_hash(pictures: Sequence[Picture]) -> str:
+    """sha256 of the bytes of all images, one after the other, as they lie in the data."""
+    if len(pictures) == 1:
+        return pictures[0].sha256
+    return sha256(b"".join(picture.read() for picture in pictures))
+
+
+def drawn(row: Row) -> Picture:
+    """The picture of a question of the zoo, which mergefront draws itself."""
+    scene = repr((row["scans"], row["tints"])).encode()
+    return Picture("drawn", sha256(scene), partial(_draw, row))
+
+
+def _draw(row: Row) -> bytes:
+    buffer = io.BytesIO()
+    zoo.render(row["scans"], row["tints"]).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def finished(picture: Picture, max_pixels: int | None, label: str) -> bytes:
+    """The bytes that an engine gets of an image, decoded once to see that it can.
+
+    Raises:
+        UserError: naming `label` (task and item) and the image, if it cannot be decoded.
+    """
+    try:
+        data = picture.read()
+        with Image.open(io.BytesIO(data)) as image:
+            if _passes(image, max_pixels):
                 image.draft("RGB", (1, 1))  # a JPEG is read whole, but not enlarged: faster
                 image.load()
-        except (
-            *(OSError, ValueError, SyntaxError, EOFError, struct.error),
-            Image.DecompressionBombError,
-        ) as error:
-            unknown = isinstance(error, UnidentifiedImageError)
-            reason = "it is in no known image format" if unknown else str(error)
-            raise UserError(
-                f"task {item.task}: item {item.id}: the image {path or f'in column {column}'} "
-                f"cannot be decoded: {reason}",
-                hint="replace the file, or drop the row",
-            ) from error
+                return data
+            return _png(_opaque(ImageOps.exif_transpose(image)), max_pixels)
+    except (
+        *(OSError, ValueError, SyntaxError, EOFError, struct.error, KeyError),
+        Image.DecompressionBombError,
+    ) as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "it is in no known image format" if unknown else str(error)
+        raise UserError(
+            f"{label}: the image {picture.name} cannot be decoded: {reason}",
+            hint="replace the file, or drop the row",
+        ) from error
 
 
-def _cells(row: Row, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    return ((c, row[c]) for c in columns if row[c] is not None and row[c] != "")
+def _passes(image: Image.Image, max_pixels: int | None) -> bool:
+    upright = image.getexif().get(ExifTags.Base.Orientation, 1) in (0, 1)
+    small = max_pixels is None or image.width * image.height <= max_pixels
+    plain = image.mode in {"1", "L", "P", "RGB", "CMYK", "YCbCr"}
+    return upright and small and plain and not image.has_transparency_data
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """RGB, transparency on white, deeper grey scaled down to 8 bits."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        image = Image.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _png(image: Image.Image, max_pixels: int | None) -> bytes:
+    pixels = image.width * image.height
+    if max_pixels is not None and pixels > max_pixels:
+        scale = (max_pixels / pixels) ** 0.5
+        size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def sha256(data: bytes) -> str:
+    """sha256 of bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()

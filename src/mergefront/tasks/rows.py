@@ -5,86 +5,130 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, TypeVar
 
 from mergefront.errors import UserError
-from mergefront.records import SPLITS, Item, Rule, Split
-from mergefront.scoring import expected, normal_gold
-from mergefront.tasks.spec import Task
+from mergefront.records import SPLITS, Item, Rule, RuleName, Split
+from mergefront.scoring import expected, final_span, normal_gold
+from mergefront.scoring.labels import with_labels
+from mergefront.tasks.cells import Row, among, cell_of, has_column, joined, text_of
+from mergefront.tasks.options import MOST_OPTIONS, list_in, options_of
+from mergefront.tasks.spec import (
+    KIND,
+    PLACEHOLDER,
+    Blocks,
+    ByRow,
+    Columns,
+    RuleSpec,
+    Task,
+    columns_of,
+)
 
-Row = Mapping[str, Any]
+T = TypeVar("T")
 
-MOST_OPTIONS = 26
-"""Options are named by the letters A to Z."""
+_MARKER = re.compile(r"<\s*image\s*_?(\d*)\s*>", re.IGNORECASE)
+_AT_END = re.compile(rf"(?:\s*{_MARKER.pattern})+\s*\Z", re.IGNORECASE)
 
 
-def check_columns(task: Task, columns: Iterable[str], *, images: bool) -> None:
+def check_columns(task: Task, row: Row, *, images: bool) -> None:
     """Raises UserError if the task names a column that the data does not have."""
-    fields, there = task.fields, sorted(columns)
-    named = {fields.question, fields.answer, fields.choices, fields.id, fields.cluster}
-    named |= {fields.stratum, fields.split}
-    found = f"columns found: {', '.join(there)}"
-    missing = sorted(name for name in named if name is not None and name not in there)
+    fields, columns_there = task.fields, sorted(name for name in row if not name.startswith("_"))
+    found = f"columns found: {', '.join(columns_there)}"
+    named = {fields.question, fields.answer, fields.split, fields.digits}
+    for columns in (fields.id, fields.choices, fields.cluster, fields.stratum):
+        named |= set(columns_of(columns))
+    for choice in (task.rule, task.hint):
+        named |= {choice.column} if isinstance(choice, ByRow) else set()
+    missing = sorted(
+        name for name in named - {KIND} if name is not None and not has_column(row, name)
+    )
     if missing:
         raise UserError(
             f"task {task.name}: the data has no column {', '.join(missing)}",
             hint=f"{found}; set them under fields:",
         )
     for column in fields.images if images else ():
-        if column not in there:
+        if not has_column(row, column):
             raise UserError(
                 f"task {task.name}: the data has no image column {column!r}",
                 hint=f"{found}; set fields.images",
             )
-    unknown = sorted(set(task.where) - set(there))
-    if unknown:
-        raise UserError(
-            f"task {task.name}: where names the column {', '.join(unknown)}, which the data lacks",
-            hint=found,
-        )
+    for field in ("where", "exclude"):
+        unknown = sorted(name for name in getattr(task, field) if not has_column(row, name))
+        if unknown:
+            raise UserError(
+                f"task {task.name}: {field} names the column {', '.join(unknown)}, which the data "
+                "lacks",
+                hint=found,
+            )
 
 
 def kept(task: Task, row: Row) -> bool:
-    """Whether `where` keeps a row."""
-    return all(any(_same(row[c], v) for v in values) for c, values in task.where.items())
+    """Whether `where` keeps a row and `exclude` does not drop it."""
+    return all(among(cell_of(row, c), values) for c, values in task.where.items()) and not any(
+        among(cell_of(row, c), values) for c, values in task.exclude.items()
+    )
 
 
 def label_of(task: Task, row: Row, number: int) -> str:
     """How messages call a row: its number in the data, from 1, and its id."""
-    key = f" (id {row[task.fields.id]})" if task.fields.id is not None else ""
+    key = f" (id {joined(row, columns_of(task.fields.id))})" if task.fields.id is not None else ""
     return f"task {task.name}: row {number}{key}"
 
 
-def item_of(task: Task, row: Row, images: tuple[bytes, ...], label: str) -> Item:
-    """The item of a row. Raises UserError for a faulty gold or faulty options."""
+def item_of(
+    task: Task, row: Row, digests: tuple[bytes, ...], image_hash: Callable[[], str], label: str
+) -> Item:
+    """The item of a row, with `digests` in place of its images.
+
+    Args:
+        task: what the columns mean.
+        row: one row of the data.
+        digests: sha256 of each of the row's images, as they lie in the data.
+        image_hash: sha256 of all its images together, asked for only where a name is missing.
+        label: what messages call the row.
+
+    Raises:
+        UserError: for a faulty gold, faulty options, or a kind that no case is given for.
+    """
     fields = task.fields
-    choices = _choices(row[fields.choices], label) if fields.choices else ()
-    listed = "\n".join(f"({chr(65 + i)}) {text}" for i, text in enumerate(choices))
-    asked = _text(row[fields.question])
-    question = task.prompt.replace("{choices}", listed).replace("{question}", asked)
-    image_hash = hashlib.sha256(b"".join(images)).hexdigest()
-    content = json.dumps([question, str(row[fields.answer]), image_hash])
-    key = str(row[fields.id]) if fields.id else hashlib.sha256(content.encode()).hexdigest()[:16]
+    choices = _choices(task, row, label)
+    row = {**row, KIND: "choice" if choices else "open"}
+    question = _prompt(task, row, choices, label)
+    if fields.id is not None:
+        key = joined(row, columns_of(fields.id))
+    else:
+        content = json.dumps([question, str(cell_of(row, fields.answer)), image_hash()])
+        key = hashlib.sha256(content.encode()).hexdigest()[:16]
     name = f"{task.name}/{key}"
-    cluster = _text(row[fields.cluster]) if fields.cluster else ""
-    return Item(
+    named = _cluster(row, fields.cluster, label)
+    # A problem's number means something within its data set only; slices of one set share it.
+    cluster = f"{task.data.hub}/{named}" if named and task.data.hub else named
+    cluster = cluster or (image_hash() if digests else name)
+    rule = _rule(task, row, label)
+    item = Item(
         id=name,
         task=task.name,
         question=question,
-        images=images,
-        answers=_golds(task, row, choices, label),
-        cluster=cluster or (image_hash if images else name),
-        stratum=_text(row[fields.stratum]) if fields.stratum else "",
+        images=digests,
+        answers=_golds(task, row, rule, choices, label),
+        cluster=cluster,
+        stratum=joined(row, columns_of(fields.stratum)),
         choices=choices,
         max_tokens=task.max_tokens,
-        rule=Rule(task.rule),
+        rule=rule,
+        unit=f"{task.name}/{named or cluster}" if task.unit == "cluster" else "",
     )
+    return with_labels(item) if task.mode == "labels" else item
 
 
 def split_of(row: Row, column: str, label: str) -> Split:
     """The split that a row declares. Raises UserError naming any other value."""
-    value = row[column]
+    value = cell_of(row, column)
     for split in SPLITS:
         if value == split:
             return split
@@ -95,55 +139,149 @@ def split_of(row: Row, column: str, label: str) -> Split:
     )
 
 
-def _golds(task: Task, row: Row, choices: tuple[str, ...], label: str) -> tuple[str, ...]:
-    cell = row[task.fields.answer]
-    golds = [_text(one) for one in (cell if isinstance(cell, list | tuple) else [cell])]
+def _prompt(task: Task, row: Row, choices: tuple[str, ...], label: str) -> str:
+    letters = [chr(65 + i) for i in range(len(choices) or 4)]
+    listed = "\n".join(f"({a}) {text}" for a, text in zip(letters, choices, strict=False))
+    hint = _case(task.hint, "hint", row, label)
+    filled = {
+        "question": _asked(task, text_of(cell_of(row, task.fields.question))),
+        "choices": listed,
+        "letters": ", ".join(letters[:-1]) + f" or {letters[-1]}" if letters[1:] else letters[0],
+        "hint": hint,
+    }
+    prompt = task.prompt
+    for name in ("choices", "hint"):  # what a row does not have takes its line with it
+        if not filled[name]:
+            prompt = re.sub(rf"^\{{{name}\}}\n|\n\{{{name}\}}$", "", prompt, flags=re.MULTILINE)
+    return PLACEHOLDER.sub(lambda found: filled[found.group(1)], prompt)
+
+
+def _rule(task: Task, row: Row, label: str) -> Rule:
+    spec: RuleName | RuleSpec = _case(task.rule, "rule", row, label)
+    rule = (
+        Rule(spec.name, spec.digits, spec.absolute, spec.relative)
+        if isinstance(spec, RuleSpec)
+        else Rule(spec)
+    )
+    if task.fields.digits is not None:
+        cell = text_of(cell_of(row, task.fields.digits))
+        if cell and not re.fullmatch(r"\d{1,2}", cell):
+            raise UserError(
+                f"{label}: the column {task.fields.digits!r} holds {cell!r}, which is no number of "
+                "decimals",
+                hint="expected a whole number such as 2, or nothing",
+            )
+        rule = replace(rule, digits=int(cell)) if cell else rule
+    return rule
+
+
+def _case(choice: T | ByRow[T], field: str, row: Row, label: str) -> T:
+    """What holds for a row."""
+    if not isinstance(choice, ByRow):
+        return choice
+    value = text_of(cell_of(row, choice.column))
+    if value not in choice.cases:
+        raise UserError(
+            f"{label}: the column {choice.column!r} holds {value!r}, for which {field} has no case",
+            hint=f"cases given: {', '.join(choice.cases)}",
+        )
+    return choice.cases[value]
+
+
+def _golds(
+    task: Task, row: Row, rule: Rule, choices: tuple[str, ...], label: str
+) -> tuple[str, ...]:
+    cell = cell_of(row, task.fields.answer)
+    if task.golds == "literal" and isinstance(cell, str):
+        cell = list_in(cell) or cell
+    golds = [text_of(one) for one in (cell if isinstance(cell, list | tuple) else [cell])]
     if not golds or not all(gold.strip() for gold in golds):
         raise UserError(
             f"{label}: its gold (column {task.fields.answer!r}) is empty",
             hint="fill it in, or drop the row",
         )
-    normal = [(gold, normal_gold(task.rule, gold, choices)) for gold in golds]
+    if task.golds == "index":
+        golds = [_letter(gold, choices, label) for gold in golds]
+    elif task.golds == "boxed":
+        golds = [_boxed(gold, label) for gold in golds]
+    normal = [(gold, _normal(rule, gold, choices)) for gold in golds]
     for gold, usable in normal:
         if usable is None:
             raise UserError(
-                f"{label}: no answer can match the gold {gold!r} under the rule {task.rule}",
-                hint=f"expected {expected(task.rule, choices)}",
+                f"{label}: no answer can match the gold {gold!r} under the rule {rule.name}",
+                hint=f"expected {expected(rule, choices)}",
             )
     return tuple(usable for _, usable in normal if usable is not None)
 
 
-def _choices(cell: Any, label: str) -> tuple[str, ...]:
-    options = _listed(cell) if isinstance(cell, str) else cell
-    texts = [_text(one) for one in options] if isinstance(options, list | tuple) else []
-    if not 1 <= len(texts) <= MOST_OPTIONS or not all(text.strip() for text in texts):
+_normal = lru_cache(maxsize=1 << 14)(normal_gold)
+"""Golds repeat themselves."""
+
+
+def _letter(gold: str, choices: Sequence[str], label: str) -> str:
+    if gold.strip().isdecimal() and int(gold) < len(choices):
+        return chr(65 + int(gold))
+    raise UserError(
+        f"{label}: the gold {gold!r} is the number of no option",
+        hint=f"golds: index expects 0 to {len(choices) - 1}",
+    )
+
+
+def _boxed(solution: str, label: str) -> str:
+    if "\\boxed" not in solution:
+        raise UserError(
+            f"{label}: the solution has no \\boxed answer", hint="drop the row with exclude"
+        )
+    return final_span(solution)
+
+
+def _choices(task: Task, row: Row, label: str) -> tuple[str, ...]:
+    """The options of a row; none where the column is blank or the question lists none."""
+    columns = columns_of(task.fields.choices)
+    if not columns:
+        return ()
+    cell = cell_of(row, columns[0])
+    if len(columns) > 1:
+        cells = [text_of(cell_of(row, column)) for column in columns]
+        cell = [text for text in cells if text]
+    inlined = columns == (task.fields.question,)
+    optional = inlined or isinstance(task.rule, ByRow)
+    options = options_of(cell)
+    if options is None and not (optional and (inlined or _blank(cell))):
         raise UserError(
             f"{label}: these are no options: {cell!r}",
             hint=f'give 1 to {MOST_OPTIONS}, none empty: a list, a JSON list such as ["red", '
             '"blue"], or text such as red | blue',
         )
-    return tuple(texts)
+    return tuple(_unmarked(task, text) for text in options or ())
 
 
-def _listed(text: str) -> Any:
-    """The list in a text, or None: a JSON list, or parts between vertical bars."""
-    if text.strip().startswith("["):
-        try:
-            return json.loads(text)
-        except ValueError:
-            pass
-    return [part.strip() for part in text.split("|")] if "|" in text else None
+def _blank(cell: Any) -> bool:
+    return cell in (None, "", "[]", []) or (isinstance(cell, float) and math.isnan(cell))
 
 
-def _text(cell: Any) -> str:
-    """A cell as text: nothing for a missing one, and 3 for 3.0, which gaps in a column cause."""
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return ""
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+def _cluster(row: Row, columns: Columns | Blocks | None, label: str) -> str:
+    if not isinstance(columns, Blocks):
+        return joined(row, columns_of(columns))
+    number = text_of(cell_of(row, columns.column))
+    if not re.fullmatch(r"-?\d+", number):
+        raise UserError(
+            f"{label}: the column {columns.column!r} holds {number!r}, expected a whole number",
+            hint="fields.cluster counts rows in blocks by it",
+        )
+    return str((int(number) - columns.first) // columns.size)
 
 
-def _same(cell: Any, value: str | int | float | bool) -> bool:
-    """Equality in which a text cell stands for what it spells: "3" for 3, "True" for true."""
-    if isinstance(cell, str) and not isinstance(value, str):
-        return cell.strip().lower() == str(value).lower()
-    return bool(cell == value)
+def _asked(task: Task, question: str) -> str:
+    """The question with its image marks treated; marks after its end say nothing and go."""
+    if task.markers == "name":
+        question = _AT_END.sub("", question)
+    return _unmarked(task, question)
+
+
+def _unmarked(task: Task, text: str) -> str:
+    if task.markers == "keep":
+        return text
+    if task.markers == "name":
+        return _MARKER.sub(lambda found: f"image {found.group(1)}".strip(), text)
+    return re.sub(r"[ \t]{2,}", " ", _MARKER.sub("", text)).strip()

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from collections.abc import Sequence
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
 from mergefront.config import Count, Strict
 from mergefront.records import RuleName
+
+T = TypeVar("T")
+
+Cell = str | int | float | bool
+Columns = str | Annotated[tuple[str, ...], Field(min_length=1)]
+"""One column, or several whose values together count as one."""
+
+CONFIG, SPLIT, KIND = "_config", "_split", "_kind"
+PSEUDO_COLUMNS = (CONFIG, SPLIT, KIND)
+"""Columns every row has besides its own: the configuration and the split of the dataset that it
+comes from, and its kind: `choice` if it has options, `open` if it has none."""
+
+PLACEHOLDER = re.compile(r"\{(question|choices|letters|hint)\}")
 
 
 class Data(Strict):
@@ -17,63 +32,203 @@ class Data(Strict):
         None, description="Questions shipped with mergefront."
     )
     path: str | None = Field(
-        None, description="A .jsonl, .json, .csv or .parquet file, relative to the task file."
+        None,
+        description="A .jsonl, .json, .csv or .parquet file, or the folder of a dataset (images "
+        "with a metadata file, save_to_disk, a copy of a hub repository), relative to the task "
+        "file.",
     )
     hub: str | None = Field(None, description="A dataset of the Hugging Face hub.")
     revision: str | None = Field(None, description="Commit of the hub dataset to pin.")
-    config: str | None = Field(None, description="Configuration of the hub dataset.")
-    split: str | None = Field(None, description="Split of the hub dataset.")
+    config: str | None = Field(None, description="Configuration of the dataset.")
+    configs: tuple[str, ...] = Field((), description="Several configurations, one after another.")
+    split: str | None = Field(None, description="Split of the dataset.")
+    splits: tuple[str, ...] = Field((), description="Several splits, one after another.")
+    file: str | None = Field(
+        None, description="Table of a hub repository that is no dataset by itself (data.jsonl)."
+    )
+    archive: str | None = Field(
+        None, description="Zip file in which image paths lie: of the repository, or beside `path`."
+    )
+    streaming: bool = Field(False, description="Read row by row instead of downloading it whole.")
 
     @model_validator(mode="after")
     def _one(self) -> Data:
         given = [name for name in ("zoo", "path", "hub") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of zoo, path and hub (found {given or 'none'})")
-        if self.hub is not None and self.split is None:
+        if self.hub is not None and self.file is None and not (self.split or self.splits):
             raise ValueError("a hub dataset needs its split")
+        if (self.config and self.configs) or (self.split and self.splits):
+            raise ValueError("give config or configs, and split or splits, not both")
+        if self.file is not None and self.hub is None:
+            raise ValueError("file names a table of a hub repository: give hub, or path alone")
         return self
+
+    @property
+    def all_configs(self) -> tuple[str | None, ...]:
+        return self.configs or (self.config,)
+
+    @property
+    def all_splits(self) -> tuple[str | None, ...]:
+        return self.splits or (self.split,)
+
+
+class Blocks(Strict):
+    """Rows whose whole number in a column falls into the same block: (value - first) // size."""
+
+    column: str
+    size: Count
+    first: int = Field(1, description="Number of the first row.")
 
 
 class Fields(Strict):
-    """Which column holds what."""
+    """Which column holds what. `a.b` is the field b of a column a that holds a mapping."""
 
-    id: str | None = Field(None, description="Unique name of a row; default: its content's hash.")
+    id: Columns | None = Field(
+        None, description="Unique name of a row; default: its content's hash."
+    )
     question: str = "question"
     images: tuple[str, ...] = Field(("image",), description="Columns with images, in order.")
     answer: str = Field("answer", description="The gold, or a list of golds.")
-    choices: str | None = Field(
-        None, description='Column with the options: a list, a JSON list, or text such as "a | b".'
+    choices: Columns | None = Field(
+        None,
+        description='Column with the options: a list, a JSON or Python list, text such as "a | b" '
+        'or "(a) red (b) blue"; or several columns with an option each; or the question\'s own '
+        "column, if its text lists them.",
     )
-    cluster: str | None = Field(
+    cluster: Columns | Blocks | None = Field(
         None,
         description="Rows with equal values are not independent; default: the row's images "
         "together, or without images the row itself.",
     )
-    stratum: str | None = Field(None, description="Kind of question; splits keep its shares.")
+    stratum: Columns | None = Field(
+        None, description="Kind of question; splits keep the shares of each."
+    )
     split: str | None = Field(
         None, description="Column that assigns rows to search, validation or test."
     )
+    digits: str | None = Field(
+        None, description="Column with the decimals that a float is rounded to."
+    )
+
+
+class ByRow(Strict, Generic[T]):
+    """A choice that depends on the row: the value of a column -> what holds."""
+
+    column: str
+    cases: dict[str, T] = Field(min_length=1)
+
+
+class RuleSpec(Strict):
+    """A scoring rule with its parameters."""
+
+    name: RuleName
+    digits: int | None = Field(None, ge=0, description="Decimals that are compared.")
+    absolute: float = Field(0.0, ge=0, description="Absolute tolerance.")
+    relative: float = Field(0.0, ge=0, description="Relative tolerance.")
 
 
 class Task(Strict):
     """One benchmark, or a slice of one."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    objective: Literal["reasoning", "perception"] | None = Field(
+        None, description="What it is made for; the run's configuration decides."
+    )
     data: Data
     fields: Fields = Field(default_factory=Fields)
-    where: dict[str, tuple[str | int | float | bool, ...]] = Field(
+    where: dict[str, tuple[Cell, ...]] = Field(
         default_factory=dict, description="Column -> values kept."
     )
-    prompt: str = Field("{question}", description="{question} and {choices} are filled in.")
-    rule: RuleName = Field(description="How an answer is marked.")
+    exclude: dict[str, tuple[Cell, ...]] = Field(
+        default_factory=dict, description="Column -> values dropped, such as known faults."
+    )
+    prompt: str = Field(
+        "{question}",
+        description="{question}, {choices} (the lettered options), {letters} (A, B or C) and "
+        "{hint} are filled in.",
+    )
+    hint: str | ByRow[str] = Field("", description="What {hint} becomes, for all rows or by kind.")
+    markers: Literal["keep", "strip", "name"] = Field(
+        "keep",
+        description="Marks such as <image 1> in the question and the options: kept, dropped, or "
+        'turned into words ("image 1").',
+    )
+    rule: RuleName | RuleSpec | ByRow[RuleName | RuleSpec] = Field(
+        description="How an answer is marked."
+    )
+    golds: Literal["value", "index", "literal", "boxed"] = Field(
+        "value",
+        description="What the answer column holds: the gold; the number of the right option, from "
+        "0; a gold or a Python list of golds; or a solution with the gold in its last \\boxed.",
+    )
+    mode: Literal["generate", "labels"] = Field(
+        "generate",
+        description="Answers are generated, or (choice and yes_no only) the label with the "
+        "highest probability counts.",
+    )
+    unit: Literal["item", "cluster"] = Field(
+        "item", description="cluster: items of a cluster count only together, as the worst one."
+    )
+    faulty: Literal["error", "drop"] = Field(
+        "error",
+        description="Rows without a usable gold or options stop the run, or are dropped, warned of "
+        "and named in the item set's card (at most 5 % of the rows).",
+    )
     max_tokens: Count = Field(64, description="Longest answer.")
+    max_pixels: Count | None = Field(
+        None, description="Larger images are scaled down to this many pixels."
+    )
     salt: str = Field("v1", description="Changes the order and the split of the items.")
+    rows: Count | None = Field(
+        None, description="Items the whole dataset gives; another number is warned of."
+    )
     licence: str | None = None
     source: str | None = Field(None, description="Where the benchmark and its rules come from.")
+    prompt_source: str | None = Field(None, description="Where its official prompt stands.")
+    scoring_source: str | None = Field(None, description="Where its official scoring stands.")
+    notes: str | None = Field(None, description="What a user of the numbers must know.")
+    unverified: tuple[str, ...] = Field(
+        (), description="Facts about the data that could not be checked when the file was written."
+    )
     format: Literal["mergefront/task@1"] = "mergefront/task@1"
 
     @model_validator(mode="after")
-    def _prompt(self) -> Task:
-        if "{question}" not in self.prompt:
-            raise ValueError("prompt must contain {question}")
+    def _consistent(self) -> Task:
+        problems = list(_problems(self))
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
+
+    @property
+    def rules(self) -> tuple[RuleName, ...]:
+        """The rules a row may be marked by, in the file's order."""
+        cases = list(self.rule.cases.values()) if isinstance(self.rule, ByRow) else [self.rule]
+        names = [one.name if isinstance(one, RuleSpec) else one for one in cases]
+        return tuple(dict.fromkeys(names))
+
+
+def columns_of(columns: Columns | Blocks | None) -> Sequence[str]:
+    """The columns that a field names, none or several."""
+    if columns is None:
+        return ()
+    if isinstance(columns, Blocks):
+        return (columns.column,)
+    return (columns,) if isinstance(columns, str) else columns
+
+
+def _problems(task: Task) -> list[str]:
+    found = []
+    if "{question}" not in task.prompt:
+        found.append("prompt must contain {question}")
+    if ("{hint}" in task.prompt) != bool(task.hint):
+        found.append("hint and {hint} in prompt belong together: give both or neither")
+    if "{choices}" in task.prompt and task.fields.choices is None:
+        found.append("prompt has {choices}: name their column in fields.choices")
+    if task.mode == "labels" and not set(task.rules) <= {"choice", "yes_no"}:
+        found.append(f"mode labels is for the rules choice and yes_no (found {task.rules})")
+    if task.unit == "cluster" and task.fields.cluster is None:
+        found.append("unit cluster needs fields.cluster")
+    if task.golds == "index" and task.fields.choices is None:
+        found.append("golds index needs fields.choices")
+    return found

@@ -1,0 +1,188 @@
+"""Rows and images of hub datasets on this machine, named by their content.
+
+    $MERGEFRONT_CACHE (default ~/.cache/mergefront)
+        items/<sha256>/rows.jsonl     one row a line, an image as {"$image": [sha256, start, bytes]}
+                       images.bin     the images' own bytes, each once
+                       card.json      where it came from, how much it is, when it was read
+        sources/<sha256>.json         which of these a dataset (id, revision, splits) is
+                <sha256>.<task>.seen  the task has warned of what is unverified about it
+
+The name is a hash over the rows' fields in canonical JSON and the sha256 of each image's own bytes:
+the same content has the same name on every machine, whatever format it came in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mergefront.errors import UserError
+from mergefront.tasks.cells import Row
+from mergefront.tasks.pictures import Picture
+from mergefront.tasks.spec import Data
+
+_IMAGE = "$image"
+
+
+@dataclass(frozen=True)
+class Cached:
+    """One item set of the cache: `sha256` names its content, `revision` the commit it came from."""
+
+    folder: Path
+    sha256: str
+    revision: str | None
+    n_rows: int
+    n_bytes: int
+
+    def rows(self) -> Iterator[Row]:
+        """The rows in their order; images are read when they are needed."""
+        pack = self.folder / "images.bin"
+        with (self.folder / "rows.jsonl").open(encoding="utf-8") as stream:
+            for line in stream:
+                row = json.loads(line)
+                yield {name: _image(cell, pack) for name, cell in row.items()}
+
+
+def cache_root() -> Path:
+    """The cache's folder: MERGEFRONT_CACHE, or ~/.cache/mergefront."""
+    given = os.environ.get("MERGEFRONT_CACHE")
+    return Path(given) if given else Path.home() / ".cache" / "mergefront"
+
+
+def find(data: Data) -> Cached | None:
+    """What the cache holds of a hub dataset, or None.
+
+    Raises:
+        UserError: it holds a damaged copy.
+    """
+    pointer = _pointer(data)
+    if not pointer.is_file():
+        return None
+    source = json.loads(pointer.read_text())
+    folder = cache_root() / "items" / source["sha256"]
+    card_file = folder / "card.json"
+    if not card_file.is_file():
+        return None
+    card = json.loads(card_file.read_text())
+    for name, size in card["files"].items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != size:
+            raise UserError(
+                f"the cached copy of {data.hub} is damaged: {file} is not {size} bytes long",
+                hint=f"delete {folder} and fetch it again",
+            )
+    sizes = sum(card["files"].values())
+    return Cached(folder, source["sha256"], source["revision"], card["rows"], sizes)
+
+
+def first_look(data: Data, task: str) -> bool:
+    """Whether a task looks at a hub dataset for the first time on this machine; later it did."""
+    seen = _pointer(data).with_suffix(f".{task}.seen")
+    if seen.exists():
+        return False
+    with contextlib.suppress(OSError):  # a cache that is only read: it is said again
+        seen.touch()
+    return True
+
+
+def store(data: Data, rows: Iterable[Row], revision: str | None) -> Cached:
+    """Keep the rows of a hub dataset, whole or not at all.
+
+    Args:
+        data: the dataset.
+        rows: its rows; image cells are Pictures.
+        revision: the commit that they were read from, None if unknown.
+
+    Raises:
+        UserError: the cache's folder cannot be written.
+    """
+    items = cache_root() / "items"
+    try:
+        items.mkdir(parents=True, exist_ok=True)
+        partial_folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=items))
+    except OSError as error:
+        raise UserError(
+            f"the cache {cache_root()} cannot be written: {error.strerror}",
+            hint="set MERGEFRONT_CACHE to a folder of yours with room for the images",
+        ) from None
+    try:
+        name, n = _write(partial_folder, rows)
+        files = {f: (partial_folder / f).stat().st_size for f in ("rows.jsonl", "images.bin")}
+        card = {"rows": n, "files": files, "data": data.model_dump(mode="json", exclude_none=True)}
+        card["read"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        (partial_folder / "card.json").write_text(json.dumps(card, indent=1))
+        try:
+            os.rename(partial_folder, items / name)
+        except OSError:
+            if not (items / name).is_dir():  # it is there already, maybe of another process
+                raise
+    finally:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+    pointer = _pointer(data)
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    fresh = pointer.with_name(f".{pointer.name}.{os.getpid()}")
+    fresh.write_text(json.dumps({"hub": data.hub, "sha256": name, "revision": revision}))
+    os.replace(fresh, pointer)
+    found = find(data)
+    assert found is not None
+    return found
+
+
+def _write(folder: Path, rows: Iterable[Row]) -> tuple[str, int]:
+    """Write rows and images; returns the content's hash and the number of rows."""
+    digest, n = hashlib.sha256(), 0
+    places: dict[str, tuple[int, int]] = {}
+    with (
+        (folder / "rows.jsonl").open("w", encoding="utf-8") as lines,
+        (folder / "images.bin").open("wb") as pack,
+    ):
+        for row in rows:
+            n += 1
+            named = {c: {_IMAGE: v.sha256} if isinstance(v, Picture) else v for c, v in row.items()}
+            digest.update(_canonical(named).encode() + b"\n")
+            placed = {c: _placed(v, places, pack) for c, v in row.items()}
+            lines.write(_canonical(placed) + "\n")
+    return digest.hexdigest(), n
+
+
+def _placed(cell: Any, places: dict[str, tuple[int, int]], pack: BinaryIO) -> Any:
+    if not isinstance(cell, Picture):
+        return cell
+    if cell.sha256 not in places:
+        image = cell.read()
+        places[cell.sha256] = (pack.tell(), len(image))
+        pack.write(image)
+    return {_IMAGE: [cell.sha256, *places[cell.sha256], cell.name]}
+
+
+def _image(cell: Any, pack: Path) -> Any:
+    if not (isinstance(cell, dict) and _IMAGE in cell):
+        return cell
+    digest, start, size, name = cell[_IMAGE]
+    return Picture(name, digest, partial(_slice, pack, start, size))
+
+
+def _slice(pack: Path, start: int, size: int) -> bytes:
+    with pack.open("rb") as stream:
+        stream.seek(start)
+        return stream.read(size)
+
+
+def _canonical(row: Row) -> str:
+    return json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def _pointer(data: Data) -> Path:
+    parts = (data.hub, data.revision, data.all_configs, data.all_splits, data.file, data.archive)
+    name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return cache_root() / "sources" / f"{name}.json"
