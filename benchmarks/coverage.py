@@ -1,29 +1,57 @@
-"""How often the 95 % intervals of `mergefront.statistics` cover the truth (its docstrings' source).
+"""How often the intervals of `mergefront.statistics` cover the truth, and its tests reject it.
 
 Simulates paired 0/1 scores that correlate within clusters and between models, at cluster counts
-from 60 to 2,000. Minutes on one core: `python benchmarks/coverage.py`.
+from 60 to 2,000, and prints tables. A quarter of an hour on one core:
+
+    python benchmarks/coverage.py --update docs/statistics.md
+
+writes them between the markers of that page; --runs 100 is a quick look.
 """
 
 from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import norm
 
 from mergefront.pareto import hypervolume
-from mergefront.statistics import hypervolume_difference, hypervolume_interval, paired_difference
+from mergefront.statistics import (
+    compare,
+    estimate,
+    holm,
+    hypervolume_difference,
+    hypervolume_interval,
+    items_needed,
+    mcnemar,
+    paired_bootstrap,
+    paired_difference,
+    paired_p,
+    wilson,
+)
 
 FRONT = np.array([[0.25, 0.93], [0.5, 0.92], [0.6, 0.9], [0.68, 0.86], [0.72, 0.8]])
 OTHER = np.array([[0.25, 0.93], [0.45, 0.9], [0.55, 0.88], [0.6, 0.8]])
 REFERENCE = [0.25, 0.75]
-BETWEEN, WITHIN = 0.5, 0.2  # correlation of latent scores: item shared by models, cluster
+BETWEEN, WITHIN, OWN = 0.5, 0.15, 0.15
+# Shares of a latent score's variance: the item, whatever the model; the cluster, whatever the
+# model; and what one model makes of one cluster, which is why clusters matter to differences.
+MEMBERS = 8
+MARKERS = re.compile(r"(<!-- coverage -->\n).*(<!-- /coverage -->)", re.DOTALL)
 
 
 def scores(rng: np.random.Generator, means_K: np.ndarray, clusters_N: np.ndarray) -> np.ndarray:
     """Scores of K models on N items, 0 or 1, with the given means."""
-    cluster = rng.normal(size=clusters_N.max() + 1)[clusters_N]
+    count = clusters_N.max() + 1
+    cluster = rng.normal(size=count)[clusters_N]
     item = rng.normal(size=len(clusters_N))
+    habit = rng.normal(size=(len(means_K), count))[:, clusters_N]
     own = rng.normal(size=(len(means_K), len(clusters_N)))
-    latent = WITHIN**0.5 * cluster + BETWEEN**0.5 * item + (1 - WITHIN - BETWEEN) ** 0.5 * own
+    latent = WITHIN**0.5 * cluster + BETWEEN**0.5 * item + OWN**0.5 * habit
+    latent = latent + (1 - WITHIN - BETWEEN - OWN) ** 0.5 * own
     return (latent < norm.ppf(means_K)[:, None]).astype(float)
 
 
@@ -31,18 +59,56 @@ def clusters(rng: np.random.Generator, count: int, largest: int) -> np.ndarray:
     return np.repeat(np.arange(count), rng.integers(1, largest + 1, count))
 
 
-def paired(count: int, largest: int, mean: float, gain: float, runs: int = 3000) -> float:
+def intervals(count: int, largest: int, mean: float, gain: float, runs: int) -> list[float]:
+    """Coverage of the t interval, the basic bootstrap (of fewer runs), and Wilson's of a mean."""
     rng = np.random.default_rng([count, largest, int(100 * mean)])
-    covered = 0
-    for _ in range(runs):
+    booted = max(1, runs // 3)
+    covered = np.zeros(3)
+    for run in range(runs):
         labels = clusters(rng, count, largest)
         a, b = scores(rng, np.array([mean + gain, mean]), labels)
-        found = paired_difference(a, b, labels.tolist())
-        covered += found.low <= gain <= found.high
-    return covered / runs
+        groups = labels.tolist()
+        found = paired_difference(a, b, groups)
+        covered[0] += found.low <= gain <= found.high
+        if run < booted:
+            found = paired_bootstrap(a, b, groups, seed=run, resamples=500)
+            covered[1] += found.low <= gain <= found.high
+        low, high = wilson(estimate(a, groups))
+        covered[2] += low <= mean + gain <= high
+    return list(covered / [runs, booted, runs])
 
 
-def volumes(count: int, largest: int, runs: int) -> tuple[float, float]:
+def rejections(count: int, largest: int, mean: float, runs: int) -> list[float]:
+    """How often equal models are called different at 5 %: McNemar as if items were independent,
+    the clustered t test, and any of MEMBERS after Holm's adjustment and before it."""
+    rng = np.random.default_rng([count, largest, int(100 * mean), 1])
+    rejected = np.zeros(4)
+    for _ in range(runs):
+        labels = clusters(rng, count, largest)
+        table = scores(rng, np.full(MEMBERS + 1, mean), labels)
+        groups = labels.tolist()
+        rejected[0] += mcnemar(table[1], table[0]) < 0.05
+        rejected[1] += paired_p(table[1], table[0], groups) < 0.05
+        chances = [compare(row, table[0], groups).p for row in table[1:]]
+        rejected[2] += min(holm(chances)) <= 0.05
+        rejected[3] += min(chances) <= 0.05
+    return list(rejected / runs)
+
+
+def achieved_power(gain: float, discordance: float, runs: int) -> list[float]:
+    """Items that `items_needed` asks for at 80 %, and how often each test then finds the gain."""
+    n = items_needed(gain, discordance)
+    rng = np.random.default_rng([int(1000 * gain), int(1000 * discordance)])
+    found = np.zeros(2)
+    for _ in range(runs):
+        u = rng.random(n)
+        a = (u < (discordance + gain) / 2).astype(float)
+        b = (u > 1 - (discordance - gain) / 2).astype(float)
+        found += paired_p(a, b, range(n)) < 0.05, mcnemar(a, b) < 0.05
+    return [n, *(found / runs)]
+
+
+def volumes(count: int, largest: int, runs: int) -> list[float]:
     """Coverage of a hypervolume's interval and of a difference of two."""
     rng = np.random.default_rng([count, largest])
     truth = hypervolume(FRONT, REFERENCE)
@@ -59,25 +125,62 @@ def volumes(count: int, largest: int, runs: int) -> tuple[float, float]:
         one = hypervolume_interval(ours, labels, REFERENCE, n_boot=500)
         two = hypervolume_difference(ours, theirs, labels, REFERENCE, n_boot=500)
         covered += one.low <= truth <= one.high, two.low <= gain <= two.high
-    return covered[0] / runs, covered[1] / runs
+    return list(covered / runs)
+
+
+def percent(values: list[float]) -> list[str]:
+    return [f"{100 * value:.1f}" for value in values]
+
+
+def lines(title: str, columns: list[str], rows: Iterator[list[object]]) -> Iterator[str]:
+    yield from ("", f"**{title}**", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|")
+    for row in rows:
+        yield f"| {' | '.join(str(cell) for cell in row)} |"
+
+
+def tables(runs: int) -> Iterator[str]:
+    shapes = ((1, 0.6, 0.05), (4, 0.6, 0.05), (4, 0.93, -0.02), (8, 0.5, 0.3))
+    yield from lines(
+        f"95 % intervals, coverage in percent ({runs} runs a cell, the bootstrap {runs // 3})",
+        ["clusters", "largest", "mean", "gain", "paired t", "paired bootstrap", "Wilson"],
+        ([n, *s, *percent(intervals(n, *s, runs))] for n in (60, 100, 150, 500) for s in shapes),
+    )  # fmt: skip
+    yield from lines(
+        f"Equal models called different at 5 %, in percent ({runs} runs a cell)",
+        ["clusters", "largest", "mean", "McNemar, clusters ignored", "clustered t",
+         f"any of {MEMBERS}, Holm", f"any of {MEMBERS}, unadjusted"],
+        ([n, *s, *percent(rejections(n, *s, runs))]
+         for n in (60, 150, 500) for s in ((1, 0.6), (4, 0.6), (8, 0.93))),
+    )  # fmt: skip
+    yield from lines(
+        f"Power where `items_needed` promises 80 %, in percent ({runs} runs a cell)",
+        ["gain", "discordance", "items", "t", "McNemar, exact"],
+        ([g, d, f"{int(found[0])}", *percent(found[1:])]
+         for g, d in ((0.02, 0.1), (0.03, 0.2), (0.05, 0.1), (0.1, 0.3))
+         for found in [achieved_power(g, d, runs)]),
+    )  # fmt: skip
+    yield from lines(
+        f"Hypervolumes, 95 % intervals, coverage in percent ({runs // 2} runs a cell, "
+        f"{runs // 5} from 500 clusters)",
+        ["clusters", "largest", "value", "difference of two"],
+        ([n, largest, *percent(volumes(n, largest, runs // (5 if n >= 500 else 2)))]
+         for n, largest in ((60, 1), (60, 4), (100, 4), (150, 4), (500, 1), (2000, 1))),
+    )  # fmt: skip
 
 
 def main() -> None:
-    print("paired difference: clusters, largest cluster, mean, gain, coverage")
-    for count in (60, 100, 150):
-        for largest, mean, gain in (
-            (1, 0.6, 0.05),
-            (4, 0.6, 0.05),
-            (4, 0.93, -0.02),
-            (8, 0.5, 0.3),
-        ):
-            print(
-                count, largest, mean, gain, f"{paired(count, largest, mean, gain):.3f}", flush=True
-            )
-    print("hypervolume: clusters, largest cluster, coverage of the value, of a difference")
-    for count, largest in ((60, 1), (60, 4), (100, 4), (150, 4), (500, 1), (2000, 1)):
-        one, two = volumes(count, largest, 600 if count >= 500 else 1500)
-        print(count, largest, f"{one:.3f}", f"{two:.3f}", flush=True)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=3000)
+    parser.add_argument("--update", type=Path, help="page whose marked part is replaced")
+    arguments = parser.parse_args()
+    made = []
+    for line in tables(arguments.runs):
+        print(line, flush=True)
+        made.append(line)
+    if arguments.update is not None:
+        text = arguments.update.read_text()
+        body = "\n".join(made).strip()
+        arguments.update.write_text(MARKERS.sub(lambda m: f"{m[1]}{body}\n{m[2]}", text))
 
 
 if __name__ == "__main__":

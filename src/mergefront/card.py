@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import mergefront
@@ -21,11 +22,17 @@ def licences(sources: Sources) -> dict[str, str]:
     found = {}
     for name, model in sources.models.items():
         if name in ("receiver", *sources.donors):
-            card = model.checkpoint.folder / "README.md"
-            text = card.read_text(encoding="utf-8") if card.is_file() else ""
-            match = re.search(r"^license(?:_name)?:\s*['\"]?([^'\"\n]+)", text, re.MULTILINE)
-            found[name] = match.group(1).strip() if match else "unknown"
+            found[name] = _licence(model.checkpoint.folder)
+            if model.adapter is not None:
+                found[f"adapter of {name}"] = _licence(model.adapter.folder)
     return found
+
+
+def _licence(folder: Path) -> str:
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    match = re.search(r"^license(?:_name)?:\s*['\"]?([^'\"\n]+)", text, re.MULTILINE)
+    return match.group(1).strip() if match else "unknown"
 
 
 def model_card(
@@ -39,7 +46,9 @@ def model_card(
     `front` and `member` are of front.json; None for a recipe merged without a search.
     """
     models = recipe.models
-    based_on = [models.receiver, *(donor.model for donor in models.donors.values())]
+    based_on = [models.receiver]
+    for donor in models.donors.values():
+        based_on += [donor.model, *([donor.adapter] if donor.adapter else [])]
     header = ["---", "base_model:", *(f"- {name}" for name in based_on)]
     known = set(licence_of.values())
     header += [f"license: {known.pop() if len(known) == 1 and 'unknown' not in known else 'other'}"]
@@ -84,8 +93,9 @@ def _scores(front: Mapping[str, Any], member: Mapping[str, Any]) -> list[str]:
     lines = [
         f"## Scores ({source} items)",
         "",
-        "| objective | receiver | this model | paired difference, 95 % interval | items |",
-        "|---|---|---|---|---|",
+        *(f"**{warning}**\n" for warning in front.get("warnings", ())),
+        "| objective | receiver | this model | paired difference, 95 % interval | p | items |",
+        "|---|---|---|---|---|---|",
     ]
     for name in front["objectives"]:
         mine, base, gain = member[source][name], front["receiver"][source][name], gains[name]
@@ -93,17 +103,42 @@ def _scores(front: Mapping[str, Any], member: Mapping[str, Any]) -> list[str]:
             f"| {name} | {100 * base['mean']:.1f} ± {100 * base['se']:.1f} "
             f"| {100 * mine['mean']:.1f} ± {100 * mine['se']:.1f} "
             f"| {100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] "
-            f"| {mine['n']} |"
+            f"| {_probability(gain.get('p'))} | {mine['n']} |"
         )
     picked = f" as {', '.join(member['picks'])}" if member["picks"] else ""
+    others = front["objectives"][1:]
+    guards = front.get("guards") or dict.fromkeys(others, front["guard"])
+    kept = ", ".join(f"{name} {100 * guards[name]:g} points" for name in others)
+    verdict = member["verdict"] + (f" ({member['holds']})" if member.get("holds") else "")
     lines += [
         "",
-        f"In percent, ± one standard error. Candidate {member['number']} of "
-        f"{front['candidates']}, chosen{picked} on other items than these. Verdict on validation "
-        f"items: **{member['verdict']}** (guard: {100 * front['guard']:g} points).",
+        f"In percent, ± one standard error; items that count only together count once. Candidate "
+        f"{member['number']} of {front['candidates']}, chosen{picked} on search items. Verdict on "
+        f"validation items: **{verdict}** (guard: {kept}).",
         "",
     ]
-    return lines
+    return lines + _without_images(front, member)
+
+
+def _without_images(front: Mapping[str, Any], member: Mapping[str, Any]) -> list[str]:
+    """The blind control, where there was one."""
+    blind, base = member.get("blind"), front.get("receiver_blind")
+    if not blind or not base:
+        return []
+    scores = "; ".join(
+        f"{name} {100 * blind['scores'][name]['mean']:.1f} "
+        f"(receiver {100 * base[name]['mean']:.1f}, difference "
+        f"{100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}])"
+        for name, gain in blind["gain"].items()
+    )
+    words = f"Without the images (blind control, validation items): {scores}. A gain that is there "
+    return [words + "without images as well does not come from seeing.", ""]
+
+
+def _probability(p: float | None) -> str:
+    if p is None:
+        return "-"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _optimistic(front: Mapping[str, Any], member: Mapping[str, Any]) -> list[str]:

@@ -35,10 +35,23 @@ from mergefront.records import Answer, Item, Score, Split
 RECEIVER = "receiver"
 """Name of the receiver's own item file; candidates are named by their number."""
 
+_BLIND = ".blind"
+
+MOST_NAMED = 6
+"""So many differences a message names."""
+
+
+def blind_name(name: str) -> str:
+    """Name of the item file of a model's answers without images (the blind control)."""
+    return f"{name}{_BLIND}"
+
 
 @dataclass(frozen=True)
 class ItemRecord:
-    """One row of an item file: one question, answered and marked."""
+    """One row of an item file: one question, answered and marked.
+
+    Files written before `unit` and `stratum` were recorded are read with both empty.
+    """
 
     split: str
     objective: str
@@ -51,6 +64,8 @@ class ItemRecord:
     status: str
     tokens: int
     text: str
+    unit: str = ""
+    stratum: str = ""
 
 
 def item_records(
@@ -63,7 +78,7 @@ def item_records(
     """Rows for the item file, in the items' order. All sequences have N entries."""
     return [
         ItemRecord(split, objective, item.task, item.id, item.cluster, 0, mark.value,
-                   mark.extracted, mark.status, answer.tokens, answer.text)
+                   mark.extracted, mark.status, answer.tokens, answer.text, item.unit, item.stratum)
         for item, answer, mark in zip(items, answers, scores, strict=True)
     ]  # fmt: skip
 
@@ -151,7 +166,7 @@ class RunDirectory:
             then = json.loads(path.read_text())
             changed = [k for k in now if then.get(k) != now[k]]
             if changed:
-                detail = "; ".join(_first_difference(k, then.get(k), now[k]) for k in changed)
+                detail = _told(changed, then, now)
                 raise RunError(
                     f"{self.path}: the run was started with other {' and '.join(changed)}: "
                     f"{detail}",
@@ -169,9 +184,10 @@ class RunDirectory:
         return dict(json.loads(path.read_text()))
 
     def items_path(self, name: str) -> Path:
-        """The item file of candidate `name` (its number, or RECEIVER)."""
-        stem = f"{int(name):05d}" if name.isdigit() else name
-        return self.path / "items" / f"{stem}.parquet"
+        """The item file of `name`: a candidate's number, RECEIVER, or a `blind_name` of either."""
+        model = name.removesuffix(_BLIND)
+        stem = f"{int(model):05d}" if model.isdigit() else model
+        return self.path / "items" / f"{stem}{name[len(model) :]}.parquet"
 
     def add_items(self, name: str, records: Iterable[ItemRecord]) -> None:
         """Add rows to a candidate's item file; rows of the same split are replaced."""
@@ -204,21 +220,29 @@ def _differences(then: RunConfig, now: RunConfig) -> list[str]:
     free = {"budget", "tracking", "name"}
     a, b = then.model_dump(mode="json"), now.model_dump(mode="json")
     # As text: the order of donors and objectives matters, and equal mappings hide it.
-    return [
-        _first_difference(k, a[k], b[k])
-        for k in a
-        if k not in free and json.dumps(a[k]) != json.dumps(b[k])
-    ]
+    changed = [k for k in a if k not in free and json.dumps(a[k]) != json.dumps(b[k])]
+    return [words for k in changed for words in _all_differences(k, a[k], b[k])]
 
 
-def _first_difference(path: str, then: Any, now: Any) -> str:
+def _told(keys: Sequence[str], then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs under some keys, in words: the first few, hashes last, for they say least."""
+    found = [words for key in keys for words in _all_differences(key, then.get(key), now[key])]
+    found.sort(key=lambda words: "sha256" in words)
+    more = f"; and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    return "; ".join(found[:MOST_NAMED]) + more
+
+
+def _all_differences(path: str, then: Any, now: Any) -> list[str]:
     if isinstance(then, dict) and isinstance(now, dict) and then != now:
-        for key in sorted(set(then) | set(now)):
-            if then.get(key) != now.get(key):
-                return _first_difference(f"{path}.{key}", then.get(key), now.get(key))
+        return [
+            words
+            for key in sorted({*then, *now})
+            if then.get(key) != now.get(key)
+            for words in _all_differences(f"{path}.{key}", then.get(key), now.get(key))
+        ]
     if then == now:
-        return f"the order of {path} was {', '.join(then)}, is {', '.join(now)}"
-    return f"{path} was {then!r}, is {now!r}"
+        return [f"the order of {path} was {', '.join(then)}, is {', '.join(now)}"]
+    return [f"{path} was {then!r}, is {now!r}"]
 
 
 def _environment(config: RunConfig) -> dict[str, Any]:

@@ -1,0 +1,252 @@
+"""front.json: everything that is reported about a run, computed from the study and item files.
+
+Format mergefront/front@1. Fields may be added under that version (readers ignore what they do not
+know); one that changes its meaning or goes raises it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+
+from mergefront import pareto, statistics
+from mergefront.errors import RunError
+from mergefront.gains import (
+    BEATS,
+    OVER_THE_FRONT,
+    TRADES,
+    adjust,
+    answers,
+    holds,
+    overlap,
+    paired_gains,
+    seen_blind,
+    verdict,
+)
+from mergefront.members import picks, points_of
+from mergefront.recorded import (
+    RESULT,
+    estimates_of,
+    evaluations,
+    of_objective,
+    reference_point,
+    units_of,
+)
+from mergefront.records import SPLITS, Evaluation, Split
+from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, blind_name, write_text
+
+
+def write_front(run: RunDirectory, study: optuna.Study) -> dict[str, Any]:
+    """Compute front.json from the study and the item files alone, and write it."""
+    front = summarise(run, study)
+    write_text(run.front, json.dumps(front, indent=1))
+    return front
+
+
+def read_front(run: RunDirectory) -> dict[str, Any]:
+    """front.json of a finished run. Raises RunError if the run has none yet."""
+    if not run.front.is_file():
+        raise RunError(
+            f"{run.path}: no front yet",
+            hint="let the search finish (run the same `mergefront search` command again)",
+        )
+    return dict(json.loads(run.front.read_text()))
+
+
+def summarise(run: RunDirectory, study: optuna.Study) -> dict[str, Any]:
+    """Everything that is reported about a run, as plain values."""
+    config, names = run.config, list(run.config.objectives)
+    everything = evaluations(study, run)
+    finished = {e.number: e for e in everything if not e.failure}
+    members = [finished[n] for n in study.user_attrs["finalists"]]
+    receiver = {split: run.read_items(RECEIVER, split) for split in SPLITS}
+    reference = {s: reference_point(config, estimates_of(receiver[s])) for s in SPLITS[:2]}
+    openings = study.user_attrs.get("openings", [])
+    rows = _members(run, study, members)
+    found = points_of(list(finished.values()), names)
+    shared = _shared(receiver)
+    return {
+        "format": "mergefront/front@1",
+        "run": config.name,
+        "warnings": _warnings(shared),
+        "objectives": names,
+        "reference": reference["search"],
+        "guard": config.report.guard,
+        "guards": {name: config.guard_of(name) for name in names[1:]},
+        "receiver": {split: _by_objective(records) for split, records in receiver.items()},
+        "receiver_answers": answers(receiver["validation"]),
+        "receiver_blind": _by_objective(run.read_items(blind_name(RECEIVER))),
+        "members": rows,
+        "hypervolume": {
+            "search": pareto.hypervolume(found, [reference["search"][n] for n in names]),
+            "validation": {
+                **_validated_hypervolume(run, members, reference["validation"]),
+                "reference": reference["validation"],
+            },
+        },
+        "candidates": len(everything),
+        "failed": len(everything) - len(finished),
+        "items": config.items.model_dump(),
+        "overlap": shared,
+        "seconds": _seconds(everything),
+        "openings": openings,
+        "test_rounds": len({o["candidates"] for o in openings if o["split"] == "test"}),
+        "messages": _messages(rows, names[0]),
+    }
+
+
+def _members(
+    run: RunDirectory, study: optuna.Study, members: Sequence[Evaluation]
+) -> list[dict[str, Any]]:
+    """The members' rows; the gains of those that were tested together are adjusted for it."""
+    names = list(run.config.objectives)
+    chosen = picks(members, run.config)
+    best = {members[i].number for i in pareto.non_dominated(points_of(members, names))}
+    rows = [_member(run, study, e, chosen, e.number in best) for e in members]
+    adjust([row["gain"] for row in rows], names[0])
+    adjust([row["test_gain"] for row in rows if row["test_gain"]], names[0])
+    for row in rows:
+        row["verdict"] = verdict(row["gain"], run.config)
+        row["holds"] = holds(row["gain"], names[0])
+    return rows
+
+
+def _by_objective(records: Sequence[ItemRecord]) -> dict[str, Any] | None:
+    return {k: asdict(v) for k, v in estimates_of(records).items()} if records else None
+
+
+def _member(
+    run: RunDirectory, study: optuna.Study, e: Evaluation, chosen: Mapping[str, int], best: bool
+) -> dict[str, Any]:
+    name = str(e.number)
+    validated, tested = run.read_items(name, "validation"), run.read_items(name, "test")
+    names = list(run.config.objectives)
+    knobs = study.get_trials(deepcopy=False)[e.number].user_attrs[RESULT]["knobs"]
+    return {
+        "number": e.number,
+        "origin": e.origin,
+        "non_dominated": best,
+        "knobs": knobs,
+        "search": {k: asdict(v) for k, v in e.objectives.items()},
+        "validation": _by_objective(validated),
+        "gain": paired_gains(validated, run.read_items(RECEIVER, "validation"), names),
+        "answers": answers(validated),
+        "picks": [pick for pick, number in chosen.items() if number == e.number],
+        "test": _by_objective(tested),
+        "test_gain": paired_gains(tested, run.read_items(RECEIVER, "test"), names)
+        if tested
+        else None,
+        "blind": _blind(run, name),
+        "parameters_sha256": study.user_attrs.get(f"hashes:{name}"),
+    }
+
+
+def _blind(run: RunDirectory, name: str) -> dict[str, Any] | None:
+    """Scores without images, and the gain over the receiver without images."""
+    mine = run.read_items(blind_name(name))
+    base = run.read_items(blind_name(RECEIVER))
+    if not mine or not base:
+        return None
+    names = list(dict.fromkeys(record.objective for record in mine))
+    return {"scores": _by_objective(mine), "gain": paired_gains(mine, base, names)}
+
+
+def _validated_hypervolume(
+    run: RunDirectory, members: Sequence[Evaluation], reference: Mapping[str, float]
+) -> dict[str, float]:
+    names = list(run.config.objectives)
+    scores, clusters = [], []
+    for name in names:
+        units = [
+            units_of(of_objective(run.read_items(str(e.number), "validation"), name))
+            for e in members
+        ]
+        scores.append(np.array([one.scores for one in units]))
+        clusters.append(units[0].clusters)
+    interval = statistics.hypervolume_interval(scores, clusters, [reference[n] for n in names])
+    return {"value": interval.mean, "low": interval.low, "high": interval.high}
+
+
+def _seconds(found: Sequence[Evaluation]) -> dict[str, float]:
+    """Mean wall seconds of a candidate by phase."""
+    timed = [asdict(e.seconds) for e in found if e.seconds.total > 0]
+    if not timed:
+        return {}
+    return {key: float(np.mean([t[key] for t in timed])) for key in timed[0]}
+
+
+def _shared(receiver: Mapping[Split, Sequence[ItemRecord]]) -> dict[str, Any]:
+    """Reported split -> split that it has items in common with -> objective -> how many."""
+    return {
+        "validation": {"search": overlap(receiver["search"], receiver["validation"])},
+        "test": {
+            "search": overlap(receiver["search"], receiver["test"]),
+            "validation": overlap(receiver["validation"], receiver["test"]),
+        },
+    }
+
+
+def _warnings(shared: Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]]) -> list[str]:
+    """What a reader must know before any number."""
+    searched = [
+        f"NOT INDEPENDENT: {one['shared']} of {one['n']} {split} items of {objective} were also "
+        "searched on (items.reuse_search_items); scores on them flatter the candidates, and their "
+        "intervals do not say by how much."
+        for split, with_others in shared.items()
+        for objective, one in with_others["search"].items()
+    ]
+    twice = [
+        f"NOT INDEPENDENT: {one['shared']} of {one['n']} test items of {objective} are validation "
+        "items too, so that the two sets say the same twice."
+        for objective, one in shared["test"]["validation"].items()
+    ]
+    return searched + twice
+
+
+def _messages(rows: Sequence[Mapping[str, Any]], first: str) -> list[str]:
+    blind = [
+        sentence
+        for row in rows
+        if row["blind"]
+        for sentence in seen_blind(row["gain"], row["blind"]["gain"], f"Member {row['number']}")
+    ]
+    return [_outcome(rows, first), *blind]
+
+
+def _outcome(rows: Sequence[Mapping[str, Any]], first: str) -> str:
+    winners = [row for row in rows if row["verdict"] == BEATS]
+    if winners:
+        firm = sum(row["holds"] == OVER_THE_FRONT for row in winners)
+        return (
+            f"{len(winners)} of {len(rows)} members beat the receiver on validation items: "
+            f"their {first} gain is above zero and their losses stay within the guard. {firm} of "
+            f"them hold over the whole front (p at most 0.05 after Holm's adjustment for "
+            f"{len(rows)} members), {len(winners) - firm} for the member alone."
+        )
+    trades = sum(row["verdict"] == TRADES for row in rows)
+    if trades:
+        return (
+            f"No member beats the receiver: {trades} gain {first}, but lose more than the "
+            "guard on another objective."
+        )
+    return "Nothing beats the receiver: no member's gain is resolved from zero."
+
+
+def resolve_pick(front: Mapping[str, Any], pick: str, where: Path) -> int:
+    """A pick (knee, best:OBJECTIVE, or a number) -> candidate number. Raises RunError."""
+    for member in front["members"]:
+        if pick in member["picks"]:
+            return int(member["number"])
+    if pick.isdigit() and int(pick) < front["candidates"]:
+        return int(pick)
+    legal = ["knee", *(f"best:{name}" for name in front["objectives"])]
+    raise RunError(
+        f"{where}: there is no pick {pick!r}",
+        hint=f"use {', '.join(legal)} or a candidate's number below {front['candidates']}",
+    )

@@ -1,0 +1,277 @@
+"""front.json from item records alone: units, paired tests, Holm, blind control, shared items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fixtures_cli import ZOO_RUN
+from mergefront import statistics
+from mergefront.card import model_card
+from mergefront.cli.results import print_front
+from mergefront.config import BLIND_ITEMS, RunConfig, validate
+from mergefront.errors import ConfigError
+from mergefront.front import summarise, write_front
+from mergefront.gains import ALONE, BEATS, OVER_THE_FRONT, TRADES, overlap, paired_gains
+from mergefront.recipe import Models, Recipe
+from mergefront.recorded import RESULT, estimates_of, open_study, paired_units, units_of
+from mergefront.records import Item, Split
+from mergefront.report import write_report
+from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, blind_name
+from mergefront.select import blind_items, record_opening
+
+N = 120
+ABILITY = {  # (reasoning, perception) of the receiver and three candidates
+    RECEIVER: (0.3, 0.9),
+    "1": (0.7, 0.9),
+    "2": (0.75, 0.6),
+    "3": (0.4, 0.9),
+}
+
+
+def record(item: str, score: float, **more: Any) -> ItemRecord:
+    made = ItemRecord("search", "reasoning", "t", item, item, 0, score, "7", "ok", 2, "7")
+    return replace(made, **more)
+
+
+def scores(name: str, split: Split, column: int, blind: bool = False) -> np.ndarray:
+    """The same latent items for every model, so that models disagree on few."""
+    latent = np.random.default_rng([len(split), column]).random(N)
+    own = np.random.default_rng([len(split), column, *name.encode()]).random(N)
+    ability = 0.5 * ABILITY[name][column] if blind else ABILITY[name][column]
+    return (0.8 * latent + 0.2 * own < ability).astype(float)
+
+
+def records(name: str, split: Split, blind: bool = False) -> list[ItemRecord]:
+    """Reasoning: single items. Perception: pairs, of which both halves must be right."""
+    found = []
+    for column, objective in enumerate(("reasoning", "perception")):
+        for index, value in enumerate(scores(name, split, column, blind)):
+            pair = f"pair {index // 2}" if column else ""
+            item = f"{split}/{objective}/{index}"
+            status = "no_answer" if index % 10 == 0 else "truncated" if index % 10 == 1 else "ok"
+            one = record(item, value, split=split, objective=objective, task=objective)
+            one = replace(one, unit=pair, cluster=pair or item, status=status, tokens=index)
+            found.append(one)
+    return found
+
+
+def made_run(tmp_path: Path, **changes: Any) -> tuple[RunDirectory, optuna.Study]:
+    """A run directory with a study and item files, as a search leaves them."""
+    config = validate({**ZOO_RUN, **changes}, RunConfig, "x.yaml")
+    run = RunDirectory.create_or_resume(tmp_path, config)
+    study = open_study(run, create=True)
+    for name in ABILITY:
+        estimates = estimates_of(records(name, "search"))
+        for split in ("search", "validation", "test"):
+            run.add_items(name, records(name, split))
+        if name in (RECEIVER, "1"):
+            run.add_items(blind_name(name), records(name, "validation", blind=True))
+        result = {
+            "origin": "receiver" if name == RECEIVER else "como-cma",
+            "elapsed": 1.0,
+            "knobs": {"k": 0.5},
+            "se": {k: e.se for k, e in estimates.items()},
+            "n": {k: e.n for k, e in estimates.items()},
+            "seconds": {},
+            "failure": "",
+        }
+        trial = optuna.trial.create_trial(
+            params={"k": 0.5},
+            distributions={"k": optuna.distributions.FloatDistribution(0, 1)},
+            values=[e.mean for e in estimates.values()],
+            user_attrs={RESULT: result},
+        )
+        study.add_trial(trial)
+    study.set_user_attr("finalists", [1, 2, 3])
+    record_opening(study, "test", "1", 4)
+    return run, study
+
+
+GROUPS = st.lists(
+    st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=3), min_size=2, max_size=8
+)
+
+
+@given(GROUPS, st.randoms(use_true_random=False))
+def test_a_unit_counts_once_with_its_lowest_score(groups: list[list[float]], random: Any) -> None:
+    rows = [
+        record(f"{g}.{i}", value, unit=f"u{g}" if len(group) > 1 else "", cluster=f"c{g // 2}")
+        for g, group in enumerate(groups)
+        for i, value in enumerate(group)
+    ]
+    found = estimates_of(rows)["reasoning"]
+    lowest = [min(group) for group in groups]
+    assert found.mean == pytest.approx(np.mean(lowest))
+    assert found == statistics.estimate(lowest, [g // 2 for g in range(len(groups))])
+    random.shuffle(rows)
+    assert sorted(units_of(rows).scores) == sorted(lowest)
+
+
+def test_units_of_two_tasks_and_an_item_of_that_name_are_kept_apart() -> None:
+    rows = [
+        record("1", 1.0, unit="u"),
+        record("1", 0.0, unit="u", task="other"),
+        record("u", 0.5, stratum="s"),
+    ]
+    assert units_of(rows) == ([1.0, 0.0, 0.5], ["1", "1", "u"], ["", "", "s"])
+
+
+def test_models_are_paired_on_the_items_that_both_answered() -> None:
+    mine = [record(str(i), 1.0) for i in range(4)]
+    base = [record(str(i), 0.0) for i in (3, 2, 9)]
+    assert paired_units(mine, base) == ([1.0, 1.0], [0.0, 0.0], ["2", "3"])
+    with pytest.raises(ValueError, match="no item in common"):
+        paired_units(mine, base[2:])
+
+
+def test_item_files_without_units_are_still_read(tmp_path: Path) -> None:
+    run = RunDirectory.create_or_resume(tmp_path, validate(ZOO_RUN, RunConfig, "x"))
+    run.add_items("3", [record("1", 1.0, unit="u", stratum="s")])
+    assert run.read_items("3") == [record("1", 1.0, unit="u", stratum="s")]
+    old = {k: v for k, v in asdict(record("1", 1.0)).items() if k not in ("unit", "stratum")}
+    pq.write_table(pa.Table.from_pylist([old]), run.items_path("4"))
+    assert run.read_items("4") == [record("1", 1.0)]
+
+
+def test_gains_are_tested_as_their_items_allow_and_adjusted_over_the_front(tmp_path: Path) -> None:
+    front = summarise(*made_run(tmp_path))
+    chances = []
+    for member in front["members"]:
+        mine, base = (scores(n, "validation", 0) for n in (str(member["number"]), RECEIVER))
+        gain = member["gain"]["reasoning"]
+        assert gain["test"] == "mcnemar"
+        assert gain["p"] == statistics.mcnemar(mine, base)
+        assert gain["discordance"] == np.mean(mine != base)
+        assert gain["mean"] == pytest.approx(np.mean(mine - base))
+        chances.append(gain["p"])
+        pairs = [scores(n, "validation", 1).reshape(-1, 2).min(axis=1)
+                 for n in (str(member["number"]), RECEIVER)]  # fmt: skip
+        gain = member["gain"]["perception"]
+        assert gain["mean"] == pytest.approx(np.mean(pairs[0] - pairs[1]))
+        assert member["validation"]["perception"]["n"] == N // 2
+    found = [m["gain"]["reasoning"]["p_holm"] for m in front["members"]]
+    assert found == statistics.holm(chances)
+    assert [m["verdict"] for m in front["members"]][:2] == [BEATS, TRADES]
+    assert front["members"][0]["holds"] == OVER_THE_FRONT
+    winners = [m["holds"] for m in front["members"] if m["verdict"] == BEATS]
+    assert front["messages"][0].startswith(f"{len(winners)} of 3 members beat the receiver")
+    assert f"{winners.count(OVER_THE_FRONT)} of them hold over" in front["messages"][0]
+
+
+def test_a_gain_may_hold_for_the_member_alone(tmp_path: Path) -> None:
+    run, study = made_run(tmp_path)
+    base = records(RECEIVER, "validation")
+    luck = [  # six more right and none wrong: p 0.031 alone, 0.062 after Holm's first two
+        replace(r, score=1.0) if r.score == 0 and r.objective == "reasoning" and i in flips else r
+        for flips in [[i for i, r in enumerate(base[:N]) if r.score == 0][:6]]
+        for i, r in enumerate(base)
+    ]
+    run.add_items("3", luck)
+    run.add_items("2", luck)
+    front = summarise(run, study)
+    two, three = front["members"][1:]
+    assert two["gain"]["reasoning"]["p"] == pytest.approx(2 * 0.5**6)
+    assert two["gain"]["reasoning"]["p_holm"] == pytest.approx(4 * 0.5**6)
+    assert two["holds"] == three["holds"] == ALONE
+    assert "1 of them hold over the whole front" in front["messages"][0]
+    assert "2 for the member alone" in front["messages"][0]
+
+
+def test_how_models_answered_is_told(tmp_path: Path) -> None:
+    front = summarise(*made_run(tmp_path))
+    for answered in (front["receiver_answers"], *(m["answers"] for m in front["members"])):
+        for objective in ("reasoning", "perception"):
+            assert answered[objective] == {
+                "no_answer": pytest.approx(0.1),
+                "truncated": pytest.approx(0.1),
+                "tokens": pytest.approx((N - 1) / 2),
+            }
+
+
+def test_a_gain_that_is_there_blind_is_said(tmp_path: Path) -> None:
+    front = summarise(*made_run(tmp_path))
+    one, two, _ = front["members"]
+    assert two["blind"] is None
+    mine, base = (scores(n, "validation", 0, blind=True) for n in ("1", RECEIVER))
+    assert one["blind"]["scores"]["reasoning"]["mean"] == pytest.approx(mine.mean())
+    assert one["blind"]["gain"]["reasoning"]["mean"] == pytest.approx((mine - base).mean())
+    (words,) = front["messages"][1:]
+    assert words.startswith(f"Member 1 gains {100 * (mine - base).mean():+.1f} points")
+    assert "of reasoning without images too" in words
+
+
+def items(count: int, images: int = 1, unit: int = 1) -> list[Item]:
+    return [
+        Item(f"t/{i}", "t", "?", (b"x",) * images, ("1",), "c", unit=f"u{i // unit}" * (unit > 1))
+        for i in range(count)
+    ]
+
+
+def test_the_blind_control_asks_the_same_questions_without_images() -> None:
+    seen: dict[str, Sequence[Item]] = {"a": items(7, 2), "text": items(9, 0), "b": items(900)}
+    found = blind_items(seen)
+    assert list(found) == ["a", "b"]
+    assert found["a"] == [replace(one, images=()) for one in seen["a"]]
+    assert [one.id for one in found["b"]] == [one.id for one in seen["b"]][:BLIND_ITEMS]
+    assert len(blind_items({"a": items(900, unit=3)})["a"]) == BLIND_ITEMS - BLIND_ITEMS % 3
+
+
+def test_guards_may_differ_by_objective(tmp_path: Path) -> None:
+    changed = {"report": {"guards": {"perception": 0.9}}}
+    front = summarise(*made_run(tmp_path, **changed))
+    assert front["guards"] == {"perception": 0.9}
+    assert [m["verdict"] for m in front["members"]][:2] == [BEATS, BEATS]
+    with pytest.raises(ConfigError, match=r"report\.guards names reasoning; .*: perception"):
+        validate({**ZOO_RUN, "report": {"guards": {"reasoning": 0.1}}}, RunConfig, "x.yaml")
+
+
+def test_items_of_another_split_are_counted_whatever_the_objective() -> None:
+    searched = [record(str(i), 1.0, objective="b") for i in range(5)]
+    reported = [record(str(i), 1.0, objective="a") for i in range(3, 9)]
+    assert overlap(searched, reported) == {"a": {"shared": 2, "n": 6}}
+    assert overlap(searched, [record("1", 1.0, objective="a", task="other")]) == {}
+
+
+def test_shared_items_are_told_before_any_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, study = made_run(tmp_path)
+    assert write_front(run, study)["warnings"] == []
+    again = [replace(r, split="validation") for r in records(RECEIVER, "search")[: N // 4]]
+    kept = records(RECEIVER, "validation")
+    run.add_items(RECEIVER, [*again, *kept[N // 4 :]])
+    for name in ("1", "2", "3"):
+        mine = [replace(r, split="validation") for r in records(name, "search")[: N // 4]]
+        run.add_items(name, [*mine, *records(name, "validation")[N // 4 :]])
+    tested = [replace(r, split="test") for r in records(RECEIVER, "validation")[-8:]]
+    run.add_items(RECEIVER, [*tested, *records(RECEIVER, "test")])
+    front = write_front(run, study)
+    words = "NOT INDEPENDENT: 30 of 120 validation items of reasoning were also searched on"
+    warning, twice = front["warnings"]
+    assert warning.startswith(words)
+    assert "8 of 128 test items of perception are validation items too" in twice
+    page = write_report(tmp_path / "report.html", front).read_text()
+    body = page[page.index("<body>") :]
+    assert body.index("</h1>") < body.index(words) < body.index("candidates (")
+    assert "OVERLAP" in body
+    recipe = Recipe("task_arithmetic", Models(receiver="zoo:vlm", donors={}), {}, {})
+    card = model_card(recipe, {}, front, front["members"][1])
+    assert card.index(words) < card.index("| objective |")
+    print_front(front)
+    assert capsys.readouterr().out.startswith(words)
+
+
+def test_a_comparison_needs_common_items() -> None:
+    with pytest.raises(ValueError, match="no item in common"):
+        paired_gains([record("1", 1.0)], [record("2", 1.0)], ["reasoning"])
