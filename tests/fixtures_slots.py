@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
 from mergefront.records import Part
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,9 @@ class DictSlot:
     n_layers: int = 1
     part: Part = "mlp"
     others: Mapping[str, Mapping[str, Tensor]] | None = None
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        return make()
 
     @property
     def fellows(self) -> tuple[str, ...]:

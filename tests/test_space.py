@@ -308,7 +308,9 @@ DIMENSIONS = {  # per donor, over L layers: what each file's header says
     "early_middle_late": lambda n: 3,
     "knots_by_part": lambda n: 7,
     "real_pairs": lambda n: 7,
+    "real_pairs_linear": lambda n: 7,
     "blocks_by_part": lambda n: 9,
+    "ties_density": lambda n: 7,
     "every_layer": lambda n: 2 * n + 1,
 }
 
@@ -317,11 +319,11 @@ DIMENSIONS = {  # per donor, over L layers: what each file's header says
 @pytest.mark.parametrize("layers", [6, 32])
 def test_shipped_spaces(name: str, layers: int) -> None:
     found = Space.build(load_space(SHIPPED / f"{name}.yaml"), DONORS, receiver_groups(layers))
-    assert found.dimension == 2 * DIMENSIONS[name](layers)
+    assert len(found.coefficient_knobs) == 2 * DIMENSIONS[name](layers)
     assert len({knob.name for knob in found.knobs}) == found.dimension
     assert found.frozen_groups == ("embedding", "head")
     assert found.parts == ("attention", "mlp", "norm")
-    high = min(knob.high for knob in found.knobs)
+    high = min(knob.high for knob in found.coefficient_knobs)
     for value in (0.0, high / 2, min(1.0, high)):
         table = found.table(found.uniform_point(value))
         assert all(v == pytest.approx(value) for row in table.values() for v in row.values())
@@ -340,3 +342,56 @@ def test_names_of_the_default_space() -> None:
         *(f"a.mlp.k{n}" for n in range(3)),
         "a.norm.all",
     ]
+
+
+# --- parameters of the method ---------------------------------------------------------------------
+
+
+def ties(**density: Any) -> SpaceSpec:
+    line = {"parts": BODY, "layers": {"knots": 2}, "low": 0.0, "high": 2.0}
+    given = {"anchor": "base", "density": density or 0.3}
+    document = {"method": "ties", "parameters": given, "knobs": [line]}
+    return validate(document | {"frozen": ["embedding", "head"]}, SpaceSpec, "my.yaml")
+
+
+def test_a_searched_parameter_is_the_last_knob() -> None:
+    found = Space.build(ties(low=0.2, high=0.8, start=0.5), DONORS, receiver_groups(6))
+    knob = found.knobs[-1]
+    assert (knob.name, knob.low, knob.high, knob.start) == ("parameters.density", 0.2, 0.8, 0.5)
+    assert found.knobs[:-1] == found.coefficient_knobs
+    point = [0.5] * found.dimension
+    for u, value in [(0.0, 0.2), (0.25, 0.35), (1.0, 0.8)]:
+        point[-1] = u
+        parameters = found.parameters(point)
+        assert parameters == {"anchor": "base", "density": pytest.approx(value)}
+        assert found.table(point) == found.table([*point[:-1], 0.9])
+    assert found.spec.opening == {"anchor": "base", "density": 0.5}
+
+
+def test_warm_starts_leave_parameters_at_their_start() -> None:
+    found = Space.build(ties(low=0.2, high=0.8), DONORS, receiver_groups(6))
+    for point in (found.receiver_point(), found.uniform_point(1.0), found.start_point()):
+        assert found.parameters(point)["density"] == pytest.approx(0.5)
+    fixed = Space.build(ties(), DONORS, receiver_groups(6))
+    assert fixed.parameters(fixed.start_point()) == {"anchor": "base", "density": 0.3}
+    assert fixed.dimension == found.dimension - 1
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "words"),
+    [
+        ("ties", {"density": {"low": 0.5, "high": 1.5}}, r"density is 1\.5, expected a number in"),
+        ("ties", {"density": {"low": 0.5, "high": 0.5}}, r"low 0\.5 is not below high 0\.5"),
+        ("ties", {"density": {"low": 0.1, "high": 0.5, "start": 0.9}}, r"start 0\.9 is outside"),
+        (
+            "low_rank",
+            {"rank": {"low": 1, "high": 4, "start": 2}},
+            "rank .* cannot be searched|rank is",
+        ),
+        ("linear", {"density": {"low": 0.1, "high": 0.5}}, "no parameter 'density'; it has: none"),
+    ],
+)
+def test_faulty_parameter_ranges(method: str, parameters: dict[str, Any], words: str) -> None:
+    line = {"parts": BODY, "low": 0.0, "high": 1.0}
+    with pytest.raises(ConfigError, match=words):
+        validate({"method": method, "parameters": parameters, "knobs": [line]}, SpaceSpec, "x")

@@ -35,7 +35,36 @@ from mergefront.records import Group, Table
 __all__ = ["FORMAT", "Models", "Override", "Recipe", "identity", "matching", "refs"]
 
 FORMAT: Final = "mergefront/recipe@1"
-MethodName = Literal["linear", "task_arithmetic"]
+MethodName = Literal[
+    "linear",
+    "task_arithmetic",
+    "layer_swap",
+    "nearswap",
+    "arcee_fusion",
+    "slerp",
+    "nuslerp",
+    "multislerp",
+    "karcher",
+    "model_stock",
+    "ram",
+    "ram_plus",
+    "sce",
+    "frank",
+    "low_rank",
+    "tsv",
+    "isotropic",
+    "ties",
+    "dare_linear",
+    "dare_ties",
+    "della_linear",
+    "della",
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "paper_dare_linear",
+    "paper_dare_ties",
+    "paper_ties",
+    "paper_layer_swap",
+]
 
 
 class Override(Strict):

@@ -123,9 +123,13 @@ def _sum_in_chunks(
         acc, work = total[: target.numel()], scaled[: target.numel()]
         for position, (term, weight) in enumerate(flat_terms):
             part = acc if position == 0 else work
-            part.copy_(term[start : start + step])
-            if weight != 1.0:
-                part.mul_(weight)
+            piece = term[start : start + step]
+            if weight != 1.0 and piece.dtype == torch.float32:
+                torch.mul(piece, weight, out=part)
+            else:
+                part.copy_(piece)
+                if weight != 1.0:
+                    part.mul_(weight)
             if position > 0:
                 acc.add_(work)
         target.copy_(acc if target.dtype == checkpoint_dtype else acc.to(checkpoint_dtype))

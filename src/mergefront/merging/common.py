@@ -126,3 +126,19 @@ def only_donor(row: Mapping[str, float], donors: Sequence[str]) -> str | None:
     """The donor at one, if all others are at zero."""
     given = {donor: value for donor, value in coefficients(row, donors).items() if value != 0.0}
     return next(iter(given)) if list(given.values()) == [1.0] else None
+
+
+def one_donor(method: str, row: Mapping[str, float], donors: Sequence[str]) -> tuple[str, float]:
+    """The one donor of a row with its coefficient; the first donor at 0 if none has any.
+
+    Raises:
+        ConfigError: if several donors have a coefficient.
+    """
+    given = [(donor, value) for donor, value in coefficients(row, donors).items() if value != 0.0]
+    if len(given) > 1:
+        names = ", ".join(donor for donor, _ in given)
+        raise ConfigError(
+            f"method {method} takes one donor in a group, this one has {names}",
+            hint="use multislerp, karcher or task_arithmetic for several, or one donor",
+        )
+    return given[0] if given else (donors[0], 0.0)

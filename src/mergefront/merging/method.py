@@ -19,14 +19,16 @@ is x minus its base. Terms and measures never depend on searchable parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
 from mergefront.errors import ConfigError
 from mergefront.records import Part
+
+T = TypeVar("T")
 
 Join = Callable[[Sequence[Tensor]], Tensor]
 """Elementwise: flat chunks of the terms (floats as fp32, codes as they are) -> fp32 chunk. It may
@@ -79,6 +81,9 @@ class Slot(Protocol):
 
     def read(self, source: str, name: str | None = None) -> Tensor:
         """A source's tensor in its own dtype: this one's counterpart, or that of a fellow."""
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returns, computed once for all tensors of the same sources."""
 
 
 class Method(Protocol):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
 from mergefront.records import Part
 
 from .sources import Sources
+
+T = TypeVar("T")
+_MEMORY: WeakKeyDictionary[Sources, dict[Hashable, Any]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class SourceSlot:
         """Part of the layer."""
         return self.sources.anatomy.places[self.name].part
 
-    @cached_property
+    @property
     def fellows(self) -> tuple[str, ...]:
         """Names of all mergeable tensors of the same layer, this one included."""
         if self.layer is None:
@@ -49,3 +54,11 @@ class SourceSlot:
     def read(self, source: str, name: str | None = None) -> Tensor:
         """A source's tensor in its own dtype: this one's counterpart, or that of a fellow."""
         return self.sources.tensor(source, name or self.name)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returns, computed once as long as these sources are open."""
+        known = _MEMORY.setdefault(self.sources, {})
+        if key not in known:
+            known[key] = make()
+        found: T = known[key]
+        return found

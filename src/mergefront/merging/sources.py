@@ -4,7 +4,12 @@ Not here: which tensors get merged how (`plan`). `ModelRefs` (from `models`) is 
 to cross process boundaries; `Sources` is opened from it on either side.
 
 A source is named "receiver", "base" (the common ancestor), a donor's alias, or "base:<alias>"
-(that donor's own base, or the common one if it names none).
+(that donor's own base, or the common one if it names none, or an adapter's own model if there is
+neither).
+
+An adapter donor's tensor is its model's plus the update, in fp32 where the adapter changes it (see
+`adapter`). With `vocabulary: by_token` embedding and head come in the receiver's rows (see
+`vocabulary`).
 """
 
 from __future__ import annotations
@@ -17,25 +22,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergefront.anatomy import Anatomy, dissect, groups, pair
+from mergefront.anatomy import Anatomy, dissect, groups
 from mergefront.checkpoint import Checkpoint
 from mergefront.errors import CheckpointError, PairingError, UserError
 from mergefront.models import DonorRef, ModelRefs
 from mergefront.records import Group
+from mergefront.vocabulary import Alignment
 
 from .method import Method
+from .opened import BY_TOKEN, Opened, match_tokens, open_model, with_every_row
 
-__all__ = ["DonorRef", "ModelRefs", "Opened", "Sources", "check_heads", "is_finite"]
-
-
-@dataclass(frozen=True)
-class Opened:
-    """One model: `pairs` maps the receiver's tensor names to its own; `labels` for messages."""
-
-    label: str
-    checkpoint: Checkpoint
-    anatomy: Anatomy
-    pairs: Mapping[str, str]
+__all__ = [
+    "DonorRef",
+    "ModelRefs",
+    "Opened",
+    "Sources",
+    "check_heads",
+    "is_finite",
+    "match_tokens",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +52,8 @@ class Sources:
     anatomy: Anatomy
     groups: tuple[Group, ...]
     models: Mapping[str, Opened]
-    _finite: set[tuple[Path, str]] = field(default_factory=set, repr=False)
+    vocabulary: Alignment | None = None
+    _finite: set[tuple[str, str]] = field(default_factory=set, repr=False)
 
     @classmethod
     def open(cls, refs: ModelRefs) -> Sources:
@@ -59,20 +65,19 @@ class Sources:
         """
         receiver = Checkpoint.open(Path(refs.receiver))
         anatomy = dissect(receiver)
-        known: dict[str, Opened] = {}
-        models = {
-            "receiver": Opened(
-                "receiver", receiver, anatomy, {name: name for name in anatomy.language()}
-            )
-        }
-        for source, label, folder in _named(refs):
-            if folder not in known:
-                checkpoint = Checkpoint.open(Path(folder))
-                theirs = dissect(checkpoint)
-                pairs = pair(anatomy, theirs, receiver, checkpoint)
-                known[folder] = Opened(label, checkpoint, theirs, pairs)
-            models[source] = known[folder]
-        return cls(refs, receiver, anatomy, groups(anatomy, receiver), models)
+        itself = Opened("receiver", receiver, anatomy, {name: name for name in anatomy.language()})
+        known: dict[tuple[str, str | None], Opened] = {}
+        models = {"receiver": itself}
+        for source, label, folder, adapter in _named(refs):
+            if (folder, adapter) not in known:
+                known[folder, adapter] = open_model(itself, label, folder, adapter)
+            models[source] = known[folder, adapter]
+        vocabulary = None
+        if refs.vocabulary == "by_token":
+            found = {one.label: with_every_row(itself, one) for one in known.values()}
+            models = {source: found.get(one.label, one) for source, one in models.items()}
+            vocabulary = match_tokens(itself, found.values())
+        return cls(refs, receiver, anatomy, groups(anatomy, receiver), models, vocabulary)
 
     @property
     def donors(self) -> tuple[str, ...]:
@@ -95,7 +100,26 @@ class Sources:
                 "its vocabulary differs from the receiver's",
                 hint="freeze embedding and head, or use models with one vocabulary",
             )
-        return self._finite_tensor(model, own)
+        tensor = self._finite_tensor(model, own)
+        if model.adapter is not None:
+            tensor = model.adapter.apply(own, tensor)
+        by_token = self.vocabulary is not None and self.anatomy.places[name].part in BY_TOKEN
+        if self.vocabulary is not None and by_token and model.checkpoint is not self.receiver:
+            tensor = self.vocabulary.aligned(model.label, tensor, self.receiver.tensor(name))
+        return tensor
+
+    def rows(self, source: str, name: str, rows: slice) -> Tensor:
+        """Return some rows (along the first dimension) of a tensor of attention or MLP.
+
+        For looks at a sample: cheap for an adapter as well, and NaN passes.
+
+        Raises:
+            UserError: if there is no such source.
+        """
+        model = self.model(source)
+        own = model.pairs[name]
+        sample = model.checkpoint.rows(own, rows)
+        return sample if model.adapter is None else model.adapter.apply(own, sample, rows)
 
     def check_finite(self) -> None:
         """Read every tensor that can be merged, of every model, and refuse NaN and infinity.
@@ -104,6 +128,8 @@ class Sources:
             CheckpointError: naming model and tensor.
         """
         for model in self.models.values():
+            if model.adapter is not None:
+                model.adapter.check_finite()
             for own in model.pairs.values():
                 self._finite_tensor(model, own)
 
@@ -139,7 +165,7 @@ class Sources:
 
     def _finite_tensor(self, model: Opened, own: str) -> Tensor:
         tensor = model.checkpoint.tensor(own)
-        key = model.checkpoint.folder, own
+        key = model.label, own
         if key not in self._finite:
             if not is_finite(tensor):
                 raise CheckpointError(
@@ -151,15 +177,15 @@ class Sources:
         return tensor
 
 
-def _named(refs: ModelRefs) -> Iterator[tuple[str, str, str]]:
-    """Yield (source, label for messages, folder) of every model but the receiver."""
+def _named(refs: ModelRefs) -> Iterator[tuple[str, str, str, str | None]]:
+    """Yield (source, label for messages, folder, adapter) of every model but the receiver."""
     if refs.base is not None:
-        yield "base", "base", refs.base
+        yield "base", "base", refs.base, None
     for alias, donor in refs.donors.items():
-        yield alias, f"donor {alias!r}", donor.model
-        base = donor.base or refs.base
+        yield alias, f"donor {alias!r}", donor.model, donor.adapter
+        base = donor.base or refs.base or (donor.model if donor.adapter else None)
         if base is not None:
-            yield f"base:{alias}", f"base of donor {alias!r}", base
+            yield f"base:{alias}", f"base of donor {alias!r}", base, None
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -199,5 +225,5 @@ def check_heads(sources: Sources, touched_parts: Collection[str]) -> None:
                     f"{name!r} cannot be merged: the receiver's is "
                     f"{list(sources.receiver.headers[name].shape)}, the vocabulary of {where} "
                     "has another size",
-                    hint=hint,
+                    hint=f"{hint}, or match rows by token: `vocabulary: by_token`",
                 )
