@@ -1,5 +1,5 @@
 # Shortcuts. `make demo` and `make test` are the README's two commands.
-.PHONY: bench-search demo test check bench docs zoo
+.PHONY: methods families bench-search demo test check bench docs zoo
 demo:
 	bash scripts/demo.sh
 test check:
@@ -13,3 +13,9 @@ zoo:
 docs:
 	.venv/bin/typer mergefront.cli utils docs --name mergefront --title "Command line" --output docs/cli.md
 	for kind in run space task; do .venv/bin/mergefront schema $$kind > docs/schemas/$$kind.schema.json; done
+	.venv/bin/python -m mergefront.tasks.table docs/tasks.md
+	.venv/bin/python -m mergefront.planning.pairs > docs/pairs.md
+methods:
+	.venv/bin/python -m pytest -q tests/test_methods_peers.py tests/test_methods_sparse.py tests/test_methods_geometric.py tests/test_methods_spectral.py --oracles docs/methods.md
+families:
+	.venv/bin/python scripts/families.py

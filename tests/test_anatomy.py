@@ -19,9 +19,10 @@ from fixtures_models import (
     tiny_qwen2,
     tiny_qwen2_vl,
 )
-from mergefront.anatomy import Anatomy, dissect, groups, pair
+from mergefront.anatomy import Anatomy, dissect, groups
 from mergefront.checkpoint import Checkpoint
 from mergefront.errors import PairingError
+from mergefront.pairing import pair
 
 Opened = tuple[Checkpoint, Anatomy]
 

@@ -12,9 +12,10 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 import fixtures_models as tiny
-from engine_contract import SETTINGS, EngineContract, Kind, make_items
+from engine_contract import SETTINGS, Case, EngineContract, EveryMethod, Kind, make_items
 from mergefront.anatomy import dissect, groups
 from mergefront.checkpoint import Checkpoint
+from mergefront.engine.inplace import digest
 from mergefront.engine.prompts import Kept, decode_image
 from mergefront.engine.transformers import _targets
 from mergefront.errors import EngineError
@@ -28,11 +29,16 @@ class TestFloat32Untied(EngineContract):
     KIND: ClassVar[Kind] = Kind(groups=("*", "embedding", "head"))
 
 
-class TestBfloat16Tied(EngineContract):
+class TestBfloat16Tied(EveryMethod, EngineContract):
     """The checkpoint's own dtype, a tied head."""
 
     SETTINGS = TRANSFORMERS.model_copy(update={"dtype": "auto"})
     KIND: ClassVar[Kind] = Kind(dtype=torch.bfloat16, tied=True, groups=("*", "embedding"))
+
+    def written_hashes(self, case: Case, folder: Path) -> dict[str, str]:
+        """The checkpoint in transformers' own hands."""
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=case.settings.dtype)
+        return {name: digest(parameter.data) for name, parameter in model.named_parameters()}
 
 
 @pytest.mark.parametrize("family", ["llava", "old llava", "qwen2_vl", "idefics3"])

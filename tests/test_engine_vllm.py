@@ -18,12 +18,13 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from engine_contract import SETTINGS, Case, EngineContract, Kind, make_items, png
+from engine_contract import SETTINGS, Case, EngineContract, EveryMethod, Kind, make_items, png
+from fixtures_models import tensors_of
 from mergefront import shipped
 from mergefront.assemble import models_of
 from mergefront.config import Items, RunConfig, load_yaml
 from mergefront.engine import open_engine
-from mergefront.engine.inplace import uniform_rows
+from mergefront.engine.inplace import digest, uniform_rows
 from mergefront.errors import EngineError
 from mergefront.recipe import Recipe, refs
 from mergefront.records import Item
@@ -157,10 +158,22 @@ class TestBfloat16EngineTied(EngineContract):
     SETTINGS = SETTINGS.model_copy(update={"dtype": "bfloat16"})
 
 
-class TestBfloat16Checkpoint(EngineContract):
+class TestBfloat16Checkpoint(EveryMethod, EngineContract):
     """A fp32 engine on a bf16 checkpoint, embedding and head merged too."""
 
     KIND: ClassVar[Kind] = Kind(dtype=torch.bfloat16, groups=EVERYTHING)
+
+    def written_hashes(self, case: Case, folder: Path) -> dict[str, str]:
+        """What the model's own loader makes of the checkpoint, without another engine."""
+
+        def loaded(worker: Any) -> dict[str, str]:
+            live = worker.mergefront_model
+            fresh = {name: p.data.clone() for name, p in live._parameters.items()}
+            live._load_into(fresh, tensors_of(folder).items())
+            return {name: digest(tensor) for name, tensor in fresh.items()}
+
+        found: dict[str, str] = case.engine._llm.collective_rpc(loaded)[0]  # type: ignore[attr-defined]
+        return found
 
 
 class TestOwnProcess(EngineContract):

@@ -1,4 +1,4 @@
-"""Every tensor name -> (tower, layer, part), receiver tensor -> donor tensor: total, or an error.
+"""Every tensor name -> (tower, layer, part): total, or an error.
 
 The language tower is found from the tensors' own names and shapes, checked against the config:
 it is the numbered stack whose owner also holds the word embedding. Model families, class names
@@ -11,13 +11,20 @@ How a language tensor gets its part:
 - `attention`, `mlp`: the rest of the layer's attention and feed-forward modules, with biases.
 - `embedding`, `head`: the word embedding and the output projection (layer None). A tied head
   has no tensor, or one equal to the embedding, which then shares the embedding's part.
-- `other`: buffers that are no weights (rotary frequencies, masks): always the receiver's own.
+- `other`: buffers that are no weights (rotary frequencies, masks, the load-balancing bias of a
+  router): always the receiver's own.
+
+Layers are numbered as text layers, 0 to n - 1. Where cross-attention layers stand between them
+(Llama 3.2 Vision), layer 3 of the receiver is layer 3 of the donor though its name says 4; the
+cross-attention layers themselves have no counterpart and belong to the connector.
 
 Outside the language tower a tensor belongs to the connector if its name says so (projector,
 merger, newline, ...), else to vision if it lies in a numbered stack or its name says so.
 Neither is ever merged from a text donor.
 
-Reading order: `dissect`, `pair`, `groups`.
+Not here: which tensor of a donor fits which of the receiver (`pairing`).
+
+Reading order: `dissect`, `groups`.
 """
 
 from __future__ import annotations
@@ -32,7 +39,9 @@ from mergefront.checkpoint import Checkpoint, TensorHeader
 from mergefront.errors import PairingError
 from mergefront.records import PARTS, Group, Part, Tower
 from mergefront.tower import (
+    ATTENTION,
     CONNECTOR,
+    NORM,
     VISION,
     LanguageTower,
     find_language_tower,
@@ -46,16 +55,12 @@ __all__ = [
     "dissect",
     "group_name",
     "groups",
-    "pair",
     "text_config",
 ]
 
-_NORM: Final = re.compile(r"norm|(?:^|_)ln(?:_|$)", re.IGNORECASE)
-_BUFFER: Final = re.compile(r"inv_freq$|masked_bias$|rotary_emb\.")
-_ATTENTION: Final = re.compile(r"attn|attention", re.IGNORECASE)
+_BUFFER: Final = re.compile(r"inv_freq$|masked_bias$|rotary_emb\.|e_score_correction_bias$")
 _MLP: Final = re.compile(r"mlp|feed_forward|ffn|moe|experts", re.IGNORECASE)
 _FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
-_BACKBONE: Final = "a donor must have the receiver's language backbone, bias for bias"
 
 
 @dataclass(frozen=True)
@@ -93,10 +98,11 @@ class Anatomy:
         """Name a language tensor independently of the prefix: (layer, rest of the name)."""
         place = self.places[name]
         if place.layer is not None:
-            return place.layer, name.removeprefix(f"{self.landmarks.stack}.{place.layer}.")
+            number = self.landmarks.layers[place.layer]
+            return place.layer, name.removeprefix(f"{self.landmarks.stack}.{number}.")
         if name in self.landmarks.head:
             return None, "head." + name.rpartition(".")[2]
-        if name == self.landmarks.embedding:
+        if name == self.landmarks.embedding or name in self.landmarks.copies:
             return None, "embedding"
         return None, name.removeprefix(self.landmarks.prefix)
 
@@ -124,12 +130,12 @@ def dissect(checkpoint: Checkpoint) -> Anatomy:
     )
     places: dict[str, Place] = {}
     for name, header in checkpoint.headers.items():
-        if name == tower.embedding:
+        if name == tower.embedding or name in tower.copies:
             place = Place("language", None, "embedding")
         elif name in tower.head:
             place = Place("language", None, "embedding" if tower.tied_head else "head")
         elif name.startswith(f"{tower.stack}."):
-            place = _inside_layer(checkpoint, name, tower.stack)
+            place = _inside_layer(checkpoint, name, tower)
         else:
             place = _outside_layers(checkpoint, name, tower.prefix, others)
         _check_dtype(header, place)
@@ -175,74 +181,18 @@ def group_name(layer: int | None, part: Part) -> str:
     return "final.norm" if part == "norm" else part
 
 
-def pair(
-    receiver: Anatomy, donor: Anatomy, receiver_ckpt: Checkpoint, donor_ckpt: Checkpoint
-) -> dict[str, str]:
-    """Map every mergeable language tensor of the receiver to the donor's.
-
-    Embedding and head are left out where only their numbers of rows differ (another vocabulary);
-    a tied donor's embedding also serves as its head. A donor's other towers play no role.
-
-    Raises:
-        PairingError: depths, widths or a tensor's shape differ; a tensor lacks its counterpart on
-            either side.
-    """
-    _check_sizes(receiver, donor, receiver_ckpt, donor_ckpt)
-    where = f"donor {donor_ckpt.folder} does not fit receiver {receiver_ckpt.folder}"
-    theirs = {donor.key(name): name for name in donor.language()}
-    if donor.tied_head:
-        theirs.setdefault((None, "head.weight"), donor.landmarks.embedding)
-    pairs: dict[str, str] = {}
-    for name in receiver.language():
-        other = theirs.pop(receiver.key(name), None)
-        if other is None:
-            raise PairingError(f"{where}: it has no counterpart of {name!r}", hint=_BACKBONE)
-        mine, found = receiver_ckpt.headers[name].shape, donor_ckpt.headers[other].shape
-        if mine == found:
-            pairs[name] = other
-        elif receiver.places[name].part not in ("embedding", "head") or mine[1:] != found[1:]:
-            raise PairingError(
-                f"{where}: {other!r} is {list(found)}, the receiver's {name!r} is {list(mine)}",
-                hint=_BACKBONE,
-            )
-    theirs.pop((None, "head.weight"), None)  # an untied donor of a tied receiver: see check_heads
-    for other in theirs.values():
-        raise PairingError(f"{where}: nothing there fits the donor's {other!r}", hint=_BACKBONE)
-    return pairs
-
-
-def _check_sizes(
-    receiver: Anatomy, donor: Anatomy, receiver_ckpt: Checkpoint, donor_ckpt: Checkpoint
-) -> None:
-    """Refuse other depths and widths before any single tensor is looked at."""
-    for what, of in (("layers", _depth_of), ("width", _width_of)):
-        mine, found = of(receiver), of(donor)
-        if mine[0] != found[0]:
-            raise PairingError(
-                f"donor {donor_ckpt.folder} has {what} {found[0]} ({found[1]}), "
-                f"receiver {receiver_ckpt.folder} has {mine[0]} ({mine[1]})",
-                hint=_BACKBONE,
-            )
-
-
-def _depth_of(anatomy: Anatomy) -> tuple[int, str]:
-    return anatomy.n_layers, f"{anatomy.landmarks.stack}.*"
-
-
-def _width_of(anatomy: Anatomy) -> tuple[int, str]:
-    return anatomy.landmarks.hidden, anatomy.landmarks.embedding
-
-
-def _inside_layer(checkpoint: Checkpoint, name: str, stack: str) -> Place:
-    number, _, rest = name.removeprefix(f"{stack}.").partition(".")
-    layer = int(number)
+def _inside_layer(checkpoint: Checkpoint, name: str, tower: LanguageTower) -> Place:
+    number, _, rest = name.removeprefix(f"{tower.stack}.").partition(".")
+    if int(number) not in tower.layers:
+        return Place("connector", None, "other")
+    layer = tower.layers.index(int(number))
     module = rest.rpartition(".")[0] or rest
     first = rest.partition(".")[0]
     if _BUFFER.search(rest):
         return Place("language", layer, "other")
-    if _NORM.search(module.rpartition(".")[2]):
+    if NORM.search(module.rpartition(".")[2]):
         return Place("language", layer, "norm")
-    if _ATTENTION.search(first):
+    if ATTENTION.search(first):
         return Place("language", layer, "attention")
     if _MLP.search(first):
         return Place("language", layer, "mlp")
@@ -256,7 +206,7 @@ def _outside_layers(
 ) -> Place:
     """Place a tensor outside the language layers; `others` are prefixes of other stacks."""
     own = name.removeprefix(prefix) if name.startswith(prefix) else ""
-    if own.count(".") == 1 and _NORM.search(own.partition(".")[0]):
+    if own.count(".") == 1 and NORM.search(own.partition(".")[0]):
         return Place("language", None, "norm")
     if own and _BUFFER.search(own):
         return Place("language", None, "other")

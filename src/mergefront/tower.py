@@ -3,6 +3,12 @@
 From the tensors' names and shapes, checked against the config. Not here: what each tensor of the
 tower is (`anatomy`).
 
+A stack is the language model's if its layers hold attention and its owner holds a word embedding,
+directly (`model.layers.0...` and `model.embed_tokens`) or in one of its modules (Phi-3.5-V:
+`model.vision_embed_tokens.wte`). Layers of that stack that attend to the image only (Llama 3.2
+Vision's cross-attention layers) are no text layers: they have no counterpart in a text model and
+are left out of its layer numbers.
+
 Reading order: `find_language_tower`.
 """
 
@@ -20,13 +26,16 @@ from mergefront.errors import PairingError
 
 CONNECTOR: Final = re.compile(
     r"projector|connector|merger|newline|resampler|perceiver|aligner|modality|qformer|view_sep"
-    r"|(?:^|[._])(?:mlp1|abstractor|adapter|vision_proj|multi_modal)(?:[._]|$)",
+    r"|(?:^|[._])(?:mlp1|abstractor|adapter|multi_modal|(?:vision|img)_proj(?:ection)?)(?:[._]|$)",
     re.IGNORECASE,
 )
 VISION: Final = re.compile(
     r"vision|visual|image|patch|pixel|(?:^|[._])(?:vit|vpm|img|sam|clip|siglip)(?:[._]|$)",
     re.IGNORECASE,
 )
+NORM: Final = re.compile(r"norm|(?:^|_)ln(?:_|$)", re.IGNORECASE)
+ATTENTION: Final = re.compile(r"attn|attention", re.IGNORECASE)
+_CROSS: Final = re.compile(r"cross_?att|encoder_att", re.IGNORECASE)
 _NUMBERED: Final = re.compile(r"(?:^|\.)(\d+)\.")
 _EMBEDDING: Final = re.compile(
     r"(?:^|\.)(?:embed_tokens|tok_embeddings|word_embeddings|wte|embed_in)\.(?:weight|embedding)$"
@@ -41,18 +50,26 @@ _WIDTHS: Final = ("hidden_size", "n_embd", "d_model")
 class LanguageTower:
     """The language tower's landmarks.
 
-    `stack` is the layers' name without the number (`model.layers`), `prefix` what stack and
-    embedding share, with its dot (or empty). `head` names the head's tensors; a tied head has
-    none, or one that equals the embedding.
+    `stack` is the layers' name without the number (`model.layers`), `prefix` that of its owner,
+    with its dot (or empty). `layers` are the numbers of the text layers in the stack, in order:
+    0, 1, 2, ... unless there are cross-attention layers between them. `copies` are further tensors
+    that hold the embedding again. `head` names the head's tensors; a tied head has none, or one
+    that equals the embedding.
     """
 
     stack: str
     prefix: str
     embedding: str
-    n_layers: int
+    layers: tuple[int, ...]
     hidden: int
     head: frozenset[str]
     tied_head: bool
+    copies: frozenset[str] = frozenset()
+
+    @property
+    def n_layers(self) -> int:
+        """Number of text layers."""
+        return len(self.layers)
 
 
 def find_language_tower(checkpoint: Checkpoint) -> LanguageTower:
@@ -69,11 +86,12 @@ def find_language_tower(checkpoint: Checkpoint) -> LanguageTower:
         raise PairingError(
             f"{checkpoint.folder}: config says width {said}, but {embedding!r} is {list(shape)}"
         )
-    n_layers = _count_layers(checkpoint, stack, text)
-    tied, head = _find_head(checkpoint, stack, embedding)
+    layers = _text_layers(checkpoint, stack, text)
+    tied, head = _find_head(checkpoint, embedding)
     owner = stack.rpartition(".")[0]
     prefix = f"{owner}." if owner else ""
-    return LanguageTower(stack, prefix, embedding, n_layers, shape[1], head, tied)
+    copies = _copies(checkpoint, prefix, embedding)
+    return LanguageTower(stack, prefix, embedding, layers, shape[1], head, tied, copies)
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -104,22 +122,27 @@ def _first(config: Mapping[str, Any], keys: Iterable[str]) -> int | None:
 
 
 def _stack_and_embedding(checkpoint: Checkpoint, text: Mapping[str, Any]) -> tuple[str, str]:
-    """Return (numbered stack, word embedding); the embedding (V, hidden) sits beside the stack."""
-    headers = checkpoint.headers
-    embeddings = {
-        name[: match.start()]: name
-        for name, header in headers.items()
-        if len(header.shape) == 2 and (match := _EMBEDDING.search(name))
+    """Return (numbered stack, word embedding); the embedding is (V, hidden)."""
+    numbers = stacks(checkpoint.headers)
+    attending = {
+        name[: match.start()]
+        for name in checkpoint.headers
+        for match in _NUMBERED.finditer(name)
+        if ATTENTION.search(name, match.end())
     }
+    owners = {stack: stack.rpartition(".")[0] for stack in numbers if stack and stack in attending}
+    embeddings = _embeddings(checkpoint)
     found = [
-        (stack, embeddings[stack.rpartition(".")[0]])
-        for stack in stacks(headers)
-        if stack and stack.rpartition(".")[0] in embeddings
+        (stack, embeddings[owner]) for stack, owner in owners.items() if owner in embeddings
+    ] or [
+        (stack, name)
+        for stack, owner in owners.items()
+        for module, name in embeddings.items()
+        if owner and module.startswith(f"{owner}.")
     ]
     depth = _first(text, _DEPTHS)
     if len(found) > 1 and depth is not None:
-        counts = stacks(headers)
-        found = [one for one in found if len(counts[one[0]]) == depth] or found
+        found = [one for one in found if len(numbers[one[0]]) == depth] or found
     if len(found) == 1:
         return found[0]
     seen = ", ".join(f"{stack}.*" for stack, _ in found) or "none"
@@ -130,7 +153,36 @@ def _stack_and_embedding(checkpoint: Checkpoint, text: Mapping[str, Any]) -> tup
     )
 
 
-def _count_layers(checkpoint: Checkpoint, stack: str, text: Mapping[str, Any]) -> int:
+def _embeddings(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return module -> name of every matrix that is called a word embedding."""
+    return {
+        name[: match.start()]: name
+        for name, header in checkpoint.headers.items()
+        if len(header.shape) == 2
+        and not _NUMBERED.search(name)
+        and (match := _EMBEDDING.search(name))
+    }
+
+
+def _copies(checkpoint: Checkpoint, prefix: str, embedding: str) -> frozenset[str]:
+    """Return what holds the language tower's embedding once more, byte for byte."""
+    shape = checkpoint.headers[embedding].shape
+    return frozenset(
+        name
+        for name in _embeddings(checkpoint).values()
+        if name != embedding
+        and name.startswith(prefix)
+        and checkpoint.headers[name].shape == shape
+        and torch.equal(checkpoint.tensor(name), checkpoint.tensor(embedding))
+    )
+
+
+def _text_layers(checkpoint: Checkpoint, stack: str, text: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the numbers of the layers that attend to the text, in order.
+
+    The config's depth counts every layer of the stack; `cross_attention_layers` of a config names
+    those that are no text layers.
+    """
     numbers = stacks(checkpoint.headers)[stack]
     found = len(numbers)
     said = _first(text, _DEPTHS)
@@ -142,10 +194,30 @@ def _count_layers(checkpoint: Checkpoint, stack: str, text: Mapping[str, Any]) -
             f"{checkpoint.folder}: config says {said} language layers, "
             f"the tensors {stack}.* have {found}"
         )
-    return found
+    crossing = _crossing(checkpoint, stack)
+    listed = text.get("cross_attention_layers")
+    if isinstance(listed, list) and set(listed) != crossing:
+        raise PairingError(
+            f"{checkpoint.folder}: config says that layers {sorted(listed)} attend to the image "
+            f"(cross_attention_layers), by the tensors {stack}.* it is {sorted(crossing)}"
+        )
+    return tuple(number for number in sorted(numbers) if number not in crossing)
 
 
-def _find_head(checkpoint: Checkpoint, stack: str, embedding: str) -> tuple[bool, frozenset[str]]:
+def _crossing(checkpoint: Checkpoint, stack: str) -> set[int]:
+    """Return the numbers of the layers whose only attention is cross-attention."""
+    kinds: dict[int, set[bool]] = {}
+    for name in checkpoint.headers:
+        if not name.startswith(f"{stack}."):
+            continue
+        number, _, rest = name.removeprefix(f"{stack}.").partition(".")
+        module = rest.partition(".")[0]
+        if ATTENTION.search(module) and not NORM.search(module):
+            kinds.setdefault(int(number), set()).add(_CROSS.search(module) is not None)
+    return {number for number, kind in kinds.items() if kind == {True}}
+
+
+def _find_head(checkpoint: Checkpoint, embedding: str) -> tuple[bool, frozenset[str]]:
     """Return (tied, names of the head's tensors).
 
     Without a head tensor the head is tied. With one, it is tied if the config says so and both

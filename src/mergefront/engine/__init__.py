@@ -2,7 +2,7 @@
 
 Reading order: this file (the contract), `inplace` (pristine terms and the weighted sum, shared by
 all engines), `vllm` (the driver), `worker` (what runs inside vLLM's worker), `encoder_cache`
-(each image is encoded once a run), `prompts`, `transformers` (reference and fallback).
+(each image is encoded once a run), `prompts`, `labels`, `transformers` (reference, fallback).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
+from mergefront.engine.done import Done
 from mergefront.records import Answer, Item, Seconds
 
 if TYPE_CHECKING:
@@ -59,12 +60,16 @@ class Engine(Protocol):
         """
         ...
 
-    def generate(self, items: Sequence[Item]) -> list[Answer]:
+    def generate(self, items: Sequence[Item], done: Done | None = None) -> list[Answer]:
         """Answer N items, greedily, at most `item.max_tokens` tokens each, in input order.
 
+        An item with labels is answered by its likeliest label (`labels`), with the labels'
+        log-probabilities. `done` is told of each answer as it is finished, in any order.
+
         Raises:
-            EngineError: an item's image cannot be read, its prompt does not fit, or its answer was
-                cut off by anything but `max_tokens`, naming the item; or the engine failed.
+            EngineError: an item's image cannot be read, its prompt does not fit, a label is no
+                single token, or its answer was cut off by anything but `max_tokens`, naming the
+                item; or the engine failed.
         """
         ...
 

