@@ -11,12 +11,13 @@ from mergefront.pareto import hypervolume, knee, non_dominated
 from mergefront.propose.como_cma import ComoCmaProposer
 from mergefront.propose.replay import Tell
 from mergefront.records import Estimate, Evaluation, Seconds
-from mergefront.statistics import estimate, paired_difference
+from mergefront.statistics import estimate, mcnemar, paired_difference
 
 OBJECTIVES = ("reasoning", "perception")
 KNOBS = [f"{d}.{p}.k{i}" for d in ("arithmetic", "comparison") for p in "am" for i in range(3)]
 REFERENCE = {"reasoning": 0.26, "perception": 0.744}
 N_SEARCH, N_VALIDATION = 300, 1000
+ANSWERED = {"no_answer": 0.013, "truncated": 0.04, "tokens": 2.5}
 
 
 def abilities(point: tuple[float, ...]) -> dict[str, float]:
@@ -84,6 +85,10 @@ def front_json(found: list[Evaluation]) -> dict[str, Any]:
         "objectives": list(OBJECTIVES),
         "reference": REFERENCE,
         "guard": 0.02,
+        "guards": {"perception": 0.02},
+        "warnings": [],
+        "receiver_answers": {name: dict(ANSWERED) for name in OBJECTIVES},
+        "receiver_blind": {"perception": asdict(Estimate(0.21, 0.02, 400))},
         "receiver": {
             "search": _plain(estimates(receiver, 0, N_SEARCH)),
             "validation": _plain(estimates(receiver, 1, N_VALIDATION)),
@@ -112,8 +117,16 @@ def _gain(point: tuple[float, ...], split: int) -> dict[str, Any]:
     gains = {}
     for name in OBJECTIVES:
         d = paired_difference(mine[name], base[name], range(N_VALIDATION))
-        gains[name] = {"mean": d.mean, "low": d.low, "high": d.high}
+        p = mcnemar(mine[name], base[name])
+        gains[name] = {"mean": d.mean, "low": d.low, "high": d.high, "p": p, "p_holm": p}
     return gains
+
+
+def _blind() -> dict[str, Any]:
+    return {
+        "scores": {"perception": asdict(Estimate(0.25, 0.02, 400))},
+        "gain": {"perception": {"mean": 0.04, "low": -0.01, "high": 0.09, "p": 0.12}},
+    }
 
 
 def _member(e: Evaluation, picks: list[str]) -> dict[str, Any]:
@@ -129,6 +142,9 @@ def _member(e: Evaluation, picks: list[str]) -> dict[str, Any]:
         "validation": _plain(estimates(e.point, 1, N_VALIDATION)),
         "gain": gain,
         "verdict": "beats the receiver" if better and kept else "not resolved",
+        "holds": "gain holds over the whole front" if better else "",
+        "answers": {name: dict(ANSWERED) for name in OBJECTIVES},
+        "blind": _blind() if picks else None,
         "picks": picks,
         "test": _plain(estimates(e.point, 2, N_VALIDATION)) if picks else None,
         "test_gain": _gain(e.point, 2) if picks else None,

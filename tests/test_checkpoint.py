@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from fixtures_models import tensors_of, tiny_llama
+from mergefront.anatomy import dissect
 from mergefront.checkpoint import (
     DTYPES,
     Checkpoint,
@@ -27,7 +28,7 @@ from mergefront.checkpoint import (
     locate,
     whole_folder,
 )
-from mergefront.errors import CheckpointError, UserError
+from mergefront.errors import CheckpointError, PairingError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,9 @@ def test_every_truncation_is_seen(
         ({"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}, "has 4 bytes, .* needs 8"),
         ({"dtype": "F7", "shape": [2], "data_offsets": [0, 8]}, "has dtype F7"),
         ({"dtype": "F32", "shape": [2]}, "damaged header entry of 'x'"),
+        ({"dtype": "F32", "shape": "2", "data_offsets": [0, 8]}, "found shape .'2'., offsets"),
+        ({"dtype": "F32", "shape": [-2], "data_offsets": [0, -8]}, "whole numbers from 0"),
+        ([], "damaged header entry of 'x'"),
     ],
 )
 def test_damaged_headers(copy: Path, entry: dict[str, object], words: str) -> None:
@@ -156,25 +160,138 @@ def test_damaged_headers(copy: Path, entry: dict[str, object], words: str) -> No
         Checkpoint.open(copy)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"[1]", "damaged header: no JSON object"),
+        (b'{"a": {}, "b": {}, "a": {}}', "its header names 'a' twice"),
+    ],
+)
+def test_headers_that_are_none(copy: Path, text: bytes, words: str) -> None:
+    (copy / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    with pytest.raises(CheckpointError, match=words):
+        Checkpoint.open(copy)
+
+
+def test_bytes_that_no_tensor_owns(copy: Path) -> None:
+    with (copy / "model.safetensors").open("ab") as stream:
+        stream.write(bytes(16))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: damaged: "):
+        Checkpoint.open(copy).tensor("model.norm.weight")
+
+
 def test_header_that_is_no_json(copy: Path) -> None:
     (copy / "model.safetensors").write_bytes(struct.pack("<Q", 4) + b"nope" + bytes(8))
     with pytest.raises(CheckpointError, match="damaged header"):
         Checkpoint.open(copy)
 
 
-def test_pickles_adapters_and_empty_folders_are_refused(copy: Path) -> None:
+def test_pickles_and_empty_folders_are_refused(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"no \*\.safetensors weights"):
         Checkpoint.open(copy)
     (copy / "pytorch_model.bin").write_bytes(b"never read")
     with pytest.raises(CheckpointError, match=r"only pickled weights \(pytorch_model\.bin\)"):
         Checkpoint.open(copy)
-    save_file({"a": torch.ones(1)}, copy / "adapter_model.safetensors")
-    with pytest.raises(CheckpointError, match="holds an adapter, not a model"):
-        Checkpoint.open(copy)
     save_file({}, copy / "model.safetensors")
     with pytest.raises(CheckpointError, match="hold no tensors"):
         Checkpoint.open(copy)
+
+
+def test_an_adapter_is_no_model_even_beside_one(copy: Path) -> None:
+    save_file({"a": torch.ones(1)}, copy / "adapter_model.safetensors")
+    words = r"holds an adapter \(adapter_model\.safetensors\), not a model"
+    with pytest.raises(CheckpointError, match=words + r"\n.*model: THE_MODEL_IT_WAS_TRAINED_ON"):
+        Checkpoint.open(copy)
+    (copy / "adapter_config.json").write_text('{"base_model_name_or_path": "org/Base-7B"}')
+    with pytest.raises(
+        CheckpointError, match=words + r"\n.*`{model: org/Base-7B, adapter: .*copy}`"
+    ):
+        Checkpoint.open(copy)
+
+
+def test_gguf_files_and_folders_are_refused(copy: Path, tmp_path: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    (copy / "model-Q4_K_M.gguf").write_bytes(b"GGUF")
+    with pytest.raises(
+        CheckpointError, match=r"holds GGUF weights \(model-Q4_K_M\.gguf\), expected"
+    ):
+        Checkpoint.open(copy)
+    with pytest.raises(
+        UserError, match=r"Q4_K_M\.gguf': a file, .*\nhint: use the repository in saf"
+    ):
+        locate(str(copy / "model-Q4_K_M.gguf"))
+    with pytest.raises(UserError, match=r"config\.json': a file, expected a model's folder"):
+        locate(str(copy / "config.json"))
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True},
+            "quantization_config: bitsandbytes",
+        ),
+        ({"quant_method": "gptq", "bits": 4}, "quantization_config: gptq"),
+        ({"quant_method": "awq"}, "quantization_config: awq"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "quantization_config: fp8"),
+        ({"format": "float-quantized"}, r"quantization_config: \?"),
+    ],
+)
+@pytest.mark.parametrize("part", ["", "text_config"])
+def test_quantised_checkpoints_are_refused(
+    copy: Path, said: dict[str, object], words: str, part: str
+) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    inner = {"quantization_config": said}
+    (copy / "config.json").write_text(json.dumps(config | ({part: inner} if part else inner)))
+    where = rf"{part}\." if part else ""
+    with pytest.raises(
+        CheckpointError, match=rf"are quantised \({where}{words}\).*\nhint: use the"
+    ):
+        Checkpoint.open(copy)
+    (copy / "config.json").write_text(json.dumps(config | {"quantization_config": None}))
+    Checkpoint.open(copy)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.uint8, torch.float8_e4m3fn])
+def test_quantised_tensors_are_refused_whatever_the_config_says(
+    copy: Path, dtype: torch.dtype
+) -> None:
+    tensors = tensors_of(copy)
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name] = tensors[name].to(dtype)
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        PairingError, match=rf"tensor '{name}' has dtype \S+; only BF16, F16.*\n.*unq"
+    ):
+        dissect(Checkpoint.open(copy))
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ("{}", "found no `weight_map`"),
+        ('{"weight_map": []}', "found no `weight_map`"),
+        ('{"weight_map": {"a": 3}}', r"'a' is said to be in 3, expected a \*\.safetensors"),
+        ('{"weight_map": {"a": "pytorch_model.bin"}}', r"in 'pytorch_model\.bin', expected"),
+        ("[", "not valid JSON"),
+    ],
+)
+def test_an_index_that_is_none(copy: Path, index: str, words: str) -> None:
+    (copy / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match=r"index\.json: .*" + words):
+        Checkpoint.open(copy)
+
+
+def test_one_tensor_twice_in_shards_that_an_index_names(sharded: Path) -> None:
+    first, second = sorted(sharded.glob("*.safetensors"))[:2]
+    name, tensor = next(iter(load_file(first).items()))
+    save_file(load_file(second) | {name: tensor}, second)
+    with pytest.raises(
+        CheckpointError, match=rf"'{name}' is in two files, {first.name} and {second.name}"
+    ):
+        Checkpoint.open(sharded)
 
 
 TENSORS = st.lists(

@@ -13,6 +13,8 @@ import mergefront.deltas
 from fixtures_models import perturbed, tensors_of, tiny_idefics3, tiny_llama
 from mergefront.errors import PairingError, UserError
 from mergefront.inspection import aliases, inspect
+from mergefront.inspection.tables import tables
+from test_adapter import adapted
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,9 @@ def test_what_merges_and_what_differs(zoo: dict[str, str]) -> None:
     assert wide.differences == {"vocab_size": (64, 80)}
     assert set(wide.unpaired) == {"lm_head.weight", "model.text_model.embed_tokens.weight"}
     assert wide.vocabulary is not None
-    assert (wide.vocabulary.donor, wide.vocabulary.shared, wide.vocabulary.moved) == (80, 64, 0)
+    words = wide.vocabulary
+    assert (words.tokens, words.rows, words.matched, words.moved) == (80, 80, 64, 0)
+    assert found.rows == (64, 64)
     assert "wide" not in next(one for one in found.measures if one.group == "head").norms
 
 
@@ -105,19 +109,52 @@ def test_moved_tokens(zoo: dict[str, str], tmp_path: Path) -> None:
     (donor / "tokenizer.json").write_text(json.dumps(content))
     report = inspect(zoo["receiver"], [str(donor)]).donors[0]
     assert report.vocabulary is not None
-    assert (report.vocabulary.shared, report.vocabulary.moved) == (64, 2)
+    assert (report.vocabulary.matched, report.vocabulary.moved) == (64, 2)
     (donor / "tokenizer.json").unlink()
-    assert inspect(zoo["receiver"], [str(donor)]).donors[0].vocabulary is None
+    bare = inspect(zoo["receiver"], [str(donor), zoo["a"]])
+    assert bare.donors[0].vocabulary is None
+    assert bare.donors[1].vocabulary is not None
+    assert bare.rows is None
+
+
+def test_by_token_another_vocabulary_merges(zoo: dict[str, str]) -> None:
+    found = inspect(zoo["receiver"], [zoo["wide"]], zoo["base"], "by_token")
+    fates = {kind.part: kind.fate for kind in found.kinds if kind.tower == "language"}
+    assert fates["head"] == fates["embedding"] == "merges"
+    assert found.donors[0].unpaired == ()
+    assert "wide" in next(one for one in found.measures if one.group == "head").norms
+
+
+def test_an_adapter_beside_its_model(zoo: dict[str, str], tmp_path: Path) -> None:
+    adapter = adapted(Path(zoo["a"]), tmp_path / "lora", target_modules=["q_proj"])
+    found = inspect(zoo["receiver"], [f"{zoo['a']}+{adapter}", zoo["a"]], zoo["base"])
+    lora, alone = found.donors
+    assert (lora.alias, lora.adapter, lora.adapted) == ("lora", str(adapter), 3)
+    assert (alone.adapter, alone.adapted) == (None, None)
+    for one in found.measures:
+        changed = one.part == "attention"
+        assert (one.norms["lora"] != one.norms["a"]) == changed, one.group
+    assert ["adapter", f"{adapter}: changes 3 tensors"] in tables(found)[1][2]
+
+
+def test_findings_are_told(zoo: dict[str, str]) -> None:
+    found = inspect(zoo["receiver"], [zoo["base"], zoo["a"]], zoo["base"])
+    (told,) = [one for one in found.findings if one.donor == "base_2"]
+    assert told.kind == "same_as_base"
+    rows = next(rows for title, _, rows in tables(found) if title.startswith("lineage"))
+    assert [row[0] for row in rows] == ["base_2", "a"]
+    assert rows[0][-1] == told.message
 
 
 def test_tables_and_json(zoo: dict[str, str]) -> None:
     found = inspect(zoo["receiver"], [zoo["a"], zoo["wide"]], zoo["base"])
     json.dumps(found.to_dict())
-    tables = found.tables()
-    titles = [title for title, _, _ in tables]
+    made = tables(found)
+    titles = [title for title, _, _ in made]
     assert titles[0].startswith("receiver ")
     assert any(title.startswith("a, wide: cosine") for title in titles)
-    for _, columns, rows in tables:
+    assert any(title.startswith("vocabulary: 64 of the receiver's 64 rows") for title in titles)
+    for _, columns, rows in made:
         assert rows
         assert all(len(row) == len(columns) for row in rows)
         assert all(isinstance(cell, str) for row in rows for cell in row)

@@ -155,7 +155,7 @@ DOCUMENT: dict[str, Any] = {
     ("change", "words"),
     [
         ({"format": "mergefront/recipe@9"}, "format: Input should be 'mergefront/recipe@1'"),
-        ({"method": "magic"}, r"method: Input should be 'linear' or 'task_arithmetic'"),
+        ({"method": "magic"}, r"method: Input should be 'linear', 'task_arithmetic', "),
         ({"colour": 1}, r"colour: unknown field"),
         ({"models": {"donors": {}}}, r"models\.receiver: missing"),
         ({"models": {"receiver": "r", "donors": {"a": {}}}}, r"models\.donors\.a\.model: missing"),

@@ -90,14 +90,20 @@ def test_members_and_picks_have_their_scores_gains_and_verdicts(tmp_path: Path) 
     rows = page(tmp_path, FRONT).rows
     for member in FRONT["members"]:
         label = f"{member['number']} {', '.join(member['picks'])}".strip()
-        (row,) = [r for r in rows if r[0] == label]
+        row, answered = [r for r in rows if r[0] == label]
+        assert answered[1:7] == ["1.3", "4.0", "2.5"] * 2
+        unseen = ["25.0 [21.0, 29.5]", "+4.0 [-1.0, +9.0]"] if member["picks"] else ["", ""]
+        assert answered[7:] == unseen
         for column, name in enumerate(OBJECTIVES):
             gain = member["gain"][name]
             assert row[2 + 2 * column].startswith(f"{100 * member['validation'][name]['mean']:.1f}")
             assert row[3 + 2 * column] == (
                 f"{100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
             )
-        assert row[-1] == member["verdict"]
+        chances = [member["gain"]["reasoning"][key] for key in ("p", "p_holm")]
+        assert row[-3:-1] == ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in chances]
+        assert row[-1].startswith(member["verdict"])
+        assert row[-1].removeprefix(member["verdict"]).strip(" ()") == member["holds"]
         knob = "arithmetic.a.k0"
         (knobs,) = [r for r in rows if r[0] == knob]
         assert f"{member['knobs'][knob]:.3f}" in knobs
@@ -106,7 +112,7 @@ def test_members_and_picks_have_their_scores_gains_and_verdicts(tmp_path: Path) 
         r for r in rows if any(r[0] == f"{', '.join(m['picks'])} ({m['number']})" for m in picked)
     ]
     assert len(tested) == len(picked) >= 2
-    assert [r[0] for r in rows].count("receiver") == 2
+    assert [r[0] for r in rows].count("receiver") == 3
 
 
 def test_what_a_run_may_lack_is_left_out(tmp_path: Path) -> None:
@@ -126,7 +132,7 @@ def test_what_a_run_may_lack_is_left_out(tmp_path: Path) -> None:
 
 
 def test_definitions_say_what_was_used(tmp_path: Path) -> None:
-    text = page(tmp_path, {**FRONT, "guard": 0.035}).text
+    text = page(tmp_path, {**FRONT, "guards": {"perception": 0.035}}).text
     assert "reasoning 26.0 %, perception 74.4 %" in text
     assert "the loss of perception is at most 3.5 points" in text
 

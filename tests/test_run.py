@@ -95,14 +95,35 @@ def test_splits_are_opened_for_members_and_picks_only_and_recorded(run: RunDirec
     opened = {(o["split"], o["model"]) for o in front["openings"]}
     members = {str(m["number"]) for m in front["members"]}
     picked = {str(m["number"]) for m in front["members"] if m["picks"]}
-    assert opened == {("validation", m) for m in members | {RECEIVER}} | {
+    blind = {f"{m}.blind" for m in picked | {RECEIVER}}
+    assert opened == {("validation", m) for m in members | {RECEIVER} | blind} | {
         ("test", m) for m in picked | {RECEIVER}
     }
     for path in (run.path / "items").glob("[0-9]*.parquet"):
-        name = str(int(path.stem))
+        number, _, form = path.stem.partition(".")
+        name = f"{int(number)}.{form}" if form else str(int(number))
         splits = {r.split for r in run.read_items(name)}
-        expected = {"search"} | {split for split, model in opened if model == name}
+        expected = {split for split, model in opened if model == name}
+        expected |= set() if form else {"search"}
         assert splits == expected
+
+
+def test_without_images_perception_is_gone(run: RunDirectory) -> None:
+    front = read_front(run)
+    picked = [m for m in front["members"] if m["picks"]]
+    assert [m["blind"] is not None for m in front["members"]] == [
+        bool(m["picks"]) for m in front["members"]
+    ]
+    for name in (RECEIVER, *(str(m["number"]) for m in picked)):
+        seen, unseen = run.read_items(name, "validation"), run.read_items(f"{name}.blind")
+        assert [r.item for r in seen] == [r.item for r in unseen]
+        assert [r.text for r in seen] != [r.text for r in unseen]
+    blind, sighted = front["receiver_blind"], front["receiver"]["validation"]
+    assert blind["perception"]["mean"] < 0.5 < sighted["perception"]["mean"]
+    for member in picked:
+        scores, gain = member["blind"]["scores"], member["blind"]["gain"]
+        for name in ("reasoning", "perception"):
+            assert gain[name]["mean"] == pytest.approx(scores[name]["mean"] - blind[name]["mean"])
 
 
 def test_the_export_is_complete_and_verified(run: RunDirectory) -> None:

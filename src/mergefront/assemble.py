@@ -12,7 +12,7 @@ from pathlib import Path
 
 import optuna
 
-from mergefront import shipped
+from mergefront import lineage, shipped
 from mergefront.config import RunConfig
 from mergefront.errors import SpaceError
 from mergefront.merging import METHODS
@@ -34,6 +34,7 @@ def models_of(config: RunConfig) -> Models:
         revision=config.revision,
         base=config.base,
         donors=dict(config.donors),
+        vocabulary=config.vocabulary,
     )
 
 
@@ -75,6 +76,8 @@ def assemble(config: RunConfig, runs: Path) -> Search:
     items = item_set(config.objectives, config.items, Path())
     space, sources = lay_out(config, spec)
     sources.check_finite()
+    for finding in lineage.check(sources):
+        logger.warning("%s; %s", finding.message, finding.hint)
     run = RunDirectory.create_or_resume(runs, config)
     release = run.lock()
     run.check_manifest({

@@ -1,34 +1,33 @@
 """What one run is: the YAML file of a search, checked whole, with every problem named at once.
 
-Not here: the search space (`space`) and tasks (`tasks.spec`), which have files of their own and
-use `load_yaml` from this module.
+Not here: how such files are read (`yaml_file`, re-exported), the search space (`space`) and tasks
+(`tasks.spec`), which have files of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from mergefront.errors import ConfigError
+from mergefront.yaml_file import Strict, dump_yaml, load_yaml, read_mapping, validate
 
-M = TypeVar("M", bound=BaseModel)
+__all__ = ["BLIND_ITEMS", "Budget", "Count", "Donor", "EngineConfig", "EngineKind", "Fraction"]
+__all__ += ["Items", "Report", "RunConfig", "SamplerName", "Search", "Strict", "Tracking"]
+__all__ += ["VocabularyMode", "WarmStart", "absolute", "dump_yaml", "load_yaml", "read_mapping"]
+__all__ += ["validate"]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
 
 SamplerName = Literal["como-cma", "nsga2", "tpe", "random"]
+VocabularyMode = Literal["receiver", "by_token"]
 EngineKind = Literal["vllm", "transformers"]
 WarmStart = Literal["receiver", "uniform", "start"]
 
-
-class Strict(BaseModel):
-    """Base of everything read from a file: unknown fields are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+BLIND_ITEMS = 500
+"""Most validation items of an objective that the blind control asks."""
 
 
 class Donor(Strict):
@@ -36,7 +35,21 @@ class Donor(Strict):
 
     model: str = Field(description="Folder, hub id, or zoo:NAME.")
     revision: str | None = Field(None, description="Commit of the hub repository to pin.")
-    base: str | None = Field(None, description="This donor's own base, if not the common one.")
+    base: str | None = Field(
+        None,
+        description="This donor's own base, if not the common one; an adapter's is its `model` "
+        "where neither is named.",
+    )
+    adapter: str | None = Field(
+        None, description="PEFT LoRA adapter of `model`: a folder or hub id. The donor is both."
+    )
+    adapter_revision: str | None = Field(None, description="Commit of the adapter's repository.")
+
+    @model_validator(mode="after")
+    def _revision_of_an_adapter(self) -> Donor:
+        if self.adapter_revision is not None and self.adapter is None:
+            raise ValueError("adapter_revision is given, but no adapter")
+        return self
 
 
 class Items(Strict):
@@ -45,6 +58,11 @@ class Items(Strict):
     search: Count = Field(400, description="Items per objective that every candidate answers.")
     validation: Count = Field(1000, description="Items per objective for the members of the front.")
     test: Count = Field(2000, description="Items per objective for the picks; read once.")
+    reuse_search_items: bool = Field(
+        False,
+        description="Let splits of a set that is too small share items. Validation and test scores "
+        "on search items flatter; front, report and model card then begin by saying so.",
+    )
 
 
 class Search(Strict):
@@ -76,6 +94,15 @@ class Report(Strict):
     )
     guard: Fraction = Field(
         0.02, description="Loss on the other objectives that a winner may have, in score points."
+    )
+    guards: dict[str, Fraction] = Field(
+        default_factory=dict,
+        description="Objective -> its own guard, where it is another than `guard`.",
+    )
+    blind: bool = Field(
+        True,
+        description="Ask receiver and picks up to 500 validation items per objective once more "
+        "without their images: a gain that is also there blind does not come from seeing.",
     )
     finalists: int = Field(12, ge=2, description="Front members scored again on validation items.")
 
@@ -124,6 +151,11 @@ class RunConfig(Strict):
     revision: str | None = Field(None, description="Commit of the receiver's hub repository.")
     base: str | None = Field(None, description="The donors' common ancestor.")
     donors: dict[str, Donor] = Field(min_length=1, description="Alias -> donor.")
+    vocabulary: VocabularyMode = Field(
+        "receiver",
+        description="Where a space merges embedding and head: rows as they stand, or matched "
+        "by_token, with the receiver's own where a token is not in every model.",
+    )
     space: str = Field(description="Search space: a YAML file, or the name of a shipped one.")
     objectives: dict[str, tuple[str, ...]] = Field(
         description="Objective -> tasks (names of the library, or paths to task files)."
@@ -173,70 +205,17 @@ class RunConfig(Strict):
                 f"report.reference names {sorted(reference)}, the objectives are "
                 f"{sorted(self.objectives)}"
             )
+        unknown = sorted(set(self.report.guards) - set(list(self.objectives)[1:]))
+        if unknown:
+            raise ValueError(
+                f"report.guards names {', '.join(unknown)}; only objectives to keep have a guard: "
+                f"{', '.join(list(self.objectives)[1:])}"
+            )
         return self
 
-
-def load_yaml(path: Path, model: type[M]) -> M:
-    """Read a YAML file into a pydantic model.
-
-    Raises:
-        ConfigError: the file is missing, is no YAML mapping, or has faulty fields; every faulty
-            field is named in the one message.
-    """
-    return validate(read_mapping(path), model, str(path))
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds one mapping. Raises ConfigError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file", hint="check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    try:
-        data = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a mapping of fields, found {type(data).__name__}")
-    return data
-
-
-def validate(data: Mapping[str, Any], model: type[M], where: str) -> M:
-    """Check `data` against a pydantic model. Raises ConfigError listing every problem."""
-    try:
-        return model.model_validate(dict(data))
-    except ValidationError as error:
-        problems = [_problem(e, model) for e in error.errors()]
-        raise ConfigError(f"{where}: " + "; ".join(problems)) from None
-
-
-def _problem(error: Any, model: type[BaseModel]) -> str:
-    path = ".".join(str(part) for part in error["loc"]) or "file"
-    if error["type"] == "extra_forbidden":
-        known = ", ".join(sorted(model.model_fields)) if len(error["loc"]) == 1 else ""
-        return f"{path}: unknown field" + (f" (known: {known})" if known else "")
-    if error["type"] == "missing":
-        return f"{path}: missing, expected a value"
-    found = error.get("input")
-    shown = "" if isinstance(found, dict | list) else f" (found {found!r})"
-    return f"{path}: {error['msg'].removeprefix('Value error, ')}{shown}"
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML 1.1 keeps the last of two equal keys silently; here that is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+    def guard_of(self, objective: str) -> float:
+        """The loss on an objective that a winner may have, in score points."""
+        return self.report.guards.get(objective, self.report.guard)
 
 
 def absolute(config: RunConfig) -> RunConfig:
@@ -247,7 +226,7 @@ def absolute(config: RunConfig) -> RunConfig:
         there = not name.startswith("zoo:") and Path(name).is_dir()
         return str(Path(name).absolute()) if there else name
 
-    def base(name: str | None) -> str | None:
+    def optional(name: str | None) -> str | None:
         return None if name is None else place(name)
 
     def file(name: str) -> str:
@@ -255,7 +234,13 @@ def absolute(config: RunConfig) -> RunConfig:
         return str(Path(name).absolute()) if Path(name).is_file() else name
 
     donors = {
-        alias: donor.model_copy(update={"model": place(donor.model), "base": base(donor.base)})
+        alias: donor.model_copy(
+            update={
+                "model": place(donor.model),
+                "base": optional(donor.base),
+                "adapter": optional(donor.adapter),
+            }
+        )
         for alias, donor in config.donors.items()
     }
     tasks = {
@@ -265,14 +250,9 @@ def absolute(config: RunConfig) -> RunConfig:
     return config.model_copy(
         update={
             "receiver": place(config.receiver),
-            "base": base(config.base),
+            "base": optional(config.base),
             "space": file(config.space),
             "donors": donors,
             "objectives": tasks,
         }
     )
-
-
-def dump_yaml(model: BaseModel) -> str:
-    """The resolved configuration as YAML, every field written out."""
-    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -49,6 +49,8 @@ def write_merged(
         "sources": source_hashes(sources),
         "tensors": account,
     }
+    if sources.vocabulary is not None:
+        provenance["vocabulary"] = sources.vocabulary.report()
     (folder / "provenance.json").write_text(json.dumps(provenance, indent=1))
     return provenance
 

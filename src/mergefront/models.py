@@ -10,10 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, Field
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from mergefront.checkpoint import locate
-from mergefront.config import Donor, Strict
+from mergefront.config import Donor, Strict, VocabularyMode
 
 RESERVED: Final = frozenset({"receiver", "base", "zero", "tied", "each"})
 
@@ -34,14 +39,24 @@ class Models(Strict):
     revision: str | None = None
     base: str | None = None
     donors: dict[Annotated[str, AfterValidator(_alias)], Donor] = Field(default_factory=dict)
+    vocabulary: VocabularyMode = "receiver"
+
+    @model_serializer(mode="wrap")
+    def _without_default_vocabulary(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the default out, so that recipes hash as they did before there was a choice."""
+        plain: dict[str, Any] = handler(self)
+        if self.vocabulary == "receiver":
+            plain.pop("vocabulary", None)
+        return plain
 
 
 @dataclass(frozen=True)
 class DonorRef:
-    """A donor's folder, and its own base's if it names one."""
+    """A donor's folder, its own base's if it names one, and its adapter's if it is one."""
 
     model: str
     base: str | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,17 +66,23 @@ class ModelRefs:
     receiver: str
     base: str | None
     donors: Mapping[str, DonorRef]
+    vocabulary: VocabularyMode = "receiver"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; `donors` is a list, so that its order survives any encoding."""
-        donors = [[alias, one.model, one.base] for alias, one in self.donors.items()]
-        return {"receiver": self.receiver, "base": self.base, "donors": donors}
+        donors = [[alias, one.model, one.base, one.adapter] for alias, one in self.donors.items()]
+        return {
+            "receiver": self.receiver,
+            "base": self.base,
+            "donors": donors,
+            "vocabulary": self.vocabulary,
+        }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> ModelRefs:
         """Undo `to_dict`."""
-        donors = {alias: DonorRef(model, base) for alias, model, base in plain["donors"]}
-        return cls(plain["receiver"], plain["base"], donors)
+        donors = {alias: DonorRef(*folders) for alias, *folders in plain["donors"]}
+        return cls(plain["receiver"], plain["base"], donors, plain["vocabulary"])
 
 
 def located(models: Models) -> ModelRefs:
@@ -77,7 +98,11 @@ def located(models: Models) -> ModelRefs:
             alias: DonorRef(
                 model=str(locate(donor.model, donor.revision)),
                 base=None if donor.base is None else str(locate(donor.base)),
+                adapter=None
+                if donor.adapter is None
+                else str(locate(donor.adapter, donor.adapter_revision)),
             )
             for alias, donor in models.donors.items()
         },
+        vocabulary=models.vocabulary,
     )

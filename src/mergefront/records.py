@@ -19,7 +19,22 @@ SPLITS: tuple[Split, ...] = ("search", "validation", "test")
 
 Status = Literal["ok", "no_answer", "truncated", "parse_error"]
 
-RuleName = Literal["exact", "number", "choice", "yes_no"]
+RuleName = Literal[
+    "exact",
+    "text",
+    "number",
+    "integer",
+    "float",
+    "relaxed",
+    "list",
+    "math",
+    "choice",
+    "choices",
+    "yes_no",
+    "vqa",
+    "anls",
+    "contains",
+]
 
 Table = Mapping[str, Mapping[str, float]]
 """Coefficients: source alias -> group name -> coefficient (a K x G table)."""
@@ -44,8 +59,9 @@ class Group:
 class Rule:
     """How an answer is marked: a scoring rule by name and what it needs to know of the item.
 
-    `digits` is how many decimals an answer is rounded to before it is compared; `absolute` and
-    `relative` are tolerances. Which rule reads which is said there (`scoring.rules`).
+    `digits` is how many decimals answer and gold are rounded to before they are compared;
+    `absolute` and `relative` are tolerances (the wider one counts). Which rule reads which is
+    said there (`scoring.rules`).
     """
 
     name: RuleName
@@ -61,7 +77,8 @@ class Item:
     `images` are encoded bytes (PNG, JPEG); `cluster` names the items that are not independent of
     this one (same image, same scans); `stratum` is the kind or category within the task. Items that
     count only together (a pair, the variants of a problem) share a `unit`, whose score is the
-    lowest of theirs; an item without one counts by itself.
+    lowest of theirs; an item without one counts by itself. An item with `labels` is not answered in
+    words: the engine compares the labels' log-probabilities as the first token of an answer.
     """
 
     id: str
@@ -75,15 +92,21 @@ class Item:
     max_tokens: int = 16
     rule: Rule = Rule("exact")
     unit: str = ""
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said: `tokens` generated tokens; `finished` is False if cut at max_tokens."""
+    """What a model said: `tokens` generated tokens; `finished` is False if cut at max_tokens.
+
+    For an item with labels, `text` is the likeliest label and `logprobs` holds the natural
+    logarithm of each label's probability among all that could be said, in the labels' order.
+    """
 
     text: str
     tokens: int
     finished: bool
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -45,6 +46,7 @@ DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
 
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 _AGAIN: Final = "download it again"
+_PLAIN: Final = "use the checkpoint in F32, BF16 or F16 from which it was made"
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ def read_header(file: Path) -> list[TensorHeader]:
     """Return the tensors that a safetensors file announces, checked against the file's size.
 
     Raises:
-        CheckpointError: if the header is damaged, a tensor's data lies beyond the end of the file
-            (an interrupted download), or its dtype is not one that is read.
+        CheckpointError: if the header is damaged or names a tensor twice, a tensor's data lies
+            beyond the end of the file (an interrupted download), or its dtype is not read.
     """
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -80,9 +82,11 @@ def read_header(file: Path) -> list[TensorHeader]:
                 hint=_AGAIN,
             )
         try:
-            entries = json.loads(stream.read(length))
-        except ValueError as problem:
+            entries = json.loads(stream.read(length), object_pairs_hook=partial(_once, file))
+        except (ValueError, RecursionError) as problem:
             raise CheckpointError(f"{file}: damaged header", hint=_AGAIN) from problem
+    if not isinstance(entries, dict):
+        raise CheckpointError(f"{file}: damaged header: no JSON object", hint=_AGAIN)
     return [
         _entry(file, name, entry, size - 8 - length)
         for name, entry in entries.items()
@@ -90,15 +94,36 @@ def read_header(file: Path) -> list[TensorHeader]:
     ]
 
 
+def _once(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object, refusing a name that is given twice, where Python keeps the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CheckpointError(f"{file}: its header names {twice!r} twice", hint=_AGAIN)
+    return found
+
+
 def _entry(file: Path, name: str, entry: Mapping[str, Any], data_bytes: int) -> TensorHeader:
     """Check one tensor's entry against the bytes of data that follow the header."""
     try:
         first, last = entry["data_offsets"]
-        header = TensorHeader(name, entry["dtype"], tuple(entry["shape"]), file)
+        header = TensorHeader(name, str(entry["dtype"]), tuple(entry["shape"]), file)
+        whole = all(type(number) is int and number >= 0 for number in (first, last, *header.shape))
     except (KeyError, TypeError, ValueError) as problem:
-        raise CheckpointError(f"{file}: damaged header entry of {name!r}") from problem
+        raise CheckpointError(f"{file}: damaged header entry of {name!r}", hint=_AGAIN) from problem
+    if not whole:
+        raise CheckpointError(
+            f"{file}: damaged header entry of {name!r}: sizes and offsets must be whole numbers "
+            f"from 0, found shape {list(header.shape)}, offsets {[first, last]}",
+            hint=_AGAIN,
+        )
     if header.dtype not in DTYPES:
-        raise CheckpointError(f"{file}: tensor {name!r} has dtype {header.dtype}, not read here")
+        raise CheckpointError(
+            f"{file}: tensor {name!r} has dtype {header.dtype}, which is not read "
+            f"(expected one of {', '.join(DTYPES)})",
+            hint=_PLAIN,
+        )
     if last > data_bytes:
         raise CheckpointError(
             f"{file}: truncated: tensor {name!r} ends at byte {last} of the data, "

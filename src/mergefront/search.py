@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import optuna
 
 from mergefront import ledger
-from mergefront.config import RunConfig
+from mergefront.config import BLIND_ITEMS, RunConfig
 from mergefront.engine import Engine, open_engine
 from mergefront.errors import EngineError
 from mergefront.merging.plan import UNTOUCHED, plan_of
@@ -23,9 +23,9 @@ from mergefront.merging.sources import Sources
 from mergefront.propose import ReplaySampler, make_sampler, pending
 from mergefront.recipe import Models, Recipe
 from mergefront.recorded import ELAPSED, RESULT, estimates_of, reference_point
-from mergefront.records import SPLITS, Estimate, Evaluation, Seconds, Split
+from mergefront.records import SPLITS, Estimate, Evaluation, Item, Seconds, Split
 from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, item_records
-from mergefront.scoring import score
+from mergefront.scoring import Beside
 from mergefront.space import Space
 from mergefront.tasks import ItemSet
 
@@ -181,9 +181,12 @@ class Search:
         per_candidate = max(sum(t.user_attrs[RESULT]["seconds"].values()) for t in done[-5:])
         per_item = per_candidate / max(1, len(self.items.flat("search")))
         validated = (self.config.report.finalists + 1) * len(self.items.flat("validation"))
-        tested = (2 + len(self.config.objectives)) * len(self.items.flat("test"))
+        pickable = 2 + len(self.config.objectives)
+        tested = pickable * len(self.items.flat("test"))
+        unseen = min(len(self.items.flat("validation")), BLIND_ITEMS * len(self.config.objectives))
+        blind = pickable * unseen if self.config.report.blind else 0
         export = 120.0 if self.config.export else 10.0
-        return float(1.2 * (per_candidate + per_item * (validated + tested)) + export)
+        return float(1.2 * (per_candidate + per_item * (validated + tested + blind)) + export)
 
     def point(self, trial: optuna.Trial) -> tuple[float, ...]:
         """The trial's point, asking the sampler if it was killed before it had one."""
@@ -192,7 +195,8 @@ class Search:
     def evaluate(self, number: int, point: Sequence[float], origin: str) -> Evaluation:
         """Build one candidate in the engine, ask the search items, mark and store the answers."""
         recipe = self.recipe(point)
-        if set(plan_of(recipe, self.sources.groups).values()) == {UNTOUCHED}:
+        plan = plan_of(recipe, self.sources.groups)
+        if all(choice == UNTOUCHED for choice in plan.values()):
             estimates = self.receiver("search")
             self.run.add_items(str(number), self.run.read_items(RECEIVER, "search"))
             return Evaluation(number, tuple(point), origin, estimates)
@@ -205,18 +209,33 @@ class Search:
             return estimates_of(self.run.read_items(RECEIVER, split))
         return self.ask(RECEIVER, self.receiver_recipe(), split)[0]
 
-    def ask(self, name: str, recipe: Recipe, split: Split) -> tuple[dict[str, Estimate], Seconds]:
-        """Load `recipe`, answer a split's items, mark them, store them under `name`."""
+    def ask(
+        self,
+        name: str,
+        recipe: Recipe,
+        split: Split,
+        by_objective: Mapping[str, Sequence[Item]] | None = None,
+    ) -> tuple[dict[str, Estimate], Seconds]:
+        """Load `recipe`, answer a split's items, mark them, store them under `name`.
+
+        `by_objective` stands for the split's own items where they are asked in another form.
+        """
+        asked = self.items.items[split] if by_objective is None else by_objective
         engine = self.open_engine()
         built = engine.load(recipe)
         start = time.perf_counter()
-        answers = iter(engine.generate(self.items.flat(split)))
-        generated = time.perf_counter()
+        flat = [item for items in asked.values() for item in items]
+        marking = Beside(flat)
+        try:
+            answers = engine.generate(flat, marking.take)
+            generated = time.perf_counter()
+        finally:
+            marking.stop()
+        said, marks = iter(answers), iter(marking.scores(answers))
         records: list[ItemRecord] = []
-        for objective, items in self.items.items[split].items():
-            said = [next(answers) for _ in items]
-            marks = [score(item, one) for item, one in zip(items, said, strict=True)]
-            records += item_records(split, objective, items, said, marks)
+        for objective, items in asked.items():
+            mine = [next(said) for _ in items], [next(marks) for _ in items]
+            records += item_records(split, objective, items, *mine)
         scored = time.perf_counter()
         self.run.add_items(name, records)
         estimates = estimates_of(records)
@@ -261,4 +280,4 @@ def recipe_of(space: Space, models: Models, point: Sequence[float]) -> Recipe:
 
 def source_hashes(sources: Sources) -> dict[str, dict[str, str]]:
     """Source -> file -> sha256: weights, config, tokenizer, processor, chat template."""
-    return {name: model.checkpoint.file_hashes() for name, model in sources.models.items()}
+    return {name: model.file_hashes() for name, model in sources.models.items()}

@@ -2,8 +2,9 @@
 
 stdout is data, stderr is progress and messages. Exit codes: 0 done, 1 our bug, 2 something the
 user can mend, 3 the engine failed. Heavy libraries are imported inside the verbs, so that --help
-answers at once. Reading order: `launch` (init, search, status), `results` (front, export,
-compare, rebuild), `models` (inspect, merge), `machine` (doctor, zoo, schema), `display`.
+answers at once. Reading order: `launch` (init, search, status), `planning` (plan), `results`
+(front, export, compare, rebuild), `evaluation` (score), `tasks` and `checks` (tasks list, show,
+fetch; check, power), `models` (inspect, merge), `machine` (doctor, zoo, schema), `display`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Annotated
 import typer
 
 import mergefront
-from mergefront.cli import launch, machine, models, results
+from mergefront.cli import evaluation, launch, machine, models, planning, results, tasks
 from mergefront.cli.terminal import complain
 from mergefront.errors import MergefrontError
 
@@ -60,7 +61,7 @@ def _options(
     logging.getLogger("mergefront").setLevel(logging.INFO)  # a run's log.txt gets all of it
 
 
-for module in (launch, results, models, machine):
+for module in (launch, planning, results, evaluation, tasks, models, machine):
     module.register(app)
 
 

@@ -1,4 +1,4 @@
-"""Verbs about models without a search: inspect, merge."""
+"""Verbs about models without a search: inspect, merge, methods."""
 
 from __future__ import annotations
 
@@ -8,32 +8,43 @@ from typing import Annotated
 import typer
 
 from mergefront.cli.terminal import Json, emit_json, out, say, table, tensor_bar
+from mergefront.config import VocabularyMode
 from mergefront.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Models")(inspect)
     app.command(rich_help_panel="Models")(merge)
+    app.command(rich_help_panel="Models")(methods)
 
 
 def inspect(
     receiver: Annotated[str, typer.Argument(help="The VLM: a folder, a hub id, or zoo:NAME.")],
-    donors: Annotated[list[str], typer.Argument(help="Text LLMs with the same backbone.")],
+    donors: Annotated[
+        list[str], typer.Argument(help="Text LLMs with the same backbone; MODEL+ADAPTER for LoRA.")
+    ],
     base: Annotated[str | None, typer.Option(help="The donors' common ancestor.")] = None,
+    vocabulary: Annotated[
+        VocabularyMode, typer.Option(help="How embedding and head would merge.")
+    ] = "receiver",
     as_json: Json = False,
 ) -> None:
     """Print how a receiver and its donors pair: what merges, what is copied, what differs.
 
-    With --base also the deltas' norms and the donors' cosines, by layer and part.
+    With --base also the deltas' norms and the donors' cosines, by layer and part, and a warning
+    where a donor does not look like a descendant of that base.
     """
     from mergefront.inspection import inspect as inspect_models
+    from mergefront.inspection.tables import tables
 
-    found = inspect_models(receiver, donors, base)
+    found = inspect_models(receiver, donors, base, vocabulary)
     if as_json:
         emit_json(found.to_dict())
         return
-    for title, columns, rows in found.tables():
+    for title, columns, rows in tables(found):
         out.print(table(title, columns, rows))
+    for finding in found.findings:
+        say(f"warning: {finding.message}; {finding.hint}")
 
 
 def merge(
@@ -41,6 +52,7 @@ def merge(
     destination: Annotated[Path, typer.Option("--out", help="Folder to make.")],
 ) -> None:
     """Merge a recipe into a complete checkpoint, without any search."""
+    from mergefront import lineage
     from mergefront.export import merge as merge_recipe
     from mergefront.merging.sources import Sources
     from mergefront.recipe import Recipe, refs
@@ -49,7 +61,39 @@ def merge(
         raise UserError(f"{recipe}: no such recipe file")
     read = Recipe.from_json(recipe.read_text(encoding="utf-8"), recipe)
     sources = Sources.open(refs(read))
+    for finding in lineage.check(sources):
+        say(f"warning: {finding.message}; {finding.hint}")
+    if sources.vocabulary is not None:
+        for line in sources.vocabulary.lines():
+            say(line)
     with tensor_bar() as progress:
         merge_recipe(read, sources, destination, progress)
     say(f"merged {len(sources.receiver.headers)} tensors by {read.method}")
     typer.echo(destination)
+
+
+def methods(as_json: Json = False) -> None:
+    """List the merge methods: what each is, its parameters, and which of them can be searched."""
+    from mergefront.merging.listing import listing
+
+    found = listing()
+    if as_json:
+        emit_json({"methods": found})
+        return
+    rows = []
+    for one in found:
+        parameters = [
+            f"{name}{'*' if name in one['searchable'] else ''} "
+            + (
+                f"{values[0]:g}..{values[1]:g}"
+                if name in one["searchable"]
+                else "|".join(map(str, values))
+            )
+            for name, values in one["parameters"].items()
+        ]
+        rows.append(
+            [one["name"], one["what"], "\n".join(parameters), "yes" if one["needs_base"] else ""]
+        )
+    columns = ["method", "what", "parameters", "needs a base"]
+    title = f"{len(found)} merge methods; * can be searched"
+    out.print(table(title, columns, rows, text=columns))

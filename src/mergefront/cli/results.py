@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
-from mergefront.cli.terminal import Json, emit_json, out, percent, points, say, table, tensor_bar
+from mergefront.cli.terminal import (
+    Json,
+    emit_json,
+    out,
+    percent,
+    points,
+    probability,
+    rates,
+    say,
+    table,
+    tensor_bar,
+)
 
 Runs = Annotated[Path, typer.Option("--runs", help="Directory that holds the runs.")]
 
@@ -41,34 +53,27 @@ def front(
 
 
 def print_front(found: Mapping[str, Any]) -> None:
-    """The validated front as a table on stdout."""
+    """The validated front as tables on stdout, after what must be known before any number."""
+    for warning in found.get("warnings", ()):
+        out.print(Text(warning, style="bold red"), soft_wrap=True)
     names = found["objectives"]
-    columns = ["member", *names, *(f"{name} gain" for name in names), "verdict", "picks"]
-    receiver = found["receiver"]["validation"]
-    rows = [["receiver", *(percent(receiver[n]) for n in names), *("" for _ in names), "", ""]]
     order = sorted(found["members"], key=lambda m: -m["validation"][names[0]]["mean"])
+    gains = [f"{name} gain" for name in names]
+    receiver = found["receiver"]["validation"]
+    rows = [["receiver", *(percent(receiver[n]) for n in names), *("" for _ in names), "", "", ""]]
     for m in order:
         rows.append([
             str(m["number"]),
             *(percent(m["validation"][n]) for n in names),
             *(points(m["gain"][n]) for n in names),
-            m["verdict"],
+            probability(m["gain"][names[0]].get("p_holm")),
+            m["verdict"] + (f" ({m['holds']})" if m.get("holds") else ""),
             ", ".join(m["picks"]),
         ])  # fmt: skip
-    out.print(
-        table("validation items; ± standard error, gains paired with 95 % interval", columns, rows)
-    )
-    tested = [m for m in order if m["test"]]
-    receiver = found["receiver"]["test"]
-    rows = [["receiver", *(percent(receiver[n]) for n in names), *("" for _ in names)]]
-    for m in tested:
-        label = f"{m['number']} ({', '.join(m['picks'])})"
-        rows.append([label, *(percent(m["test"][n]) for n in names),
-                     *(points(m["test_gain"][n]) for n in names)])  # fmt: skip
-    rounds = found["test_rounds"]
-    often = "once" if rounds == 1 else f"in {rounds} rounds, since the search was extended"
-    title = f"test items, read {often}, picks only"
-    out.print(table(title, columns[: 1 + 2 * len(names)], rows))
+    title = "validation items; ± standard error, gains paired with 95 % interval, p after Holm"
+    out.print(table(title, ["member", *names, *gains, "p", "verdict", "picks"], rows))
+    _print_answers(found, order)
+    _print_tested(found, [m for m in order if m["test"]], gains)
     volume = found["hypervolume"]["validation"]
     reference = ", ".join(f"{n} {100 * volume['reference'][n]:.1f}" for n in names)
     out.print(
@@ -77,7 +82,39 @@ def print_front(found: Mapping[str, Any]) -> None:
         f"{found['candidates']} candidates, {found['failed']} failed"
     )
     for message in found["messages"]:
-        out.print(message)
+        out.print(message, markup=False, soft_wrap=True)
+
+
+def _print_answers(found: Mapping[str, Any], order: Sequence[Mapping[str, Any]]) -> None:
+    """How validation items were answered, and the scores without images."""
+    if not found.get("receiver_answers"):
+        return
+    names, blind = found["objectives"], found.get("receiver_blind") or {}
+    columns = [f"{n}: no answer, cut off, tokens" for n in names]
+    columns += [f"{n} without images" for n in names if n in blind]
+    rows = [["receiver", *(rates(found["receiver_answers"][n]) for n in names)]]
+    rows[0] += [percent(blind[n]) for n in names if n in blind]
+    for m in order:
+        scores = (m["blind"] or {"scores": {}})["scores"]
+        rows.append([str(m["number"]), *(rates(m["answers"][n]) for n in names)])
+        rows[-1] += [percent(scores.get(n)) if scores else "" for n in names if n in blind]
+    title = "how they answered, on validation items; without images: the blind control, picks only"
+    out.print(table(title, ["member", *columns], rows))
+
+
+def _print_tested(
+    found: Mapping[str, Any], tested: Sequence[Mapping[str, Any]], gains: Sequence[str]
+) -> None:
+    names, receiver = found["objectives"], found["receiver"]["test"]
+    rows = [["receiver", *(percent(receiver[n]) for n in names), *("" for _ in names)]]
+    for m in tested:
+        label = f"{m['number']} ({', '.join(m['picks'])})"
+        rows.append([label, *(percent(m["test"][n]) for n in names),
+                     *(points(m["test_gain"][n]) for n in names)])  # fmt: skip
+    rounds = found["test_rounds"]
+    often = "once" if rounds == 1 else f"in {rounds} rounds, since the search was extended"
+    title = f"test items, read {often}, picks only"
+    out.print(table(title, ["member", *names, *gains], rows))
 
 
 def export(

@@ -65,11 +65,14 @@ def tensor_bar() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A plain table; every column but the first is right-aligned."""
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[str] = ()
+) -> Table:
+    """A plain table; every column but the first and those named in `text` is right-aligned."""
     made = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
-        made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        left = index == 0 or column in text
+        made.add_column(column, justify="left" if left else "right", overflow="fold")
     for row in rows:
         made.add_row(*row)
     return made
@@ -88,3 +91,18 @@ def points(interval: Mapping[str, float] | None) -> str:
         return "-"
     mean, low, high = (100 * interval[key] for key in ("mean", "low", "high"))
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def probability(p: float | None) -> str:
+    """`0.013`: a p-value."""
+    if p is None:
+        return "-"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def rates(answered: Mapping[str, float]) -> str:
+    """`0.5 %, 1.2 %, 6.3`: shares without a readable answer and cut off, tokens an answer."""
+    return (
+        f"{100 * answered['no_answer']:.1f} %, {100 * answered['truncated']:.1f} %, "
+        f"{answered['tokens']:.1f}"
+    )
