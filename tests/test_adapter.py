@@ -25,7 +25,6 @@ from mergefront.merging import build
 from mergefront.merging.sources import DonorRef, ModelRefs, Sources
 from mergefront.models import Models, located
 from mergefront.recipe import Recipe
-from mergefront.search import source_hashes
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Q = "model.layers.{}.self_attn.q_proj"
@@ -418,7 +417,7 @@ def test_an_adapter_given_as_a_model_is_told_what_to_write(
 
 def test_hashes_and_refs_know_the_adapter(zoo: dict[str, Path], plain: Path) -> None:
     sources = opened(zoo, plain)
-    found = source_hashes(sources)["x"]
+    found = sources.file_hashes()["x"]
     assert {"model.safetensors", "adapter/adapter_model.safetensors"} <= set(found)
     assert "adapter/adapter_config.json" in found
     assert ModelRefs.from_dict(json.loads(json.dumps(sources.refs.to_dict()))) == sources.refs

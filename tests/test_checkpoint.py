@@ -318,7 +318,7 @@ def test_what_is_written_is_read(
         f"t{number}": (torch.randn(shape, generator=generator) * 3).to(dtype)
         for number, (dtype, shape) in enumerate(kinds)
     }
-    with CheckpointWriter(folder, shard_bytes) as writer:
+    with CheckpointWriter(folder, tensors, shard_bytes) as writer:
         for name, tensor in tensors.items():
             writer.add(name, tensor)
     (folder / "config.json").write_text("{}")
@@ -335,16 +335,23 @@ def test_what_is_written_is_read(
     assert writer.total_bytes == sum(tensor.nbytes for tensor in tensors.values())
 
 
-def test_a_name_is_written_once(tmp_path: Path) -> None:
-    writer = CheckpointWriter(tmp_path)
-    writer.add("a", torch.ones(1))
+def test_what_was_planned_is_written_once(tmp_path: Path) -> None:
+    one = torch.ones(1)
+    writer = CheckpointWriter(tmp_path, {"a": one, "b": one.to("meta")})
+    writer.add("a", one)
     with pytest.raises(ValueError, match="'a' was added twice"):
-        writer.add("a", torch.ones(1))
+        writer.add("a", one)
+    with pytest.raises(ValueError, match="'c' was not planned"):
+        writer.add("c", one)
+    with pytest.raises(ValueError, match="'b' was planned, but not added"):
+        writer.finish()
+    with pytest.raises(ValueError, match=r"planned as torch.float32 \[1\], but is .*int64 \[1\]"):
+        writer.add("b", torch.ones(1, dtype=torch.int64))
 
 
 def test_non_contiguous_tensors_are_written_in_order(tmp_path: Path) -> None:
     tensor = torch.arange(6.0).reshape(2, 3).T
-    with CheckpointWriter(tmp_path) as writer:
+    with CheckpointWriter(tmp_path, {"a": tensor}) as writer:
         writer.add("a", tensor)
     assert torch.equal(load_file(tmp_path / "model.safetensors")["a"], tensor)
 
@@ -431,7 +438,8 @@ def test_companions_are_everything_but_weights(copy: Path, tmp_path: Path) -> No
 
 def test_rewriting_a_model_changes_nothing(model: Path, tmp_path: Path) -> None:
     tensors = tensors_of(model)
-    with whole_folder(tmp_path / "out") as folder, CheckpointWriter(folder, 10**5) as writer:
+    out = tmp_path / "out"
+    with whole_folder(out) as folder, CheckpointWriter(folder, tensors, 10**5) as writer:
         copy_companions(model, folder)
         for name, tensor in tensors.items():
             writer.add(name, tensor)

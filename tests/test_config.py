@@ -15,6 +15,7 @@ from mergefront.errors import ConfigError, UserError
 from mergefront.recorded import reference_point
 from mergefront.schemas import json_schema
 from mergefront.starter import starter_config, starter_notes
+from mergefront.tasks import library
 
 GOOD = {
     "name": "x",
@@ -160,15 +161,15 @@ def test_init_refuses_what_cannot_be_a_configuration() -> None:
         starter_config("zoo:vlm", [], None, name="x")
 
 
-def test_init_takes_small_bounds_for_real_pairs_and_says_what_to_write_first() -> None:
+def test_init_takes_small_bounds_and_library_tasks_for_real_pairs() -> None:
     zoo = starter_config("zoo:vlm", ["zoo:arithmetic"], "zoo:base", name="x")
     assert yaml.safe_load(zoo)["space"] == "knobs_by_part"
-    assert starter_notes("zoo:vlm") == ""
+    assert starter_notes("zoo:vlm", "x.yaml") == ""
     real = starter_config("org/vlm", ["org/llm"], "org/base", name="x")
     config = validate(yaml.safe_load(real), RunConfig, "init")
     space = yaml.safe_load(shipped.find("search_spaces", config.space, Path()).read_text())
     assert {(knob["high"], knob["start"]) for knob in space["knobs"]} == {(0.3, 0.1)}
-    comments = [line for line in real.splitlines() if line.lstrip().startswith("#")]
-    for names in config.objectives.values():
-        assert names[0] in starter_notes("org/vlm")
-        assert any(names[0] in line for line in comments)
+    aims = {task.name: task.objective for task in library()}
+    for objective, names in config.objectives.items():
+        assert {aims[name] for name in names} == {objective}
+    assert "mergefront plan x.yaml" in starter_notes("org/vlm", "x.yaml")

@@ -19,7 +19,8 @@ from fixtures_families.merges import bytes_of, export, paired, read, recipe_of
 from fixtures_models import tensors_of
 from mergefront.anatomy import groups
 from mergefront.checkpoint import Checkpoint
-from mergefront.errors import PairingError
+from mergefront.errors import EngineError, PairingError
+from mergefront.export import load_in_transformers, same_tensors
 from mergefront.merging.sources import Sources, check_heads
 from mergefront.pairing import pair
 from mergefront.recipe import refs
@@ -210,3 +211,18 @@ def test_donors_in_shards_with_tied_heads_and_other_vocabularies(
     for mine, other in pairs.items():
         frozen = anatomy.places[mine].part in ("embedding", "head")
         assert made[mine] == (own[mine] if frozen else given[other])
+
+
+def test_an_export_that_transformers_has_no_class_for_is_compared_with_the_receiver(
+    donors: dict[str, Path], tmp_path: Path
+) -> None:
+    """Its check says so; a tensor of another name or shape is found all the same."""
+    family = FAMILIES["MiniCPM-V 2.6 (Qwen2)"]
+    receiver, donor = family.make(tmp_path / "receiver", "original", seed=2), donors[family.donor]
+    recipe = recipe_of(receiver, donor)
+    export(recipe, tmp_path / "out")
+    sources = Sources.open(refs(recipe))
+    assert load_in_transformers(tmp_path / "out") is None
+    assert same_tensors(tmp_path / "out", sources) == len(sources.receiver.headers)
+    with pytest.raises(EngineError, match="is not as in the receiver"):
+        same_tensors(donor, sources)

@@ -20,7 +20,7 @@ from mergefront.merging.sources import Sources, check_heads
 from mergefront.recipe import Models, Recipe, refs
 from mergefront.recorded import open_study, spent_seconds
 from mergefront.rundir import RunDirectory
-from mergefront.search import Clock, Search, source_hashes
+from mergefront.search import Clock, Search
 from mergefront.space import Space, SpaceSpec, load_space
 from mergefront.tasks import item_set
 
@@ -46,7 +46,7 @@ def run_space(run: RunDirectory) -> tuple[Space, Sources]:
     """
     spec = SpaceSpec.model_validate(run.manifest()["space"])
     space, sources = lay_out(run.config, spec)
-    run.check_manifest({"sources": source_hashes(sources)})
+    run.check_manifest({"sources": sources.file_hashes()})
     return space, sources
 
 
@@ -81,7 +81,7 @@ def assemble(config: RunConfig, runs: Path) -> Search:
     run = RunDirectory.create_or_resume(runs, config)
     release = run.lock()
     run.check_manifest({
-        "sources": source_hashes(sources),
+        "sources": sources.file_hashes(),
         "items": items.card(),
         "space": space.spec.model_dump(mode="json"),
     })  # fmt: skip

@@ -21,7 +21,7 @@ __all__ += ["validate"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
 
-SamplerName = Literal["como-cma", "nsga2", "tpe", "random"]
+SamplerName = Literal["como-cma", "nsga2", "tpe", "random", "noisy-gp"]
 VocabularyMode = Literal["receiver", "by_token"]
 EngineKind = Literal["vllm", "transformers"]
 WarmStart = Literal["receiver", "uniform", "start"]
@@ -133,6 +133,11 @@ class EngineConfig(Strict):
     )
     threads: Count | None = Field(None, description="CPU threads of the engine; default: all.")
     enforce_eager: bool | None = Field(None, description="No CUDA graphs; default: on a CPU only.")
+    trust_remote_code: bool = Field(
+        False,
+        description="Run Python code that the receiver's folder brings. Some families need it "
+        "(MiniCPM-V, Phi-3.5-V, InternVL in its own layout): only for code that you have read.",
+    )
 
 
 class Tracking(Strict):

@@ -19,8 +19,8 @@ State = Literal["ok", "note", "broken"]
 
 REQUIRED = (  # pyproject.toml's dependencies; a test compares
     "torch", "transformers", "safetensors", "datasets", "optuna", "cma", "moarchiving", "mlflow",
-    "matplotlib", "numpy", "scipy", "pillow", "math-verify", "pyarrow", "pydantic", "pyyaml", "rich",
-    "typer",
+    "matplotlib", "numpy", "scipy", "pillow", "math-verify", "pyarrow", "pydantic", "pyyaml",
+    "rich", "typer",
 )  # fmt: skip
 _INSTALL = (
     'in the checkout: pip install ".[gpu]" with an NVIDIA GPU, pip install ".[cpu]" elsewhere'

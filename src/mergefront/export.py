@@ -10,21 +10,21 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mergefront.card import licences, model_card
-from mergefront.config import EngineConfig
-from mergefront.engine import open_engine
+from mergefront.checkpoint import Checkpoint
 from mergefront.errors import EngineError
 from mergefront.merging import build
 from mergefront.merging.sources import Sources
 from mergefront.recipe import Recipe
-from mergefront.records import Item
-from mergefront.rundir import ItemRecord
-from mergefront.search import source_hashes
-from mergefront.select import digest
-from mergefront.tasks import ItemSet
 from mergefront.writing import whole_folder
+
+if TYPE_CHECKING:  # a plain merge needs none of these
+    from mergefront.config import EngineConfig
+    from mergefront.records import Item
+    from mergefront.rundir import ItemRecord
+    from mergefront.tasks import ItemSet
 
 Progress = Callable[[int, int], None]
 
@@ -46,7 +46,7 @@ def write_merged(
     provenance = {
         "format": "mergefront/provenance@1",
         "recipe": recipe.hash(),
-        "sources": source_hashes(sources),
+        "sources": sources.file_hashes(),
         "tensors": account,
     }
     if sources.vocabulary is not None:
@@ -121,7 +121,13 @@ def verify(
     Raises:
         EngineError: the checkpoint does not load, or is not what was scored.
     """
-    checks: dict[str, Any] = {"transformers": load_in_transformers(folder)}
+    from mergefront.engine import open_engine
+    from mergefront.select import digest
+
+    checks: dict[str, Any] = {
+        "transformers": load_in_transformers(folder, settings.trust_remote_code),
+        "tensors": same_tensors(folder, sources),
+    }
     engine = open_engine(settings, sources.refs, recipe.method, recipe.parameters, folder=folder)
     try:
         found = digest(engine.parameter_hashes())
@@ -156,7 +162,13 @@ def _words(checks: Mapping[str, Any]) -> list[str]:
     """What was verified and what was not, in plain words."""
     engine, answers = checks["engine"], checks["answers"]
     short = engine["parameters_sha256"][:12]
-    words = ["verified: loads in transformers, no missing and no unexpected tensor"]
+    if checks["transformers"] is not None:
+        words = ["verified: loads in transformers, no missing and no unexpected tensor"]
+    else:
+        words = [
+            "not loaded in transformers, which has no class for this family; "
+            f"names, shapes and dtypes of all {checks['tensors']} tensors are the receiver's"
+        ]
     if engine["same_as_scored"]:
         words.append(f"verified: parameters in a fresh engine hash to those scored ({short})")
     else:
@@ -171,13 +183,38 @@ def _words(checks: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def load_in_transformers(folder: Path) -> dict[str, int]:
-    """Load the checkpoint in transformers. Raises EngineError on a missing or unexpected tensor."""
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+def same_tensors(folder: Path, sources: Sources) -> int:
+    """Compare names, shapes and dtypes with the receiver's; returns how many there are.
+
+    Raises:
+        EngineError: one is missing, new, or of another shape or dtype.
+    """
+    found, wanted = Checkpoint.open(folder).headers, sources.receiver.headers
+    for name in sorted({*found, *wanted}):
+        pair = (one.get(name) for one in (found, wanted))
+        mine, theirs = (None if one is None else (one.shape, one.dtype) for one in pair)
+        if mine != theirs:
+            raise EngineError(f"{folder.name}: tensor {name!r} is not as in the receiver")
+    return len(found)
+
+
+def load_in_transformers(folder: Path, trust_remote_code: bool = False) -> dict[str, int] | None:
+    """Load the checkpoint in transformers; None if transformers has no class for its family.
+
+    Raises:
+        EngineError: a tensor is missing, unexpected, or of another shape.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except ValueError:
+        return None
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return None
     AutoProcessor.from_pretrained(folder)
     model, report = AutoModelForImageTextToText.from_pretrained(
         folder, output_loading_info=True, dtype="auto"

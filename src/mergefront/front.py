@@ -97,7 +97,7 @@ def summarise(run: RunDirectory, study: optuna.Study) -> dict[str, Any]:
         "seconds": _seconds(everything),
         "openings": openings,
         "test_rounds": len({o["candidates"] for o in openings if o["split"] == "test"}),
-        "messages": _messages(rows, names[0]),
+        "messages": [*_messages(rows, names[0]), *_modes(run)],
     }
 
 
@@ -217,6 +217,15 @@ def _messages(rows: Sequence[Mapping[str, Any]], first: str) -> list[str]:
         for sentence in seen_blind(row["gain"], row["blind"]["gain"], f"Member {row['number']}")
     ]
     return [_outcome(rows, first), *blind]
+
+
+def _modes(run: RunDirectory) -> list[str]:
+    """Which tasks were not answered in words."""
+    tasks = run.manifest()["items"]["tasks"]
+    labels = [name for name, task in tasks.items() if task.get("mode") == "labels"]
+    if not labels:
+        return []
+    return [f"Answers by label log-probability, not generated: {', '.join(labels)}."]
 
 
 def _outcome(rows: Sequence[Mapping[str, Any]], first: str) -> str:

@@ -36,6 +36,9 @@ RuleName = Literal[
     "contains",
 ]
 
+RESULT = "result"
+"""Trial attribute with everything about a finished candidate but its point and values."""
+
 Table = Mapping[str, Mapping[str, float]]
 """Coefficients: source alias -> group name -> coefficient (a K x G table)."""
 

@@ -138,28 +138,49 @@ def _entry(file: Path, name: str, entry: Mapping[str, Any], data_bytes: int) -> 
     return header
 
 
-def write_safetensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write one safetensors file straight from the tensors' memory, without a second copy.
+@dataclass(frozen=True)
+class Layout:
+    """Where everything goes in a file: its first bytes, its size, and each tensor's offset."""
 
-    Wide element types come first and the header is padded to 8 bytes, so that all data is aligned.
-    """
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name in order:
-        tensor = tensors[name]
-        end = offset + tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with file.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)))
-        stream.write(text)
+    start: bytes
+    offsets: Mapping[str, int]
+    n_bytes: int
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, torch.Tensor]) -> Layout:
+        """Lay out a file of these tensors, of which only dtypes and shapes are looked at.
+
+        Wide element types come first and the header is padded to 8 bytes, so that all data is
+        aligned.
+        """
+        order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        offset, offsets = 0, {}
         for name in order:
-            raw = tensors[name].detach().contiguous().reshape(-1).view(torch.uint8)
-            stream.write(raw.numpy().data)
+            tensor = tensors[name]
+            end = offset + tensor.nbytes
+            header[name] = {
+                "dtype": _NAMES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [offset, end],
+            }
+            offsets[name], offset = offset, end
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        start = struct.pack("<Q", len(text)) + text
+        places = {name: len(start) + at for name, at in offsets.items()}
+        return cls(start, MappingProxyType(places), len(start) + offset)
+
+
+def raw_bytes(tensor: torch.Tensor) -> memoryview:
+    """Return a tensor's bytes as they are written, without a copy if it is contiguous."""
+    return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def write_safetensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write one safetensors file straight from the tensors' memory, without a second copy."""
+    layout = Layout.of(tensors)
+    with file.open("wb") as stream:
+        stream.write(layout.start)
+        for name in layout.offsets:
+            stream.write(raw_bytes(tensors[name]))

@@ -276,8 +276,3 @@ class Search:
 def recipe_of(space: Space, models: Models, point: Sequence[float]) -> Recipe:
     """The recipe of a point in [0, 1]^D."""
     return Recipe(space.spec.method, models, space.table(point), space.parameters(point))
-
-
-def source_hashes(sources: Sources) -> dict[str, dict[str, str]]:
-    """Source -> file -> sha256: weights, config, tokenizer, processor, chat template."""
-    return {name: model.file_hashes() for name, model in sources.models.items()}

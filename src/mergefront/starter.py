@@ -27,7 +27,7 @@ donors:                            # alias: {{model, revision, base}}; a donor m
 objectives:                        # the first is the one to gain, the others are to keep
   reasoning: [{reasoning}]         # task names, or paths of task files
   perception: [{perception}]
-{first}items: {{search: 400, validation: 1000, test: 2000}}  # per objective; s.e. ~ 0.5/sqrt(n)
+{first}items: {items}  # per objective; s.e. ~ 0.5/sqrt(n)
 
 search: {{sampler: como-cma, seed: 0, warm_start: [receiver, uniform]}}
 budget: {{candidates: 200, hours: 8}}                   # hours include validation, test and export
@@ -42,10 +42,12 @@ _REAL_SPACE = """\
 # real_pairs suits a night: knobs from 0 to 0.3 that start at 0.1, for real pairs can collapse at
 # 0.1 to 0.2. knobs_by_part has the same knobs with the zoo's bounds (0 to 1.5).
 space: real_pairs"""
-_TASKS = ("tasks/my_reasoning.yaml", "tasks/my_perception.yaml")
-_TASKS_FIRST = f"""\
-  # Write these two task files first, {_TASKS[0]} and
-  # {_TASKS[1]}: docs/tasks.md says how.
+_ZOO_ITEMS = "{search: 400, validation: 1000, test: 2000}"
+_REASONING = ("mathvista_math", "mathverse_vision_only", "mmstar_reasoning", "mathvision")
+_PERCEPTION = ("mmstar_perception", "blink", "cv_bench", "textvqa")
+_REAL_ITEMS = "{search: 400, validation: 600, test: 700}"
+_TASKS_FIRST = """\
+  # `mergefront tasks list` has more; your own questions: docs/bring-your-own-questions.md
 """
 _RESERVED = frozenset({"receiver", "base", "tied", "each"})
 
@@ -67,7 +69,8 @@ def starter_config(receiver: str, donors: Sequence[str], base: str | None, *, na
             )
         aliases[alias] = donor
     zoo = _is_zoo(receiver)
-    reasoning, perception = ("digits_reasoning", "digits_perception") if zoo else _TASKS
+    reasoning = ("digits_reasoning",) if zoo else _REASONING
+    perception = ("digits_perception",) if zoo else _PERCEPTION
     run = re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-") or "run"
     text = _TEMPLATE.format(
         name=_scalar(run),
@@ -76,19 +79,20 @@ def starter_config(receiver: str, donors: Sequence[str], base: str | None, *, na
         base=_scalar(base) if base is not None else "null",
         donors="\n".join(f"  {_scalar(a)}: {{model: {_scalar(m)}}}" for a, m in aliases.items()),
         space=_ZOO_SPACE if zoo else _REAL_SPACE,
-        reasoning=reasoning,
-        perception=perception,
+        reasoning=", ".join(reasoning),
+        perception=", ".join(perception),
         first="" if zoo else _TASKS_FIRST,
+        items=_ZOO_ITEMS if zoo else _REAL_ITEMS,
     )
     validate(yaml.safe_load(text), RunConfig, "mergefront init")
     return text
 
 
-def starter_notes(receiver: str) -> str:
-    """What is left to do before the written configuration runs; empty if nothing is."""
+def starter_notes(receiver: str, file: str) -> str:
+    """What is wise to do before the written configuration runs; empty if nothing is."""
     if _is_zoo(receiver):
         return ""
-    return f"first write the two task files {_TASKS[0]} and {_TASKS[1]}: docs/tasks.md says how"
+    return f"what it would download and need: mergefront plan {file}"
 
 
 def _is_zoo(receiver: str) -> bool:

@@ -14,14 +14,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import torch
 
 from mergefront.errors import UserError
-from mergefront.safetensors_file import write_safetensors
+from mergefront.safetensors_file import Layout, raw_bytes
 
 WEIGHT_INDEX: Final = "model.safetensors.index.json"
 SHARD_BYTES: Final = 4 * 10**9
@@ -32,20 +32,26 @@ _LEFT_BEHIND: Final = frozenset({"README.md", WEIGHT_INDEX, "pytorch_model.bin.i
 
 
 class CheckpointWriter:
-    """Write tensors one at a time into shards; holds at most one shard in memory.
+    """Write tensors in any order, each straight to its place in its shard; holds none of them.
 
-    Use as a context manager: leaving it without an error writes the last shard and, if there is
-    more than one, the index. Tensors larger than `shard_bytes` get a shard of their own.
+    `planned` says which tensors there will be: name -> a tensor of the right dtype and shape
+    (one on the "meta" device will do). They are dealt out to shards in this order; those larger
+    than `shard_bytes` get a shard of their own. Use as a context manager: leaving it without an
+    error checks that all are there and, if there is more than one shard, writes the index.
     """
 
-    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(
+        self, folder: Path, planned: Mapping[str, torch.Tensor], shard_bytes: int = SHARD_BYTES
+    ) -> None:
         self.folder = folder
-        self.shard_bytes = shard_bytes
-        self.total_bytes = 0
-        self._pending: dict[str, torch.Tensor] = {}
-        self._pending_bytes = 0
-        self._shards: list[tuple[Path, tuple[str, ...]]] = []
-        self._names: set[str] = set()
+        self.total_bytes = sum(tensor.nbytes for tensor in planned.values())
+        self._missing = dict(planned)
+        self._files: dict[str, str] = {}
+        self._offsets: dict[str, int] = {}
+        shards = _dealt_out(planned, shard_bytes)
+        for number, names in enumerate(shards, start=1):
+            file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            self._begin(file if len(shards) > 1 else "model.safetensors", names)
 
     def __enter__(self) -> CheckpointWriter:
         return self
@@ -55,44 +61,62 @@ class CheckpointWriter:
             self.finish()
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Add a tensor; it is kept by reference until its shard is written.
+        """Write a tensor to its place.
 
         Raises:
-            ValueError: if a tensor of that name was added before.
+            ValueError: if the tensor was not planned like that, or was added before.
         """
-        if name in self._names:
-            raise ValueError(f"tensor {name!r} was added twice")
-        n_bytes = tensor.numel() * tensor.element_size()
-        if self._pending and self._pending_bytes + n_bytes > self.shard_bytes:
-            self._flush()
-        self._names.add(name)
-        self._pending[name] = tensor
-        self._pending_bytes += n_bytes
-        self.total_bytes += n_bytes
+        planned = self._missing.pop(name, None)
+        if planned is None:
+            problem = "added twice" if name in self._files else "not planned"
+            raise ValueError(f"tensor {name!r} was {problem}")
+        if (planned.dtype, planned.shape) != (tensor.dtype, tensor.shape):
+            raise ValueError(
+                f"tensor {name!r} was planned as {planned.dtype} {list(planned.shape)}, "
+                f"but is {tensor.dtype} {list(tensor.shape)}"
+            )
+        with (self.folder / self._files[name]).open("r+b") as stream:
+            stream.seek(self._offsets[name])
+            stream.write(raw_bytes(tensor))
 
     def finish(self) -> None:
-        """Write what is left, name the shards and write the index if there are several."""
-        if self._pending or not self._shards:
-            self._flush()
-        if len(self._shards) == 1:
-            self._shards[0][0].rename(self.folder / "model.safetensors")
-            return
-        weight_map: dict[str, str] = {}
-        for number, (file, names) in enumerate(self._shards, start=1):
-            final = f"model-{number:05d}-of-{len(self._shards):05d}.safetensors"
-            file.rename(self.folder / final)
-            weight_map.update(dict.fromkeys(names, final))
-        index = {
-            "metadata": {"total_size": self.total_bytes},
-            "weight_map": dict(sorted(weight_map.items())),
-        }
-        (self.folder / WEIGHT_INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        """Check that nothing is missing, and write the index if there are several shards.
 
-    def _flush(self) -> None:
-        file = self.folder / f"shard-{len(self._shards)}.part"
-        write_safetensors(file, self._pending)
-        self._shards.append((file, tuple(self._pending)))
-        self._pending, self._pending_bytes = {}, 0
+        Raises:
+            ValueError: naming a tensor that was planned but not added.
+        """
+        if self._missing:
+            raise ValueError(f"tensor {next(iter(self._missing))!r} was planned, but not added")
+        if len(set(self._files.values())) > 1:
+            index = {
+                "metadata": {"total_size": self.total_bytes},
+                "weight_map": dict(sorted(self._files.items())),
+            }
+            (self.folder / WEIGHT_INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+    def _begin(self, file: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Make a shard with its header, and room for its tensors."""
+        layout = Layout.of(tensors)
+        self._offsets |= layout.offsets
+        self._files |= dict.fromkeys(tensors, file)
+        with (self.folder / file).open("wb") as stream:
+            stream.write(layout.start)
+            stream.truncate(layout.n_bytes)
+
+
+def _dealt_out(
+    planned: Mapping[str, torch.Tensor], shard_bytes: int
+) -> list[dict[str, torch.Tensor]]:
+    """Deal tensors out to shards of at most `shard_bytes`, in their order; at least one shard."""
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    room = shard_bytes
+    for name, tensor in planned.items():
+        if shards[-1] and tensor.nbytes > room:
+            shards.append({})
+            room = shard_bytes
+        shards[-1][name] = tensor
+        room -= tensor.nbytes
+    return shards
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -66,6 +67,7 @@ def check(
 
     if folder is not None and folder.exists():
         raise UserError(f"output folder {folder} exists already", hint="give another with --out")
+    logging.getLogger("mergefront.tasks.pool").setLevel(logging.ERROR)  # told below
     with err.status("reading the data"):
         found = check_task(name, n=n, answers=answer or (), file=answers, limit=limit)
     if folder is not None:

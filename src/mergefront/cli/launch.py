@@ -45,7 +45,7 @@ def init(
         raise UserError(f"{out_file} exists already", hint="give another name with --out")
     out_file.write_text(starter_config(receiver, donors, base, name=out_file.stem))
     say(f"wrote {out_file}: read it, then run: mergefront search {out_file}")
-    if notes := starter_notes(receiver):
+    if notes := starter_notes(receiver, str(out_file)):
         say(notes)
 
 

@@ -66,12 +66,15 @@ def print_front(found: Mapping[str, Any]) -> None:
             str(m["number"]),
             *(percent(m["validation"][n]) for n in names),
             *(points(m["gain"][n]) for n in names),
-            probability(m["gain"][names[0]].get("p_holm")),
-            m["verdict"] + (f" ({m['holds']})" if m.get("holds") else ""),
+            probability(m["gain"][names[0]].get("p_holm")) + ("†" if _alone(m) else ""),
+            m["verdict"],
             ", ".join(m["picks"]),
         ])  # fmt: skip
     title = "validation items; ± standard error, gains paired with 95 % interval, p after Holm"
-    out.print(table(title, ["member", *names, *gains, "p", "verdict", "picks"], rows))
+    if any(_alone(m) for m in order):
+        title += "; † the gain holds for that member alone, not over the whole front"
+    columns = ["member", *names, *gains, "p", "verdict", "picks"]
+    out.print(table(title, columns, rows, text=["verdict", "picks"]))
     _print_answers(found, order)
     _print_tested(found, [m for m in order if m["test"]], gains)
     volume = found["hypervolume"]["validation"]
@@ -83,6 +86,11 @@ def print_front(found: Mapping[str, Any]) -> None:
     )
     for message in found["messages"]:
         out.print(message, markup=False, soft_wrap=True)
+
+
+def _alone(member: Mapping[str, Any]) -> bool:
+    """Whether a gain is resolved by itself, but not over the whole front."""
+    return "alone" in (member.get("holds") or "")
 
 
 def _print_answers(found: Mapping[str, Any], order: Sequence[Mapping[str, Any]]) -> None:

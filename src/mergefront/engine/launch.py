@@ -78,6 +78,7 @@ def _arguments(settings: EngineConfig, folder: Path, cpu: bool) -> dict[str, Any
     arguments: dict[str, Any] = {
         "model": str(folder),
         "dtype": settings.dtype,
+        "trust_remote_code": settings.trust_remote_code,
         "seed": 0,
         "worker_extension_cls": "mergefront.engine.worker.MergeWorker",
         "max_model_len": settings.max_model_len or context_length(folder),

@@ -53,7 +53,7 @@ class Kept(Generic[T]):
         return made
 
 
-def load_processor(folder: Path) -> ProcessorMixin:
+def load_processor(folder: Path, trust_remote_code: bool = False) -> ProcessorMixin:
     """The receiver's processor (tokenizer, image processor, chat template).
 
     Raises:
@@ -62,9 +62,10 @@ def load_processor(folder: Path) -> ProcessorMixin:
     from transformers import AutoProcessor
 
     try:
-        processor = AutoProcessor.from_pretrained(folder)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
-        raise EngineError(f"{folder}: the processor does not load: {error}") from error
+        hint = "engine.trust_remote_code: true, if you trust it" if "remote" in str(error) else ""
+        raise EngineError(f"{folder}: the processor does not load: {error}", hint=hint) from error
     if getattr(processor, "chat_template", None) is None:
         raise EngineError(
             f"{folder}: the processor has no chat template",

@@ -57,8 +57,8 @@ class TransformersEngine:
         self._fixed = folder is not None
         self._folder = Path(refs.receiver) if folder is None else folder
         self._batch = settings.batch_size
-        self._processor: Any = load_processor(self._folder)
-        self._model: Any = _load_model(self._folder, settings.dtype)
+        self._processor: Any = load_processor(self._folder, settings.trust_remote_code)
+        self._model: Any = _load_model(self._folder, settings)
         self._limit = settings.max_model_len or context_length(self._folder)
         self._images: Kept[Any] = Kept(image_size)
         self._labels = LabelTokens(self._processor.tokenizer)
@@ -198,14 +198,16 @@ class TransformersEngine:
         return Answer(text.strip(), len(said), end is not None)
 
 
-def _load_model(folder: Path, dtype: str) -> Any:
+def _load_model(folder: Path, settings: EngineConfig) -> Any:
     from transformers import AutoModelForImageTextToText
     from transformers.utils import logging as transformers_logging
 
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code
+        )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise EngineError(f"transformers does not load {folder}: {error}") from error
     finally:

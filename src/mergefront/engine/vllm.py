@@ -72,7 +72,7 @@ class VllmEngine:
         self._llm, self._in_process = start(settings, self._folder)
         try:
             self._call("mergefront_watch")
-            self._processor = load_processor(self._folder)
+            self._processor = load_processor(self._folder, settings.trust_remote_code)
             self._labels = LabelTokens(self._processor.tokenizer)
             if not self._fixed:
                 self._open_sources(settings, refs, groups)

@@ -1,6 +1,6 @@
 """Recipe -> tensors and folders: the exporter's way of building what the engine builds in place.
 
-Streaming: one tensor at a time; memory is one output shard and the largest tensor's sources.
+Streaming: one tensor at a time, written as soon as it is made.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from mergefront.errors import CheckpointError
 from mergefront.recipe import Recipe
 
 from . import METHODS
-from .arithmetic import combine
+from .arithmetic import CPU_CHUNK, combine
+from .common import DELTA, difference
 from .method import Method, Mix, Slot
 from .plan import UNTOUCHED, ZERO, Choice, copied, plan_of, touched_parts
 from .slots import SourceSlot
@@ -54,10 +55,25 @@ def merged(
 def _carried_out(
     method: Method, slot: Slot, mix: Mix, parameters: Mapping[str, Any], dtype: torch.dtype
 ) -> Tensor:
-    terms = [method.prepare(term, slot, parameters) for term in mix.terms]
+    """Carry out a mix piece by piece: deltas of a whole tensor would not fit in any cache."""
+    pieces = [_pieces(method, slot, term, parameters) for term in mix.terms]
     out = torch.empty(slot.read("receiver").shape, dtype=dtype)
-    combine(mix, terms, dtype, out)
+    flat = out.view(-1)
+    for start in range(0, flat.numel(), CPU_CHUNK):
+        at = slice(start, start + CPU_CHUNK)
+        combine(mix, [piece(at) for piece in pieces], dtype, flat[at])
     return out
+
+
+def _pieces(
+    method: Method, slot: Slot, term: str, parameters: Mapping[str, Any]
+) -> Callable[[slice], Tensor]:
+    """Return what gives any range of a term's entries; a delta's are worked out when asked for."""
+    if term.startswith(DELTA):
+        source, anchor = (slot.read(one).reshape(-1) for one in method.reads(term, parameters))
+        return lambda at: difference(source[at], anchor[at])
+    whole = method.prepare(term, slot, parameters).reshape(-1)
+    return lambda at: whole[at]
 
 
 def combined(sources: Sources, recipe: Recipe, name: str, choice: Choice) -> Tensor:
@@ -107,7 +123,11 @@ def write(
     choices = {member: plan[group.name] for group in sources.groups for member in group.tensors}
     account: dict[str, list[str]] = {"merged": [], "copied": []}
     names = list(sources.receiver.headers)
-    with CheckpointWriter(out, shard_bytes) as writer:
+    planned = {
+        name: torch.empty(header.shape, dtype=DTYPES[header.dtype], device="meta")
+        for name, header in sources.receiver.headers.items()
+    }
+    with CheckpointWriter(out, planned, shard_bytes) as writer:
         for done, name in enumerate(names, start=1):
             choice = choices.get(name, UNTOUCHED)
             account["copied" if choice == UNTOUCHED else "merged"].append(name)

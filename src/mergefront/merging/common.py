@@ -114,7 +114,12 @@ def anchor_of(source: str, parameters: Mapping[str, Any]) -> str:
 
 def delta(slot: Slot, source: str, parameters: Mapping[str, Any]) -> Tensor:
     """A source's delta in fp32: source minus its anchor."""
-    return slot.read(source).float() - slot.read(anchor_of(source, parameters)).float()
+    return difference(slot.read(source), slot.read(anchor_of(source, parameters)))
+
+
+def difference(source: Tensor, anchor: Tensor) -> Tensor:
+    """Source minus anchor in fp32, entry by entry: so any piece of a term "delta:..." is made."""
+    return source.float() - anchor.float()
 
 
 def coefficients(row: Mapping[str, float], donors: Sequence[str]) -> dict[str, float]:

@@ -133,6 +133,10 @@ class Sources:
             for own in model.pairs.values():
                 self._finite_tensor(model, own)
 
+    def file_hashes(self) -> dict[str, dict[str, str]]:
+        """Return source -> file -> SHA-256 of all that decides answers."""
+        return {name: model.file_hashes() for name, model in self.models.items()}
+
     def check_method(self, method: Method, parameters: Mapping[str, Any]) -> None:
         """Check that every source a method reads is there, before anything is built.
 
