@@ -9,11 +9,9 @@ import optuna
 
 from mergefront import ledger, statistics
 from mergefront.config import RunConfig
+from mergefront.records import RESULT as RESULT
 from mergefront.records import Estimate, Evaluation, Seconds
 from mergefront.rundir import ItemRecord, RunDirectory
-
-RESULT = "result"
-"""Trial attribute with everything about a finished candidate but its point and values."""
 
 ELAPSED = "elapsed"
 """Wall seconds used when something was recorded: in RESULT, and of the study after the search."""

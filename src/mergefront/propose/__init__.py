@@ -1,6 +1,7 @@
 """Samplers by name, behind Optuna's interface: `make_sampler`, and `pending` for a resumed run.
 
-Reading order: replay.py (laws and the Optuna side), como_cma.py on kernel.py, optuna_samplers.py.
+Reading order: replay.py (laws and the Optuna side), como_cma.py on kernel.py, optuna_samplers.py,
+noisy_gp.py on `surrogate`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from mergefront.propose.replay import Proposer, ReplaySampler, pending
 
 __all__ = ["SAMPLERS", "ReplaySampler", "make_sampler", "pending"]
 
-SAMPLERS: tuple[str, ...] = ("como-cma", "nsga2", "tpe", "random")
-"""Legal names: our multi-objective CMA-ES, Optuna's NSGA-II and TPE, and random search."""
+SAMPLERS: tuple[str, ...] = ("como-cma", "nsga2", "tpe", "random", "noisy-gp")
+"""Legal names: our multi-objective CMA-ES, Optuna's NSGA-II and TPE, random search, and our
+Gaussian process that knows the noise."""
 
 
 def make_sampler(
@@ -28,8 +30,9 @@ def make_sampler(
     """Return the sampler `name` for points in [0, 1]^D and 1 to 4 objectives to maximise.
 
     `seed` is the run's seed (>= 0); `start`, of length D, is where como-cma begins without warm
-    starts; `reference`, of length M, is its hypervolume reference (default: just below the worst
-    values told). All D parameters of a trial must be suggested as floats in [0, 1], in one order.
+    starts; `reference`, of length M, is the hypervolume's reference of como-cma and noisy-gp
+    (default: just below the worst values told). All D parameters of a trial must be suggested as
+    floats in [0, 1], in one order.
 
     Raises:
         UserError: an unknown name, or lengths or numbers out of range.
@@ -49,6 +52,7 @@ def _proposer(
     reference: Sequence[float] | None,
 ) -> Proposer:
     from mergefront.propose.como_cma import ComoCmaProposer
+    from mergefront.propose.noisy_gp import NoisyGpProposer
     from mergefront.propose.optuna_samplers import OptunaProposer, RandomProposer
 
     match name:
@@ -62,6 +66,10 @@ def _proposer(
             )
         case "nsga2" | "tpe":
             return OptunaProposer(name, dimension=dimension, seed=seed, n_objectives=n_objectives)
+        case "noisy-gp":
+            return NoisyGpProposer(
+                dimension=dimension, seed=seed, n_objectives=n_objectives, reference=reference
+            )
         case _:
             return RandomProposer(dimension=dimension, seed=seed)
 

@@ -21,6 +21,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mergefront.errors import RunError
+from mergefront.records import RESULT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,13 +38,15 @@ class Tell:
     """A finished trial as a sampler sees it.
 
     `point` lies in [0, 1]^D; `values` holds M objectives to maximise, None if the trial failed;
-    `proposed` is False for warm starts and other points that the sampler did not choose.
+    `proposed` is False for warm starts and other points that the sampler did not choose; `errors`
+    are the values' standard errors, None where nobody recorded them.
     """
 
     number: int
     point: tuple[float, ...]
     values: tuple[float, ...] | None
     proposed: bool
+    errors: tuple[float, ...] | None = None
 
 
 class Proposer(Protocol):
@@ -149,6 +152,17 @@ def told_trials(study: optuna.Study) -> list[FrozenTrial]:
     return sorted(trials, key=lambda t: (t.datetime_complete or t.datetime_start, t.number))
 
 
+def standard_errors(trial: FrozenTrial) -> tuple[float, ...] | None:
+    """Return the standard error of each value of a finished trial, in the values' order.
+
+    A search records them in the trial's user attribute RESULT, by objective, before it tells the
+    values. None if there is no such record, or not one number for each value. Of a single item no
+    error can be computed: that is NaN.
+    """
+    recorded = list(trial.user_attrs.get(RESULT, {}).get("se", {}).values())
+    return tuple(map(float, recorded)) if len(recorded) == len(trial.values) else None
+
+
 def pending(study: optuna.Study) -> list[optuna.Trial]:
     """Return the trials in flight when the run was killed, by number, ready to be told.
 
@@ -193,4 +207,5 @@ def _tell(trial: FrozenTrial, dimension: int) -> Tell | None:
     values = None
     if trial.state == TrialState.COMPLETE and np.isfinite(trial.values).all():
         values = tuple(trial.values)
-    return Tell(trial.number, tuple(trial.params.values()), values, proposed)
+    errors = None if values is None else standard_errors(trial)
+    return Tell(trial.number, tuple(trial.params.values()), values, proposed, errors)
