@@ -10,7 +10,7 @@ engine merges by default, so no embedding and no head):
     `--pool` layers and used in turns beyond that: all layers are timed, none is extrapolated.
 (c) streaming: the same from pinned host memory; one layer is timed, the model's time is that
     times its layers.
-(d) a fused kernel for weighted sums (`triton_sum.py`) against eager torch: time and bits.
+(d) fused kernels for weighted sums and TIES (`triton_kernels.py`) against eager torch: time, bits.
 
 Needs torch, numpy and transformers (for shapes), triton for (d); of mergefront only
 `mergefront.merging`, straight from the source tree if it is not installed.
@@ -28,86 +28,35 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-if importlib.util.find_spec("mergefront") is None:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mergefront.errors import ConfigError
-from mergefront.merging import METHODS
-from mergefront.merging.arithmetic import combine
-from mergefront.merging.method import Method, Mix
+if importlib.util.find_spec("mergefront") is None:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-T = TypeVar("T")
-SIZES = {  # hidden, intermediate, layers, heads, key-value heads
-    "tiny": (64, 160, 2, 4, 2),
-    "2b": (1536, 8960, 28, 12, 2),
-    "7b": (3584, 18944, 28, 28, 4),
-}
-DONORS = ("first", "second")
+from random_terms import DONORS, SIZES, Pool, Small, layer_shapes, mix_of, row_of
+
+from mergefront.merging import METHODS
+from mergefront.merging.arithmetic import as_float32, combine
+from mergefront.merging.method import Method, Mix
+from mergefront.merging.sparse import TABLE
+from mergefront.merging.thresholds import step
+
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-ROWS: tuple[Mapping[str, float], ...] = (
-    {"first": 0.3, "second": 0.2},
-    {"first": 0.3, "second": 0.0},  # methods of one donor
-)
 ELECTING = ("ties", "dare_ties", "della", "breadcrumbs_ties", "paper_ties", "paper_dare_ties")
 GOALS = {"weighted sum": 1.5, "electing": 4.0}
 CHUNKS = (1 << 20, 1 << 22, 1 << 24, 1 << 26)
+Job = tuple[list[Tensor], Tensor]
+"""A tensor's terms, and where the result goes."""
 
-
-@dataclass(frozen=True)
-class Small:
-    """A small tensor with its counterparts in all sources (see `merging.method.Slot`)."""
-
-    tensors: Mapping[str, Tensor]
-    name: str = "model.layers.20.mlp.up_proj.weight"
-    layer: int | None = 20
-    n_layers: int = 28
-    part: Any = "mlp"
-    fellows: tuple[str, ...] = ("model.layers.20.mlp.up_proj.weight",)
-
-    @classmethod
-    def random(cls, shape: tuple[int, ...], dtype: torch.dtype) -> Small:
-        """Sources around a base; some entries are zero, equal in all, or subnormal in fp32."""
-        generator = torch.Generator().manual_seed(0)
-
-        def near(scale: float) -> Tensor:
-            return torch.randn(shape, generator=generator) * scale
-
-        base = near(0.05)
-        named = {"base": base, "receiver": base + near(0.01)}
-        for alias in DONORS:
-            named |= {alias: base + near(0.01), f"base:{alias}": base}
-        for tensor in named.values():
-            flat = tensor.view(-1)
-            flat[:100], flat[100:200] = 0.0, base.view(-1)[100:200]
-            flat[200:300] = 1e-39 * torch.randn(100, generator=generator)
-        return cls({name: tensor.to(dtype) for name, tensor in named.items()})
-
-    def read(self, source: str, name: str | None = None) -> Tensor:
-        return self.tensors[source]
-
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        return make()
-
-
-def mix_of(method: Method, small: Small) -> Mix:
-    """The mix of the first row that the method takes and that is not a mere copy."""
-    rows = [{"first": 1e-3, "second": 1e-3}] if method.name == "nearswap" else ROWS
-    problems = []
-    for row in rows:
-        try:
-            method.check_row(row, DONORS, {})
-            return method.mix(row, DONORS, {}, method.measure(small, DONORS, {}))
-        except ConfigError as problem:
-            problems.append(str(problem))
-    raise SystemExit(f"method {method.name} takes none of the rows: {problems}")
+Kernel = Callable[[Sequence[Tensor], Tensor], None]
+SWEPT = ("linear", "task_arithmetic", "ties", "sce")
+"""Timed at several sizes of chunk, to choose `arithmetic.DEVICE_CHUNK` by."""
 
 
 def differing(mix: Mix, terms: Sequence[Tensor], dtype: torch.dtype, device: str) -> int:
@@ -124,59 +73,6 @@ def differing(mix: Mix, terms: Sequence[Tensor], dtype: torch.dtype, device: str
 
 def bits(tensor: Tensor) -> Tensor:
     return tensor.cpu().view(torch.int32 if tensor.dtype == torch.float32 else torch.int16)
-
-
-def layer_shapes(size: str) -> tuple[list[torch.Size], int]:
-    """The shapes of one layer's tensors in a Qwen2 language model, and how many layers it has."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    hidden, intermediate, layers, heads, groups = SIZES[size]
-    config = Qwen2Config(
-        hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=1,
-        num_attention_heads=heads, num_key_value_heads=groups, vocab_size=64,
-    )  # fmt: skip
-    with torch.device("meta"):
-        model = Qwen2ForCausalLM(config)
-    named = model.named_parameters()
-    return [tensor.shape for name, tensor in named if ".layers.0." in name], layers
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Terms and outputs of some layers' tensors, made at need and used by all methods."""
-
-    device: str
-    shapes: Sequence[torch.Size]
-    layers: int
-    n_distinct: int
-    held: dict[tuple[Hashable, ...], Tensor]
-
-    def jobs(self, terms: Mapping[str, torch.dtype]) -> list[tuple[list[Tensor], Tensor]]:
-        """For every tensor of the model: its terms, and where the result goes."""
-        found = []
-        for layer in range(self.layers):
-            for place, shape in enumerate(self.shapes):
-                at = (layer % self.n_distinct, place)
-                tensors = [self._one((*at, t), shape, dtype) for t, dtype in self.kinds(terms)]
-                found.append((tensors, self._one((*at, "out"), shape, torch.bfloat16)))
-        return found
-
-    @staticmethod
-    def kinds(terms: Mapping[str, torch.dtype]) -> Iterator[tuple[Hashable, torch.dtype]]:
-        """What may be shared between methods: terms of one dtype, counted."""
-        seen: dict[torch.dtype, int] = {}
-        for dtype in terms.values():
-            seen[dtype] = seen.get(dtype, 0) + 1
-            yield (dtype, seen[dtype]), dtype
-
-    def _one(self, key: tuple[Hashable, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        if key not in self.held:
-            if dtype.is_floating_point:
-                made = torch.randn(shape, device=self.device).mul_(0.01).to(dtype)
-            else:
-                made = torch.randint(0, 1 << 15, shape, device=self.device, dtype=dtype)
-            self.held[key] = made
-        return self.held[key]
 
 
 def seconds(work: Callable[[], None], device: str, runs: int) -> float:
@@ -197,6 +93,15 @@ def seconds(work: Callable[[], None], device: str, runs: int) -> float:
         torch.cuda.synchronize()
         spent.append(begin.elapsed_time(end) / 1e3)
     return min(spent)
+
+
+def worst(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The largest ratio to the bound in each family that has a goal."""
+    families = {
+        "weighted sum": [row for row in rows if not row["join"]],
+        "electing": [row for row in rows if row["method"] in ELECTING],
+    }
+    return {name: max(row["ratio"] for row in found) for name, found in families.items()}
 
 
 def copy_rate(device: str, runs: int) -> float:
@@ -232,16 +137,18 @@ def one_method(method: Method, pool: Pool, rate: float, runs: int) -> dict[str, 
 
     moved = sum(tensor.nbytes for terms, out in jobs for tensor in (*terms, out))
     spent = seconds(candidate, pool.device, runs)
-    by_chunk = {chunk: seconds(lambda c=chunk: candidate(c), pool.device, 1) for chunk in CHUNKS}
+    chunks = CHUNKS if method.name in SWEPT else ()
+    by_chunk = {chunk: seconds(partial(candidate, chunk), pool.device, 1) for chunk in chunks}
     row = {
         "method": method.name, "terms": len(mix.terms), "join": mix.join is not None,
         "differing": different, "bytes": moved, "s": spent, "ratio": spent * rate / moved,
         "by_chunk_s": by_chunk, "streamed_s": streamed(mix, jobs, pool, runs),
     }  # fmt: skip
-    return row | (fused(mix, jobs, pool, rate / moved, runs) if mix.join is None else {})
+    kernel = kernel_of(method, mix, small)
+    return row | (fused(kernel, mix, jobs, pool, rate / moved, runs) if kernel else {})
 
 
-def streamed(mix: Mix, jobs: Sequence[tuple[list[Tensor], Tensor]], pool: Pool, runs: int) -> float:
+def streamed(mix: Mix, jobs: Sequence[Job], pool: Pool, runs: int) -> float:
     """Seconds for the model with its terms in (pinned) host memory: one layer's, times layers."""
     pinned = [
         ([_pinned(term, pool.device) for term in terms], out)
@@ -259,30 +166,43 @@ def _pinned(term: Tensor, device: str) -> Tensor:
     return term if device == "cpu" else term.cpu().pin_memory()
 
 
-def fused(
-    mix: Mix, jobs: Sequence[tuple[list[Tensor], Tensor]], pool: Pool, per_s: float, runs: int
-) -> dict[str, Any]:
-    """Bits and time of the fused kernel; nothing where triton is missing, or for a copy."""
+def kernel_of(method: Method, mix: Mix, small: Small) -> Kernel | None:
+    """The fused kernel of a mix: for weighted sums and TIES; none without triton, or for a copy."""
     if importlib.util.find_spec("triton") is None or len(mix.terms) < 2:
-        return {}
-    from triton_sum import MOST_TERMS, fused_sum
+        return None
+    from triton_kernels import MOST_TERMS, fused_sum, fused_ties
 
-    if len(mix.terms) > MOST_TERMS:
-        return {}
+    if mix.join is None:
+        fits = len(mix.terms) <= MOST_TERMS
+        return (lambda terms, out: fused_sum(terms, mix.weights, out)) if fits else None
+    if method.name != "ties":
+        return None
+    tables = method.measure(small, DONORS, {})
+    row = row_of(method, small)
+    factors = [as_float32(row[donor]) for donor in DONORS]
+    strengths = [as_float32(factor / max(factors)) for factor in factors]
+    least = [float(tables[TABLE + donor][step(0.2)]) for donor in DONORS]  # its default density
+    return lambda terms, out: fused_ties(terms, least, factors, strengths, out)
+
+
+def fused(
+    kernel: Kernel, mix: Mix, jobs: Sequence[Job], pool: Pool, per_s: float, runs: int
+) -> dict[str, Any]:
+    """Bits and time of a fused kernel."""
     terms, out = max(jobs, key=lambda job: job[1].numel())
     found: dict[str, Any] = {"fused_differing": 0}
     # Triton's interpreter truncates to 16-bit floats instead of rounding, on a CPU only
     for dtype in DTYPES if pool.device == "cuda" else (torch.float32,):
         eager, ours = (torch.zeros_like(out, dtype=dtype) for _ in range(2))
         combine(mix, terms, dtype, eager)
-        fused_sum(terms, mix.weights, ours)
+        kernel(terms, ours)
         found["fused_differing"] += int((bits(ours) != bits(eager)).sum())
     if pool.device == "cpu":
         return found  # interpreted: no time worth measuring
 
     def candidate() -> None:
         for terms, out in jobs:
-            fused_sum(terms, mix.weights, out)
+            kernel(terms, out)
 
     spent = seconds(candidate, pool.device, runs)
     return found | {"fused_s": spent, "fused_ratio": spent * per_s}
@@ -304,6 +224,8 @@ def one_size(size: str, device: str, pool_layers: int, runs: int) -> dict[str, A
             f"{row['ratio']:6.2f} {1e3 * row['streamed_s']:9.1f} {_fused_words(row)}",
             flush=True,
         )
+    for family, ratio in worst(rows).items():
+        print(f"  {family}: at most {ratio:.2f} times the bytes' own time, goal {GOALS[family]}")
     return {"size": size, "values": values, "copy_bytes_s": rate, "methods": rows}
 
 

@@ -87,8 +87,8 @@ NOTES = """
 - **Phi-3.5-Vision in vLLM**: the answers are not compared, because vLLM looks words up in an
   embedding that it fills only when images are switched on.
 - **InternVL, Phi-3.5-Vision, MiniCPM-V in their own layouts** need a config class from their
-  repository. mergefront runs no remote code: merge and export work on the files, a search needs
-  the transformers layout of the family where there is one.
+  repository: merge and export work on the files alone, a search needs `engine.trust_remote_code`,
+  or the transformers layout of the family where there is one.
 
 Made by `make families`.
 """

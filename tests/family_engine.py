@@ -176,7 +176,7 @@ def text_only(kind: str, processor: TextProcessor) -> Iterator[None]:
     module = importlib.import_module(MODULES[kind])
     before = launch.MAX_IMAGES, module.load_processor
     launch.MAX_IMAGES = 0
-    module.load_processor = lambda folder: processor
+    module.load_processor = lambda *_: processor
     try:
         with whole_towers() if kind == "vllm" else nullcontext():
             yield

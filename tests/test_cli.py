@@ -16,6 +16,7 @@ import yaml
 import mergefront
 from fixtures_cli import Command, runner
 from fixtures_models import perturbed, rewrite, tensors_of, tiny_idefics3, tiny_llama
+from mergefront.merging import METHODS
 
 
 @pytest.fixture
@@ -163,8 +164,29 @@ def test_merge_writes_whole_folders_or_none(
     path.write_text(json.dumps(recipe))
     code, _, err = mergefront_cli("merge", path, "--out", tmp_path / "other")
     assert code == 2
-    assert "99.mlp" in err
+    assert err.lstrip().startswith(f"error: {path}: recipe: table.d: '99.mlp'")
+    path.write_bytes(b"\xff\xfe{")
+    code, _, err = mergefront_cli("merge", path, "--out", tmp_path / "other")
+    assert code == 2
+    assert err.startswith(f"error: {path}: cannot be read")
+    recipe["models"]["donors"]["d"]["model"] = ""
+    path.write_text(json.dumps(recipe))
+    code, _, err = mergefront_cli("merge", path, "--out", tmp_path / "other")
+    assert code == 2
+    assert err.startswith("error: model '': no such folder")
     assert not [p for p in tmp_path.iterdir() if "other" in p.name]
+
+
+def test_methods_tells_ranges_from_words(mergefront_cli: Command) -> None:
+    code, out, _ = mergefront_cli("methods", "--json")
+    assert code == 0
+    found = {one["name"]: one for one in json.loads(out)["methods"]}
+    assert set(found) == set(METHODS)
+    assert len({one["what"] for one in found.values()}) == len(found)
+    assert found["low_rank"]["parameters"]["rank"] == [1, 65536]
+    code, out, _ = mergefront_cli("methods")
+    for words in ("rank 1..65,536", "anchor own|base|receiver", "density* 0..1"):
+        assert words in out
 
 
 def test_inspect_prints_a_pairing_and_json(mergefront_cli: Command, models: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -42,6 +43,7 @@ def test_every_faulty_field_is_named_in_one_message(tmp_path: Path) -> None:
         ({"objectives": {"r": [], "p": ["t"]}}, "objective 'r' has no task"),
         ({"donors": {}}, "donors"),
         ({"donors": {"receiver": {"model": "m"}}}, "'receiver' cannot name a donor"),
+        ({"donors": {"zero": {"model": "m"}}}, "'zero' cannot name a donor"),
         ({"name": "../x"}, "name"),
         ({"export": "best:speed"}, "no objective is named 'best:speed'"),
         ({"report": {"reference": {"r": 0.1}}}, "report.reference names"),
@@ -138,6 +140,7 @@ def test_init_makes_a_name_of_any_file_name(name: str, read: str) -> None:
     [
         ("zoo:base", "base_donor"),
         ("org/tied", "tied_donor"),
+        ("org/zero", "zero_donor"),
         ("org/2024", "donor_2024"),
         ("org/null", "null"),
         ("folder/a- b, #c", "a_b_c"),
@@ -163,12 +166,14 @@ def test_init_refuses_what_cannot_be_a_configuration() -> None:
 
 def test_init_takes_small_bounds_and_library_tasks_for_real_pairs() -> None:
     zoo = starter_config("zoo:vlm", ["zoo:arithmetic"], "zoo:base", name="x")
-    assert yaml.safe_load(zoo)["space"] == "knobs_by_part"
+    assert shipped.find("search_spaces", yaml.safe_load(zoo)["space"], Path()).is_file()
     assert starter_notes("zoo:vlm", "x.yaml") == ""
     real = starter_config("org/vlm", ["org/llm"], "org/base", name="x")
     config = validate(yaml.safe_load(real), RunConfig, "init")
     space = yaml.safe_load(shipped.find("search_spaces", config.space, Path()).read_text())
     assert {(knob["high"], knob["start"]) for knob in space["knobs"]} == {(0.3, 0.1)}
+    spoken_of = set(re.findall(r"\b(?:uniform|\w+_by_part|real_pairs)\b", zoo + real))
+    assert spoken_of <= set(shipped.names("search_spaces"))
     aims = {task.name: task.objective for task in library()}
     for objective, names in config.objectives.items():
         assert {aims[name] for name in names} == {objective}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pydoc
 import re
 import subprocess
 import sys
@@ -36,3 +37,24 @@ def test_links_lead_somewhere(page: Path) -> None:
     for link in links:
         if not link.startswith(("http://", "https://")):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_map_names_every_module() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    modules = {
+        path.stem for path in (ROOT / "src" / "mergefront").iterdir() if path.suffix == ".py"
+    }
+    packages = {path.parent.name for path in (ROOT / "src" / "mergefront").glob("*/__init__.py")}
+    named = set(re.findall(r"`(\w+)`", page))
+    assert modules - {"__init__"} | packages <= named, "add it to its floor in docs/architecture.md"
+
+
+def test_the_map_names_what_there_is() -> None:
+    """Files and dotted names of functions and classes: all of them exist."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    source = ROOT / "src" / "mergefront"
+    for file in re.findall(r"`([\w/]+\.py)`", page):
+        assert (source / file).is_file() or (ROOT / file).is_file(), file
+    for name in re.findall(r"`((?:[a-z_]+\.)+\w+)`", page):
+        if not name.endswith((".py", ".toml")):
+            assert pydoc.locate(f"mergefront.{name}") is not None, name

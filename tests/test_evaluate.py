@@ -31,6 +31,7 @@ from mergefront.select import read_front
 
 CONFIG: dict[str, Any] = {
     **ZOO_RUN,
+    "space": "ties_density",
     "items": {"search": 24, "validation": 40, "test": 30},
     "budget": {"candidates": 4},
     "search": {"warm_start": ["uniform"]},
@@ -176,7 +177,7 @@ def test_a_candidate_scores_what_its_run_recorded(
 ) -> None:
     before = len(open_study(run).user_attrs["openings"])
     member = read_front(run)["members"][0]
-    told = score(f"x:{member['number']}", "--against", "receiver", "--runs", run.path.parent)
+    told = score(f"x:{member['number']}", "--against", "x:receiver", "--runs", run.path.parent)
     assert told["split"] == "validation"
     assert [one["name"] for one in told["models"]] == [f"x:{member['number']}", "x:receiver"]
     for name, one in zip((str(member["number"]), RECEIVER), told["models"], strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,9 +25,10 @@ from mergefront.config import BLIND_ITEMS, RunConfig, validate
 from mergefront.errors import ConfigError
 from mergefront.front import summarise, write_front
 from mergefront.gains import ALONE, BEATS, OVER_THE_FRONT, TRADES, overlap, paired_gains
+from mergefront.members import picks
 from mergefront.recipe import Models, Recipe
 from mergefront.recorded import RESULT, estimates_of, open_study, paired_units, units_of
-from mergefront.records import Item, Split
+from mergefront.records import Estimate, Evaluation, Item, Split
 from mergefront.report import write_report
 from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, blind_name
 from mergefront.select import blind_items, record_opening
@@ -66,10 +69,17 @@ def records(name: str, split: Split, blind: bool = False) -> list[ItemRecord]:
     return found
 
 
-def made_run(tmp_path: Path, **changes: Any) -> tuple[RunDirectory, optuna.Study]:
-    """A run directory with a study and item files, as a search leaves them."""
+def made_run(
+    tmp_path: Path, mode: str = "generate", **changes: Any
+) -> tuple[RunDirectory, optuna.Study]:
+    """A run directory with a study and item files, as a search leaves them.
+
+    `mode` is how the task of perception is answered.
+    """
     config = validate({**ZOO_RUN, **changes}, RunConfig, "x.yaml")
     run = RunDirectory.create_or_resume(tmp_path, config)
+    tasks = {"digits_reasoning": {"mode": "generate"}, "digits_perception": {"mode": mode}}
+    run.check_manifest({"items": {"tasks": tasks}})
     study = open_study(run, create=True)
     for name in ABILITY:
         estimates = estimates_of(records(name, "search"))
@@ -197,6 +207,9 @@ def test_how_models_answered_is_told(tmp_path: Path) -> None:
                 "truncated": pytest.approx(0.1),
                 "tokens": pytest.approx((N - 1) / 2),
             }
+    assert not [one for one in front["messages"] if "log-probability" in one]
+    by_label = summarise(*made_run(tmp_path / "labels", mode="labels"))["messages"][-1]
+    assert by_label == "Answers by label log-probability, not generated: digits_perception."
 
 
 def test_a_gain_that_is_there_blind_is_said(tmp_path: Path) -> None:
@@ -275,3 +288,34 @@ def test_shared_items_are_told_before_any_number(
 def test_a_comparison_needs_common_items() -> None:
     with pytest.raises(ValueError, match="no item in common"):
         paired_gains([record("1", 1.0)], [record("2", 1.0)], ["reasoning"])
+
+
+def test_looking_at_a_run_needs_neither_engine_nor_torch() -> None:
+    script = (
+        "import sys, mergefront.front, mergefront.status; "
+        "print({'torch', 'mergefront.engine', 'mergefront.search'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("guards", "guarded"),
+    [({}, 1), ({"perception": 0.5}, 2), ({"perception": 0.0}, 1)],
+)
+def test_the_guarded_pick_is_the_best_that_keeps_the_others(
+    guards: dict[str, float], guarded: int
+) -> None:
+    """Within its guard of the receiver on search items; none if nobody keeps it."""
+    config = validate({**ZOO_RUN, "report": {"guards": guards}}, RunConfig, "x.yaml")
+    scores = {0: (0.3, 0.9), 1: (0.7, 0.9), 2: (0.75, 0.6), 3: (0.8, 0.2)}
+    found = {
+        number: Evaluation(
+            number, (number / 4,), "x",
+            {o: Estimate(s, 0.01, 400) for o, s in zip(config.objectives, pair, strict=True)},
+        )
+        for number, pair in scores.items()
+    }  # fmt: skip
+    members = [found[n] for n in (1, 2, 3)]
+    assert picks(members, config, found[0].objectives)["guarded"] == guarded
+    assert "guarded" not in picks([found[3]], config, found[0].objectives)

@@ -19,6 +19,7 @@ from fixtures_slots import DictSlot
 from mergefront.errors import ConfigError
 from mergefront.merging import METHODS, build, method_of
 from mergefront.merging.arithmetic import combine
+from mergefront.merging.common import difference
 from mergefront.merging.method import Method, Mix
 from mergefront.recipe import MethodName
 
@@ -179,6 +180,26 @@ def test_the_order_of_donors_changes_rounding_only(name: str) -> None:
         results.append(build.merged(method, where, row, donors, {}, torch.float32))
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-5, atol=2e-8)
+
+
+@METHOD
+def test_deltas_can_be_made_piece_by_piece(name: str) -> None:
+    """What `build` relies on: any term "delta:..." is source minus anchor, entry by entry."""
+    method, where = METHODS[name], slot()
+    for term in ("delta:a", *method.terms(DONORS, {})):
+        sources = method.reads(term, {})
+        if term.startswith("delta:") and len(sources) == 2:
+            whole = method.prepare(term, where, {})
+            assert bits(difference(*map(where.read, sources))) == bits(whole)
+
+
+@METHOD
+def test_a_tensor_of_many_pieces_is_that_of_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, where = METHODS[name], slot((40, 50))
+    row = row_of(method)
+    whole = combined(*prepared(method, where, row))
+    monkeypatch.setattr(build, "CPU_CHUNK", 333)
+    assert bits(build.merged(method, where, row, DONORS, {}, torch.float32)) == bits(whole)
 
 
 @METHOD

@@ -112,22 +112,26 @@ def test_a_plan_of_the_zoo_counts_what_a_search_opens(tmp_path: Path) -> None:
     asked = {(one.objective, one.split): one.asked for one in plan.questions}
     assert asked["reasoning", "search"] == 400 * 200
     assert asked["perception", "validation"] == 2000 * (config.report.finalists + 1)
-    assert asked["perception", "blind"] == 500 * (1 + 1 + len(config.objectives))
-    assert asked["perception", "test"] == 2000 * (1 + 1 + len(config.objectives))
+    assert asked["perception", "blind"] == 500 * (2 + 1 + len(config.objectives))
+    assert asked["perception", "test"] == 2000 * (2 + 1 + len(config.objectives))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_methods_terms_are_counted_as_it_prepares_them(
     method: str, models: Path, tmp_path: Path
 ) -> None:
+    searched = METHODS[method].searchable
     (tmp_path / "space.yaml").write_text(
         yaml.safe_dump({
             "method": method,
+            "parameters": {name: {"low": a, "high": b} for name, (a, b) in searched.items()},
             "knobs": [{"parts": ["mlp"], "low": 0.0, "high": 0.5}],
             "frozen": ["attention", "norm", "embedding", "head"],
         })
     )  # fmt: skip
     fields = tiny(models, space=str(tmp_path / "space.yaml")) | {"base": str(models / "base")}
+    if method == "model_stock":  # needs two donors
+        fields["donors"] |= {"e": {"model": str(models / "fast")}}
     path = written(tmp_path, **fields)
     plan = make_plan(path, hub=None)
     assert plan.works
@@ -280,6 +284,16 @@ def test_the_hub_is_asked_for_descriptions_only(models: Path, tmp_path: Path, ca
     assert any("other/ancestor" in one and "org/base" in one for one in warnings)
     pins = [r.mend for r in plan.remarks if "is not pinned" in r.message]
     assert pins == [f"pin it: {COMMIT}"] * 3
+
+
+def test_second_copies_are_not_counted(models: Path, tmp_path: Path, cache: Path) -> None:
+    folder = shutil.copytree(models / "donor", tmp_path / "donor")
+    for name in ("original", "checkpoint-100"):
+        shutil.copytree(models / "donor", folder / name)
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    with serving(LocalHub({"org/donor": folder})) as hub:
+        found = look_up("donor d", "org/donor", None, Hub(endpoint=hub.url))
+    assert found.to_download == (folder / "model.safetensors").stat().st_size
 
 
 def test_what_the_hub_refuses_is_said(models: Path, tmp_path: Path, cache: Path) -> None:

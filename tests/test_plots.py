@@ -122,7 +122,9 @@ def test_profiles_have_a_panel_for_each_part_and_donor_and_a_line_for_each_recip
 @pytest.mark.parametrize(("n_layers", "recipes", "donors"), [(1, 1, 1), (64, 9, 3)])
 def test_profiles_of_any_size(n_layers: int, recipes: int, donors: int, tmp_path: Path) -> None:
     one = profile(n_layers, tuple(f"donor{i}" for i in range(donors)))
-    save(profile_figure([f"r{i}" for i in range(recipes)], [one] * recipes), tmp_path, "p")
+    figure = profile_figure([f"r{i}" for i in range(recipes)], [one] * recipes)
+    assert [len(a.lines) for a in figure.axes] == [1 + recipes] * len(one.parts) * donors
+    save(figure, tmp_path, "p")
 
 
 def test_files_repeat_byte_for_byte(tmp_path: Path) -> None:

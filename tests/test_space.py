@@ -21,9 +21,13 @@ DONORS = ("a", "b")
 BODY = ["attention", "mlp", "norm"]
 
 
-def spec(*lines: dict[str, Any], frozen: tuple[str, ...] = ("embedding", "head")) -> SpaceSpec:
+def spec(
+    *lines: dict[str, Any],
+    frozen: tuple[str, ...] = ("embedding", "head"),
+    method: str = "linear",
+) -> SpaceSpec:
     knobs = [{"parts": BODY, "low": 0.0, "high": 1.0} | line for line in lines]
-    return validate({"method": "linear", "knobs": knobs, "frozen": frozen}, SpaceSpec, "my.yaml")
+    return validate({"method": method, "knobs": knobs, "frozen": frozen}, SpaceSpec, "my.yaml")
 
 
 def space(*lines: dict[str, Any], layers: int = 6, **options: Any) -> Space:
@@ -342,6 +346,28 @@ def test_names_of_the_default_space() -> None:
         *(f"a.mlp.k{n}" for n in range(3)),
         "a.norm.all",
     ]
+
+
+@pytest.mark.parametrize(
+    ("method", "line", "words"),
+    [
+        ("slerp", {}, "one donor in a group, this one has a, b"),
+        ("isotropic", {}, "one strength for all donors of a group"),
+        ("nearswap", {"low": -0.1}, r"coefficient -0\.1, which is a distance"),
+        ("nuslerp", {"low": -0.1, "donors": "tied"}, "takes one donor in a group"),
+    ],
+)
+def test_candidates_that_the_method_refuses_are_refused_before_a_search(
+    method: str, line: dict[str, Any], words: str
+) -> None:
+    refused = spec(line, method=method)
+    with pytest.raises(SpaceError, match=rf"group 0\.attention: .*{words}"):
+        Space.build(refused, DONORS, receiver_groups(3))
+
+
+def test_donors_that_share_a_knob_have_one_strength() -> None:
+    tied = spec({"donors": "tied"}, method="isotropic")
+    assert Space.build(tied, DONORS, receiver_groups(3)).dimension == 1
 
 
 # --- parameters of the method ---------------------------------------------------------------------

@@ -159,6 +159,15 @@ def test_prompts_do_not_hide_a_question_that_was_asked() -> None:
     assert ids([]) == ids(drop_duplicates({"a": [a], "b": [b]}, questions=raw).items["b"])
 
 
+def test_questions_without_pictures_differ_by_their_options() -> None:
+    asked = "Which is correct?"
+    sums = ("1 + 1 = 2", "1 + 1 = 3")
+    first = item("1", question=asked, choices=sums)
+    turned = item("2", question=asked, choices=sums[::-1])
+    other = item("3", question=asked, choices=("2 + 2 = 4", "2 + 2 = 5"))
+    assert ids(drop_duplicates({"t": [first, turned, other]}).items["t"]) == ["t/1", "t/3"]
+
+
 @given(st.permutations(range(12)))
 def test_within_a_task_one_of_two_clusters_that_repeat_goes(order: list[int]) -> None:
     rows = [item(str(k), f"c{k}", question=f"Is {k % 10} odd?") for k in range(12)]

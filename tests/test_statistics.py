@@ -68,6 +68,9 @@ def test_wilson_is_wider_with_clusters_and_sensible_at_the_ends() -> None:
     plain, clustered = wilson(Estimate(0.5, 0.05, 100)), wilson(Estimate(0.5, 0.1, 100))
     assert clustered[0] < plain[0] < plain[1] < clustered[1]
     assert wilson(Estimate(0.5, 0.1, 100)) == pytest.approx(wilson(Estimate(0.5, 0.1, 25)))
+    alike = wilson(Estimate(1.0, 0.0, 100), clusters=10)  # ten pictures with ten questions each
+    assert alike == pytest.approx(wilson(Estimate(1.0, 0.0, 10)))
+    assert wilson(Estimate(0.5, math.nan, 9), clusters=1) == wilson(Estimate(0.5, math.nan, 1))
     low, high = wilson(Estimate(1.0, 0.0, 100))
     assert high == 1.0
     assert 0.95 < low < 0.97

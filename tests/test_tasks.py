@@ -12,8 +12,9 @@ from PIL import Image
 
 from mergefront.config import Items
 from mergefront.errors import ConfigError, UserError
-from mergefront.records import SPLITS, Item
-from mergefront.tasks import item_set, load_task, task_path
+from mergefront.records import SPLITS, Answer, Item
+from mergefront.scoring import score
+from mergefront.tasks import item_set, load_task, pool_of, task_path
 from mergefront.tasks.load import LIBRARY, content_hash
 from mergefront.tasks.splits import by_hash, stratified_order
 
@@ -95,8 +96,10 @@ def test_own_questions_from_a_jsonl_file_and_images(tmp_path: Path) -> None:
 
 def test_a_task_file_with_an_unknown_field_is_refused(tmp_path: Path) -> None:
     path = write_task(tmp_path, [], fewshot=3, rule="guess")
-    with pytest.raises(ConfigError, match=r"mine\.yaml.*rule.*fewshot: unknown field"):
+    with pytest.raises(ConfigError, match=r"mine\.yaml.*rule.*fewshot: unknown field") as caught:
         load_task(path)
+    assert "rule: there is no rule 'guess'; the rules are exact, text" in caught.value.message
+    assert "RuleSpec" not in caught.value.message
 
 
 def test_a_missing_column_names_the_columns_there_are(tmp_path: Path) -> None:
@@ -154,6 +157,35 @@ def test_csv_cells_are_read_as_they_are_written(tmp_path: Path) -> None:
     items = load(write_csv(tmp_path, text))
     assert [item.answers for item in items] == [("007",), ("NA",), ("3",)]
     assert items[1].question == "a, b"
+
+
+def held_out(path: Path) -> list[Item]:
+    """All test items of one task."""
+    return pool_of(load_task(path), path.parent).take("test")
+
+
+def test_what_spreadsheets_leave_blank_is_no_data(tmp_path: Path) -> None:
+    text = "question ,answer,split,,\nwhat ?,1,test,,\n,,,,\n\nwho ?, ,test,,\n"
+    with pytest.raises(UserError, match=r"row 2: its gold .* is empty"):
+        held_out(write_csv(tmp_path, text))
+    items = held_out(write_csv(tmp_path, text.replace("who ?, ,", "who ?,2,")))
+    assert sorted((one.question, one.answers) for one in items) == [
+        ("what ?", ("1",)),
+        ("who ?", ("2",)),
+    ]
+
+
+def test_ten_peoples_answers_may_hold_a_blank(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"question": "?", "answer": ["red"] * 3 + ["blue"] * 5 + ["", "."], "split": "test"}
+    ]
+    task = write_task(tmp_path, rows, rule="vqa", fields={"split": "split"})
+    [item] = held_out(task)
+    assert score(item, Answer("red", 1, True)).value == pytest.approx(0.9)
+    assert score(item, Answer("", 1, True)).status == "no_answer"
+    rows[0]["answer"] = ["", "."]
+    with pytest.raises(UserError, match="no answer can match"):
+        held_out(write_task(tmp_path, rows, rule="vqa", fields={"split": "split"}))
 
 
 def test_csv_cells_match_numbers_and_booleans_of_where(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import transformers
 
 from mergefront import zoo
 from mergefront.errors import UserError
+from mergefront.records import SPLITS
 from mergefront.zoo.pictures import FOLDER, SIDE, shipped_scans
 from mergefront.zoo.scenes import Scene, solve
 from mergefront.zoo.words import VOCABULARY
@@ -45,7 +46,7 @@ def test_the_recorded_quality_bar_is_met() -> None:
 @pytest.mark.parametrize("task", zoo.TASKS)
 def test_every_split_has_enough_questions(task: str) -> None:
     count = Counter(row["split"] for row in ROWS[task])
-    assert set(count) == set(zoo.SPLITS)
+    assert set(count) == set(SPLITS)
     assert min(count.values()) >= 2000
     assert count["test"] >= 4000
 
@@ -100,7 +101,7 @@ def test_solve_refuses_other_questions() -> None:
 
 
 @pytest.mark.parametrize("task", zoo.TASKS)
-@pytest.mark.parametrize("split", zoo.SPLITS)
+@pytest.mark.parametrize("split", SPLITS)
 def test_a_constant_answer_earns_little(task: str, split: str) -> None:
     rows = [row for row in ROWS[task] if row["split"] == split]
     by_kind: dict[str, Counter[str]] = {}

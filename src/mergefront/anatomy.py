@@ -85,11 +85,6 @@ class Anatomy:
         return self.landmarks.n_layers
 
     @property
-    def language_prefix(self) -> str:
-        """What the names of language layers and embedding begin with: ends in a dot, or empty."""
-        return self.landmarks.prefix
-
-    @property
     def tied_head(self) -> bool:
         """Whether the head is the embedding."""
         return self.landmarks.tied_head
@@ -166,9 +161,11 @@ def groups(anatomy: Anatomy, checkpoint: Checkpoint) -> tuple[Group, ...]:
             continue
         dtypes = {checkpoint.headers[name].dtype for name in names}
         if len(dtypes) > 1:
+            some = {checkpoint.headers[name].dtype: name for name in reversed(names)}
             raise PairingError(
-                f"{checkpoint.folder}: {names[0]!r} and its fellows have several dtypes, "
-                f"{', '.join(sorted(dtypes))}"
+                f"{checkpoint.folder}: group {group_name(layer, part)} has several dtypes, "
+                f"{' and '.join(f'{dtype} ({name})' for dtype, name in sorted(some.items()))}",
+                hint="save the receiver in one dtype: load it with transformers, save_pretrained",
             )
         found.append(Group(group_name(layer, part), layer, part, tuple(names), dtypes.pop()))
     return tuple(found)

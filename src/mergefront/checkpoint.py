@@ -9,11 +9,9 @@ Reading order: `Checkpoint.open`, `locate`.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -22,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mergefront.errors import CheckpointError, UserError
+from mergefront.file_hashes import file_sha256
 from mergefront.folder import (
     NO_GGUF,
     check_index,
@@ -45,6 +44,7 @@ __all__ = [
     "CheckpointWriter",
     "TensorHeader",
     "copy_companions",
+    "downloaded",
     "locate",
     "whole_folder",
 ]
@@ -146,7 +146,7 @@ class Checkpoint:
         files = {header.file for header in self.headers.values()}
         files |= {file for pattern in _PROMPTING for file in self.folder.glob(pattern)}
         return {
-            file.relative_to(self.folder).as_posix(): _sha256(file)
+            file.relative_to(self.folder).as_posix(): file_sha256(file)
             for file in sorted(files)
             if file.is_relative_to(self.folder)
             and file.is_file()
@@ -173,7 +173,7 @@ def locate(model: str, revision: str | None = None) -> Path:
 
         return model_folder(model.removeprefix("zoo:"))
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() and model:
         return folder
     if folder.is_file():
         raise UserError(
@@ -207,13 +207,10 @@ def locate(model: str, revision: str | None = None) -> Path:
         ) from problem
 
 
-def _sha256(file: Path) -> str:
-    """Hash a file, once a process as long as its size and time stay: 7 B models take a minute."""
-    state = file.stat()
-    return _hash_content(file.resolve(), state.st_size, state.st_mtime_ns, state.st_ino)
+def downloaded(files: Iterable[str]) -> list[str]:
+    """Return those files of a hub repository (paths in it) that `locate` downloads."""
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
-
-@lru_cache(maxsize=4096)
-def _hash_content(file: Path, *_state: int) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return list(
+        filter_repo_objects(files, allow_patterns=list(_WANTED), ignore_patterns=_SECOND_COPIES)
+    )

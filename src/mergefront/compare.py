@@ -10,13 +10,13 @@ from typing import Any
 
 from mergefront.assemble import models_of, run_space
 from mergefront.errors import RunError, UserError
+from mergefront.front import read_front, resolve_pick
 from mergefront.merging.sources import Sources
 from mergefront.profiles import Profile, distance, profile
 from mergefront.recipe import Recipe, refs
 from mergefront.recorded import evaluations, open_study
 from mergefront.rundir import RunDirectory
 from mergefront.search import recipe_of
-from mergefront.select import read_front, resolve_pick
 from mergefront.status import open_run
 
 
@@ -44,7 +44,7 @@ def resolve(reference: str, runs: Path) -> Named:
     if path.suffix == ".json":
         if not path.is_file():
             raise UserError(f"{path}: no such recipe file")
-        recipe = Recipe.from_json(path.read_text(encoding="utf-8"), path)
+        recipe = Recipe.read(path)
         sources = Sources.open(refs(recipe))
         return Named(path.stem, recipe, sources, folder=path.absolute().parent.name)
     name, _, pick = reference.partition(":")

@@ -12,13 +12,14 @@ from mergefront import compare, plots
 from mergefront.assemble import run_space
 from mergefront.errors import MergefrontError, RunError
 from mergefront.export import Progress, Scored, export_candidate
+from mergefront.front import read_front, write_front
+from mergefront.members import GUARDED
 from mergefront.profiles import profile
 from mergefront.recorded import estimates_of, evaluations, open_study, reference_point
 from mergefront.records import Evaluation
 from mergefront.report import Figure, write_report
 from mergefront.rundir import RECEIVER, RunDirectory
 from mergefront.search import Search
-from mergefront.select import read_front, write_front
 from mergefront.space import Space
 from mergefront.tasks import item_set
 from mergefront.tracking import Card, Ending, Tracker
@@ -120,7 +121,9 @@ def conclude(search: Search, tracker: Tracker | None, say: Say) -> Iterator[str]
     if tracker is not None:
         complete = tracker.finish(_ending(run))
         yield f"mlflow    {_how_to_look(run)}" + ("" if complete else "  (incomplete: see above)")
-    if run.config.export is not None:
+    if run.config.export == GUARDED and not _has_pick(run, GUARDED):
+        say("nothing is exported: no member keeps within the guards on its search items")
+    elif run.config.export is not None:
         best = run.path / "best"
         _discard_stale(run, best)
         if not best.exists():
@@ -128,6 +131,10 @@ def conclude(search: Search, tracker: Tracker | None, say: Say) -> Iterator[str]
             for line in export_pick(run, run.config.export, best, say=say)["words"]:
                 say(line)
         yield f"model     {best}"
+
+
+def _has_pick(run: RunDirectory, pick: str) -> bool:
+    return any(pick in member["picks"] for member in read_front(run)["members"])
 
 
 def _discard_stale(run: RunDirectory, best: Path) -> None:

@@ -13,10 +13,10 @@ from pydantic import Field, field_validator, model_validator
 
 from mergefront.yaml_file import Strict, dump_yaml, load_yaml, read_mapping, validate
 
-__all__ = ["BLIND_ITEMS", "Budget", "Count", "Donor", "EngineConfig", "EngineKind", "Fraction"]
-__all__ += ["Items", "Report", "RunConfig", "SamplerName", "Search", "Strict", "Tracking"]
-__all__ += ["VocabularyMode", "WarmStart", "absolute", "dump_yaml", "load_yaml", "read_mapping"]
-__all__ += ["validate"]
+__all__ = ["BLIND_ITEMS", "RESERVED", "Budget", "Count", "Donor", "EngineConfig", "EngineKind"]
+__all__ += ["Fraction", "Items", "Report", "RunConfig", "SamplerName", "Search", "Strict"]
+__all__ += ["Tracking", "VocabularyMode", "WarmStart", "absolute", "check_alias", "dump_yaml"]
+__all__ += ["load_yaml", "read_mapping", "validate"]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -26,8 +26,20 @@ VocabularyMode = Literal["receiver", "by_token"]
 EngineKind = Literal["vllm", "transformers"]
 WarmStart = Literal["receiver", "uniform", "start"]
 
+RESERVED = frozenset({"receiver", "base", "zero", "tied", "each"})
+"""What recipes and spaces call something else, so that no donor may be called so."""
 BLIND_ITEMS = 500
 """Most validation items of an objective that the blind control asks."""
+
+
+def check_alias(alias: str) -> str:
+    """Return a donor's alias. Raises ValueError if recipes could not tell it from other words."""
+    if alias in RESERVED or not alias.isidentifier():
+        raise ValueError(
+            f"{alias!r} cannot name a donor: use letters, digits and _, "
+            f"and none of {', '.join(sorted(RESERVED))}"
+        )
+    return alias
 
 
 class Donor(Strict):
@@ -173,9 +185,9 @@ class RunConfig(Strict):
     tracking: Tracking = Field(default_factory=Tracking)
     export: str | None = Field(
         None,
-        pattern=r"^(knee|best:[A-Za-z0-9_-]+)$",
+        pattern=r"^(knee|guarded|best:[A-Za-z0-9_-]+)$",
         description="Pick that is exported to the run's folder best/ when the search ends: knee, "
-        "best:OBJECTIVE.",
+        "guarded (best first objective within the guards on the others), best:OBJECTIVE.",
     )
     format: Literal["mergefront/run@1"] = "mergefront/run@1"
 
@@ -183,11 +195,7 @@ class RunConfig(Strict):
     @classmethod
     def _aliases(cls, donors: dict[str, Donor]) -> dict[str, Donor]:
         for alias in donors:
-            if alias in {"receiver", "base", "tied", "each"} or not alias.isidentifier():
-                raise ValueError(
-                    f"{alias!r} cannot name a donor: use letters, digits and _, and none of "
-                    "receiver, base, tied, each"
-                )
+            check_alias(alias)
         return donors
 
     @field_validator("objectives")
@@ -202,7 +210,12 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _names_of_objectives(self) -> RunConfig:
-        if self.export not in {None, "knee", *(f"best:{name}" for name in self.objectives)}:
+        if self.export not in {
+            None,
+            "knee",
+            "guarded",
+            *(f"best:{name}" for name in self.objectives),
+        }:
             raise ValueError(f"export: no objective is named {self.export!r}")
         reference = self.report.reference
         if reference is not None and set(reference) != set(self.objectives):

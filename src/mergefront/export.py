@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergefront.card import licences, model_card
-from mergefront.checkpoint import Checkpoint
+from mergefront.checkpoint import SHARD_BYTES, Checkpoint
 from mergefront.errors import EngineError
 from mergefront.merging import build
 from mergefront.merging.sources import Sources
@@ -22,6 +22,7 @@ from mergefront.writing import whole_folder
 
 if TYPE_CHECKING:  # a plain merge needs none of these
     from mergefront.config import EngineConfig
+    from mergefront.engine import Engine
     from mergefront.records import Item
     from mergefront.rundir import ItemRecord
     from mergefront.tasks import ItemSet
@@ -38,10 +39,14 @@ class Scored:
 
 
 def write_merged(
-    sources: Sources, recipe: Recipe, folder: Path, progress: Progress | None = None
+    sources: Sources,
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> dict[str, Any]:
     """Write the merged checkpoint, its recipe and its provenance into an existing folder."""
-    account = build.write(sources, recipe, folder, progress=progress)
+    account = build.write(sources, recipe, folder, shard_bytes, progress)
     (folder / "recipe.json").write_text(recipe.to_json())
     provenance = {
         "format": "mergefront/provenance@1",
@@ -55,7 +60,13 @@ def write_merged(
     return provenance
 
 
-def merge(recipe: Recipe, sources: Sources, out: Path, progress: Progress | None = None) -> Path:
+def merge(
+    recipe: Recipe,
+    sources: Sources,
+    out: Path,
+    progress: Progress | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> Path:
     """Merge a recipe into the new folder `out`, whole or not at all, without any search.
 
     Raises:
@@ -63,7 +74,7 @@ def merge(recipe: Recipe, sources: Sources, out: Path, progress: Progress | None
         CheckpointError: a source holds NaN, or rounding overflowed; names the tensor.
     """
     with whole_folder(out, needs_bytes=sources.receiver.n_bytes) as folder:
-        write_merged(sources, recipe, folder, progress)
+        write_merged(sources, recipe, folder, progress, shard_bytes)
         (folder / "README.md").write_text(model_card(recipe, licences(sources), None, None))
     return out
 
@@ -142,20 +153,25 @@ def verify(
             "parameters_sha256": found,
             "same_as_scored": scored.parameters_sha256 is not None,
         }
-        asked = _stored_answers(items, scored.records)
-        answers = engine.generate([item for item, _ in asked])
-        same = sum(a.text == text for a, (_, text) in zip(answers, asked, strict=True))
-        checks["answers"] = {"asked": len(asked), "same": same}
-        if same != len(asked) and scored.parameters_sha256 is None:
-            raise EngineError(
-                f"{folder.name}: {len(asked) - same} of {len(asked)} answers differ from those "
-                "that were scored, and no parameter hash was recorded to compare",
-                hint="export a validated member of the front",
-            )
+        checks["answers"] = _ask_again(engine, folder, items, scored)
     finally:
         engine.close()
     checks["words"] = _words(checks)
     return checks
+
+
+def _ask_again(engine: Engine, folder: Path, items: ItemSet, scored: Scored) -> dict[str, int]:
+    """Ask the stored questions once more; how many there are, and how many answers are the same."""
+    asked = _stored_answers(items, scored.records)
+    answers = engine.generate([item for item, _ in asked])
+    same = sum(a.text == text for a, (_, text) in zip(answers, asked, strict=True))
+    if same != len(asked) and scored.parameters_sha256 is None:
+        raise EngineError(
+            f"{folder.name}: {len(asked) - same} of {len(asked)} answers differ from those "
+            "that were scored, and no parameter hash was recorded to compare",
+            hint="export a validated member of the front",
+        )
+    return {"asked": len(asked), "same": same}
 
 
 def _words(checks: Mapping[str, Any]) -> list[str]:

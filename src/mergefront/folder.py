@@ -17,7 +17,7 @@ from mergefront.writing import WEIGHT_INDEX
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 """The file that makes a folder a PEFT adapter's."""
-_PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SHARD: Final = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 _CONVERT: Final = (
     "convert them in a sandbox: load with transformers, save_pretrained writes safetensors"
@@ -131,7 +131,7 @@ def weight_files(folder: Path) -> list[Path]:
     if files:
         _check_numbering(folder, files)
         return files
-    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
     if pickles:
         raise CheckpointError(
             f"{folder}: only pickled weights ({pickles[0]}), which are never read",

@@ -29,7 +29,7 @@ from mergefront.gains import (
     seen_blind,
     verdict,
 )
-from mergefront.members import picks, points_of
+from mergefront.members import GUARDED, picks, points_of
 from mergefront.recorded import (
     RESULT,
     estimates_of,
@@ -106,7 +106,7 @@ def _members(
 ) -> list[dict[str, Any]]:
     """The members' rows; the gains of those that were tested together are adjusted for it."""
     names = list(run.config.objectives)
-    chosen = picks(members, run.config)
+    chosen = picks(members, run.config, estimates_of(run.read_items(RECEIVER, "search")))
     best = {members[i].number for i in pareto.non_dominated(points_of(members, names))}
     rows = [_member(run, study, e, chosen, e.number in best) for e in members]
     adjust([row["gain"] for row in rows], names[0])
@@ -248,13 +248,13 @@ def _outcome(rows: Sequence[Mapping[str, Any]], first: str) -> str:
 
 
 def resolve_pick(front: Mapping[str, Any], pick: str, where: Path) -> int:
-    """A pick (knee, best:OBJECTIVE, or a number) -> candidate number. Raises RunError."""
+    """A pick (knee, guarded, best:OBJECTIVE, or a number) -> candidate number. Raises RunError."""
     for member in front["members"]:
         if pick in member["picks"]:
             return int(member["number"])
     if pick.isdigit() and int(pick) < front["candidates"]:
         return int(pick)
-    legal = ["knee", *(f"best:{name}" for name in front["objectives"])]
+    legal = ["knee", GUARDED, *(f"best:{name}" for name in front["objectives"])]
     raise RunError(
         f"{where}: there is no pick {pick!r}",
         hint=f"use {', '.join(legal)} or a candidate's number below {front['candidates']}",

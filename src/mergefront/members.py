@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +10,9 @@ import numpy as np
 
 from mergefront import pareto
 from mergefront.config import RunConfig
-from mergefront.records import Evaluation
+from mergefront.records import Estimate, Evaluation
+
+GUARDED = "guarded"
 
 
 def current_front(found: Sequence[Evaluation], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -63,12 +65,29 @@ def points_of(found: Sequence[Evaluation], names: Sequence[str]) -> np.ndarray:
     return np.array([[e.objectives[name].mean for name in names] for e in found])
 
 
-def picks(members: Sequence[Evaluation], config: RunConfig) -> dict[str, int]:
-    """Pick name -> number, decided on search estimates of the non-dominated members."""
+def picks(
+    members: Sequence[Evaluation], config: RunConfig, receiver: Mapping[str, Estimate]
+) -> dict[str, int]:
+    """Pick name -> number, decided on search estimates of the non-dominated members.
+
+    `guarded` is the best on the first objective of those that keep all others within their
+    guards below the receiver; there is none if no member does.
+    """
     names = list(config.objectives)
     front = [members[i] for i in pareto.non_dominated(points_of(members, names))]
     points = points_of(front, names)
     chosen = {"knee": front[pareto.knee(points)].number}
     for column, name in enumerate(names):
         chosen[f"best:{name}"] = front[int(np.argmax(points[:, column]))].number
+    kept = [e for e in front if keeps(e, config, receiver)]
+    if kept:
+        chosen[GUARDED] = max(kept, key=lambda e: e.objectives[names[0]].mean).number
     return chosen
+
+
+def keeps(found: Evaluation, config: RunConfig, receiver: Mapping[str, Estimate]) -> bool:
+    """Whether a candidate loses no more than the guards on all objectives but the first."""
+    return all(
+        found.objectives[name].mean >= receiver[name].mean - config.guard_of(name)
+        for name in list(config.objectives)[1:]
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -18,18 +18,7 @@ from pydantic import (
 )
 
 from mergefront.checkpoint import locate
-from mergefront.config import Donor, Strict, VocabularyMode
-
-RESERVED: Final = frozenset({"receiver", "base", "zero", "tied", "each"})
-
-
-def _alias(alias: str) -> str:
-    if alias in RESERVED or not alias.isidentifier():
-        raise ValueError(
-            f"{alias!r} cannot name a donor: use letters, digits and _, "
-            f"and none of {', '.join(sorted(RESERVED))}"
-        )
-    return alias
+from mergefront.config import Donor, Strict, VocabularyMode, check_alias
 
 
 class Models(Strict):
@@ -38,7 +27,7 @@ class Models(Strict):
     receiver: str = Field(min_length=1)
     revision: str | None = None
     base: str | None = None
-    donors: dict[Annotated[str, AfterValidator(_alias)], Donor] = Field(default_factory=dict)
+    donors: dict[Annotated[str, AfterValidator(check_alias)], Donor] = Field(default_factory=dict)
     vocabulary: VocabularyMode = "receiver"
 
     @model_serializer(mode="wrap")

@@ -128,6 +128,15 @@ class Recipe:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
     @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Read a recipe file. Raises ConfigError as `from_json` does, or if it is no text."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as problem:
+            raise ConfigError(f"{path}: cannot be read: {problem}") from problem
+        return cls.from_json(text, path)
+
+    @classmethod
     def from_json(cls, text: str, path: Path | str = "recipe") -> Recipe:
         """Read a recipe file's text; `path` is for messages.
 

@@ -174,7 +174,7 @@ class Layout:
 
 def raw_bytes(tensor: torch.Tensor) -> memoryview:
     """Return a tensor's bytes as they are written, without a copy if it is contiguous."""
-    return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def write_safetensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -181,7 +181,7 @@ class Search:
         per_candidate = max(sum(t.user_attrs[RESULT]["seconds"].values()) for t in done[-5:])
         per_item = per_candidate / max(1, len(self.items.flat("search")))
         validated = (self.config.report.finalists + 1) * len(self.items.flat("validation"))
-        pickable = 2 + len(self.config.objectives)
+        pickable = 3 + len(self.config.objectives)  # knee, guarded, the receiver
         tested = pickable * len(self.items.flat("test"))
         unseen = min(len(self.items.flat("validation")), BLIND_ITEMS * len(self.config.objectives))
         blind = pickable * unseen if self.config.report.blind else 0
@@ -258,7 +258,7 @@ class Search:
             "origin": evaluation.origin,
             ELAPSED: round(self.clock.elapsed(), 3),
             "knobs": {knob.name: knob.value(u) for knob, u in knobs},
-            "se": {name: e.se for name, e in objectives.items()},
+            "se": {o: objectives[o].se for o in self.config.objectives if o in objectives},
             "n": {name: e.n for name, e in objectives.items()},
             "seconds": dict(vars(evaluation.seconds)),
             "failure": evaluation.failure,

@@ -55,14 +55,15 @@ def finish(search: Search) -> Iterator[Step]:
     Raises:
         RunError: no candidate was evaluated.
     """
-    search.receiver("search")
+    receiver = search.receiver("search")
     finished = [e for e in evaluations(search.study, search.run) if not e.failure]
     if not finished:
         raise RunError(f"{search.run.path}: no candidate was evaluated", hint="raise the budget")
     finalists = choose_finalists(finished, search.config)
     by_number = {e.number: e for e in finished}
     yield from _score(search, "validation", [by_number[n] for n in finalists])
-    picked = sorted(set(picks([by_number[n] for n in finalists], search.config).values()))
+    chosen = picks([by_number[n] for n in finalists], search.config, receiver)
+    picked = sorted(set(chosen.values()))
     yield from _score(search, "test", [by_number[n] for n in picked])
     if search.config.report.blind:
         yield from _score_blind(search, [by_number[n] for n in picked])

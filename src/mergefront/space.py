@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mergefront.depth import Blocks, Cosines, Knots, Profile, Ranges, layers_profile
-from mergefront.errors import SpaceError
+from mergefront.errors import ConfigError, SpaceError
+from mergefront.merging import METHODS
 from mergefront.records import PARTS, Group, Part
 from mergefront.space_file import TIED, KnobSpec, SpaceSpec, load_space
 
@@ -103,7 +104,8 @@ class Space:
 
         Raises:
             SpaceError: a donor's part is claimed twice or not at all, a donor is unknown, there
-                are more knobs than layers, ranges leave a layer out, or nothing is left to search.
+                are more knobs than layers, ranges leave a layer out, nothing is left to search, or
+                the method refuses candidates within the bounds.
         """
         _check_claims(spec, donors, groups)
         n_layers = 1 + max((group.layer for group in groups if group.layer is not None), default=0)
@@ -129,7 +131,7 @@ class Space:
         if not blocks:
             raise SpaceError("the space has no knob that moves anything in this receiver")
         frozen = tuple(group.name for group in groups if group.part in spec.frozen)
-        return cls(spec, tuple(donors), tuple(knobs), frozen, tuple(blocks))
+        return _checked(cls(spec, tuple(donors), tuple(knobs), frozen, tuple(blocks)))
 
     @property
     def dimension(self) -> int:
@@ -280,3 +282,18 @@ def _check_claims(spec: SpaceSpec, donors: Sequence[str], groups: Sequence[Group
                     f"part {part!r} of donor {donor!r} is claimed {len(claims)} times: "
                     f"{', '.join(claims)}"
                 )
+
+
+def _checked(space: Space) -> Space:
+    """Ask the method about both corners, and about a point where no two knobs agree."""
+    method, n = METHODS[space.spec.method], space.dimension
+    for point in ((0.0,) * n, (1.0,) * n, tuple((i + 1) / (n + 1) for i in range(n))):
+        parameters, table = space.parameters(point), space.table(point)
+        for group in dict.fromkeys(name for row in table.values() for name in row):
+            row = {donor: table[donor].get(group, 0.0) for donor in space.donors}
+            try:
+                if any(row.values()):
+                    method.check_row(row, space.donors, parameters)
+            except ConfigError as error:
+                raise SpaceError(f"group {group}: {error.message}", hint=error.hint) from error
+    return space

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from mergefront.config import RunConfig, validate
+from mergefront.config import RESERVED, RunConfig, validate
 from mergefront.errors import UserError
 
 _TEMPLATE = """\
@@ -35,12 +35,12 @@ engine: {{kind: vllm, dtype: auto}}
 export: knee                       # what is exported to runs/{folder}/best: knee, best:reasoning...
 """
 _ZOO_SPACE = """\
-# knobs_by_part suits a night; uniform (one coefficient a donor) is the baseline to beat. Its bounds
+# knots_by_part suits a night; uniform (one coefficient a donor) is the baseline to beat. Its bounds
 # are the zoo's: for larger models use real_pairs, for they can collapse at 0.1 to 0.2.
-space: knobs_by_part"""
+space: knots_by_part"""
 _REAL_SPACE = """\
 # real_pairs suits a night: knobs from 0 to 0.3 that start at 0.1, for real pairs can collapse at
-# 0.1 to 0.2. knobs_by_part has the same knobs with the zoo's bounds (0 to 1.5).
+# 0.1 to 0.2. knots_by_part has the same knobs with the zoo's bounds (0 to 1.5).
 space: real_pairs"""
 _ZOO_ITEMS = "{search: 400, validation: 1000, test: 2000}"
 _REASONING = ("mathvista_math", "mathverse_vision_only", "mmstar_reasoning", "mathvision")
@@ -49,7 +49,6 @@ _REAL_ITEMS = "{search: 400, validation: 600, test: 700}"
 _TASKS_FIRST = """\
   # `mergefront tasks list` has more; your own questions: docs/bring-your-own-questions.md
 """
-_RESERVED = frozenset({"receiver", "base", "tied", "each"})
 
 
 def starter_config(receiver: str, donors: Sequence[str], base: str | None, *, name: str) -> str:
@@ -103,7 +102,7 @@ def _alias(donor: str) -> str:
     """A donor's short name: the last part of its path or id, as an identifier."""
     last = donor.rstrip("/").rsplit("/", 1)[-1].rsplit(":", 1)[-1]
     alias = re.sub(r"\W+", "_", last).strip("_").lower()
-    if alias in _RESERVED:
+    if alias in RESERVED:
         return f"{alias}_donor"
     return alias if alias.isidentifier() else f"donor_{alias}"
 

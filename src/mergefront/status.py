@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mergefront.front import read_front
 from mergefront.members import current_front
 from mergefront.recorded import evaluations, open_study, spent_seconds
 from mergefront.rundir import RunDirectory
-from mergefront.select import read_front
 
 
 def open_run(runs: Path, name: str) -> RunDirectory:

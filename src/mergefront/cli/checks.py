@@ -67,9 +67,14 @@ def check(
 
     if folder is not None and folder.exists():
         raise UserError(f"output folder {folder} exists already", hint="give another with --out")
-    logging.getLogger("mergefront.tasks.pool").setLevel(logging.ERROR)  # told below
-    with err.status("reading the data"):
-        found = check_task(name, n=n, answers=answer or (), file=answers, limit=limit)
+    log = logging.getLogger("mergefront.tasks.pool")
+    before = log.level
+    log.setLevel(logging.ERROR)  # its warnings are told below
+    try:
+        with err.status("reading the data"):
+            found = check_task(name, n=n, answers=answer or (), file=answers, limit=limit)
+    finally:
+        log.setLevel(before)
     if folder is not None:
         write_page(found, folder)
         say(f"open {folder / 'index.html'} to look at the pictures")

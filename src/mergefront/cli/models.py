@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mergefront.cli.terminal import Json, emit_json, out, say, table, tensor_bar
 from mergefront.config import VocabularyMode
-from mergefront.errors import UserError
+from mergefront.errors import ConfigError, UserError
 
 
 def register(app: typer.Typer) -> None:
@@ -50,6 +50,9 @@ def inspect(
 def merge(
     recipe: Annotated[Path, typer.Argument(help="A recipe.json.")],
     destination: Annotated[Path, typer.Option("--out", help="Folder to make.")],
+    shard_gb: Annotated[
+        float, typer.Option(min=0.01, help="Largest weight file, in GB (10^9 bytes).")
+    ] = 5.0,
 ) -> None:
     """Merge a recipe into a complete checkpoint, without any search."""
     from mergefront import lineage
@@ -59,15 +62,18 @@ def merge(
 
     if not recipe.is_file():
         raise UserError(f"{recipe}: no such recipe file")
-    read = Recipe.from_json(recipe.read_text(encoding="utf-8"), recipe)
+    read = Recipe.read(recipe)
     sources = Sources.open(refs(read))
     for finding in lineage.check(sources):
         say(f"warning: {finding.message}; {finding.hint}")
     if sources.vocabulary is not None:
         for line in sources.vocabulary.lines():
             say(line)
-    with tensor_bar() as progress:
-        merge_recipe(read, sources, destination, progress)
+    try:
+        with tensor_bar() as progress:
+            merge_recipe(read, sources, destination, progress, int(shard_gb * 1e9))
+    except ConfigError as problem:  # all that is a recipe's fault
+        raise ConfigError(f"{recipe}: {problem.message}", hint=problem.hint) from problem
     say(f"merged {len(sources.receiver.headers)} tensors by {read.method}")
     typer.echo(destination)
 
@@ -83,12 +89,7 @@ def methods(as_json: Json = False) -> None:
     rows = []
     for one in found:
         parameters = [
-            f"{name}{'*' if name in one['searchable'] else ''} "
-            + (
-                f"{values[0]:g}..{values[1]:g}"
-                if name in one["searchable"]
-                else "|".join(map(str, values))
-            )
+            f"{name}{'*' if name in one['searchable'] else ''} {_legal(values)}"
             for name, values in one["parameters"].items()
         ]
         rows.append(
@@ -97,3 +98,10 @@ def methods(as_json: Json = False) -> None:
     columns = ["method", "what", "parameters", "needs a base"]
     title = f"{len(found)} merge methods; * can be searched"
     out.print(table(title, columns, rows, text=columns))
+
+
+def _legal(values: tuple[Any, ...]) -> str:
+    """`0..1` for the ends of a range, which are numbers; `own|base` for words, true and false."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return "..".join(f"{value:,.15g}" for value in values)
+    return "|".join(str(value) for value in values)

@@ -38,7 +38,7 @@ def front(
     as_json: Json = False,
 ) -> None:
     """Print the validated front: scores, paired gains over the receiver with 95 % intervals."""
-    from mergefront.select import read_front
+    from mergefront.front import read_front
     from mergefront.status import open_run, status_of
 
     opened = open_run(runs, run)
@@ -129,7 +129,7 @@ def export(
     run: Annotated[str, typer.Argument(help="Name or path of a run.")],
     destination: Annotated[Path, typer.Option("--out", help="Folder to make.")],
     pick: Annotated[
-        str, typer.Option(help="knee, best:OBJECTIVE, or a candidate's number.")
+        str, typer.Option(help="knee, guarded, best:OBJECTIVE, or a candidate's number.")
     ] = "knee",
     runs: Runs = Path("runs"),
     as_json: Json = False,

@@ -13,7 +13,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -59,9 +66,13 @@ def _finite(data: Any) -> Any:
 
 @contextmanager
 def tensor_bar() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr for writing a checkpoint; yields (done, total) -> None."""
-    with Progress(console=err, transient=True) as progress:
-        bar = progress.add_task("tensors", total=None)
+    """A progress bar on stderr for writing a checkpoint; yields (bytes done, all) -> None."""
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), DownloadColumn()),
+        *(TransferSpeedColumn(), TimeRemainingColumn()),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        bar = progress.add_task("writing", total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 

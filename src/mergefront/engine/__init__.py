@@ -1,8 +1,9 @@
 """Where a recipe becomes answers: one live model, rebuilt in place for every candidate.
 
 Reading order: this file (the contract), `inplace` (pristine terms and the weighted sum, shared by
-all engines), `vllm` (the driver), `worker` (what runs inside vLLM's worker), `encoder_cache`
-(each image is encoded once a run), `prompts`, `labels`, `transformers` (reference, fallback).
+all engines), `vllm` (the driver) with `launch` (how vLLM is started), `worker` (what runs inside
+vLLM's worker) with `layout` (are weights where its loader puts them?), `encoder_cache` (each image
+is encoded once a run), `prompts`, `labels`, `transformers` (reference, fallback).
 """
 
 from __future__ import annotations

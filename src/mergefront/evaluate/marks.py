@@ -49,7 +49,8 @@ class Marked:
 class Summary:
     """A model on some items. `score` is the mean over `units` with its 95 % interval, in [0, 1].
 
-    `no_answer` and `truncated` are shares of the `items`, `tokens` their mean length;
+    `no_answer` (nothing there, or nothing that could be read) and `truncated` are shares of the
+    `items`, `tokens` their mean length;
     where labels were scored, `probability` is the mean probability of the right ones among them,
     and `mass` that of a reply beginning with any label: low where the prompt asks for more first.
     """
@@ -101,7 +102,7 @@ def summarise(marked: Sequence[Marked]) -> Summary:
     """Describe a model on some items. Raises ValueError if there are none."""
     units = units_of(_records(marked))
     found = statistics.estimate(units.scores, units.clusters)
-    low, high = statistics.wilson(found)
+    low, high = statistics.wilson(found, clusters=len(set(units.clusters)))
     n = len(marked)
     return Summary(
         items=n,
@@ -110,7 +111,7 @@ def summarise(marked: Sequence[Marked]) -> Summary:
         se=found.se,
         low=low,
         high=high,
-        no_answer=sum(one.mark.status == "no_answer" for one in marked) / n,
+        no_answer=sum(one.mark.status in ("no_answer", "parse_error") for one in marked) / n,
         truncated=sum(one.mark.status == "truncated" for one in marked) / n,
         tokens=sum(one.answer.tokens for one in marked) / n,
         probability=_mean([one.probability for one in marked]),

@@ -98,7 +98,7 @@ def resolve(reference: str, runs: Path, engine: str | None = None) -> Subject:
     if path.suffix == ".json":
         if not path.is_file():
             raise UserError(f"{path}: no such recipe file", hint="check the path")
-        recipe = Recipe.from_json(path.read_text(encoding="utf-8"), path)
+        recipe = Recipe.read(path)
         return Subject(reference, engine_settings(engine), recipe=recipe)
     name, _, pick = reference.partition(":")
     if name != "zoo" and _is_run(name, runs):
@@ -140,7 +140,7 @@ def _candidate(run: RunDirectory, pick: str, engine: str | None) -> Subject:
     settings = engine_settings(engine, run.config.engine)
     if pick == RECEIVER:
         space, _ = run_space(run)
-        alone = Recipe(space.spec.method, models_of(run.config), {}, space.spec.parameters)
+        alone = Recipe(space.spec.method, models_of(run.config), {}, space.spec.opening)
         return Subject(
             f"{run.config.name}:receiver", settings, recipe=alone, run=run, member=RECEIVER
         )

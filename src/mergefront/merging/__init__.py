@@ -1,8 +1,9 @@
 """Merge methods: pure functions on tensors, one file a method, with paper and equation.
 
 Reading order: `method` (what a method is), `common`, `task_arithmetic` (the plainest one),
-`arithmetic` (how terms are joined), `sources` (opened and paired models), `plan` (recipe -> what
-each group is made of), `build` (recipe -> tensors and folders).
+`arithmetic` (how terms are joined), `sources` of `opened` models and their `slots` (what a method
+reads), `plan` (recipe -> what each group is made of), `build` (recipe -> tensors and folders).
+Shared by several methods: `sparse` on `thresholds`, `gram`, `spectral`.
 """
 
 from __future__ import annotations

@@ -83,7 +83,8 @@ def combined(sources: Sources, recipe: Recipe, name: str, choice: Choice) -> Ten
         CheckpointError: if a value overflows the checkpoint's dtype.
     """
     if choice == UNTOUCHED:
-        return sources.receiver.tensor(name)
+        mergeable = name in sources.models["receiver"].pairs
+        return sources.tensor("receiver", name) if mergeable else sources.receiver.tensor(name)
     method, parameters = METHODS[recipe.method], recipe.parameters
     slot = SourceSlot(sources, name)
     header = sources.receiver.headers[name]
@@ -110,7 +111,7 @@ def write(
     """Write the recipe's complete checkpoint into the existing folder `out`.
 
     Every receiver tensor is merged or copied; companions (config, tokenizer, processor, ...) are
-    copied. Wrap the call in `checkpoint.whole_folder`. `progress(done, all)` is told of tensors.
+    copied. Wrap the call in `checkpoint.whole_folder`. `progress(done, all)` is told of bytes.
 
     Returns:
         {"merged": names, "copied": names, "companions": file names, "bytes": of the tensors}.
@@ -128,11 +129,13 @@ def write(
         for name, header in sources.receiver.headers.items()
     }
     with CheckpointWriter(out, planned, shard_bytes) as writer:
-        for done, name in enumerate(names, start=1):
+        done, total = 0, sources.receiver.n_bytes
+        for name in names:
             choice = choices.get(name, UNTOUCHED)
             account["copied" if choice == UNTOUCHED else "merged"].append(name)
             writer.add(name, combined(sources, recipe, name, choice))
+            done += sources.receiver.headers[name].n_bytes
             if progress is not None:
-                progress(done, len(names))
+                progress(done, total)
     companions = copy_companions(sources.receiver.folder, out)
     return account | {"companions": companions, "bytes": writer.total_bytes}

@@ -34,6 +34,7 @@ NOISE: Final = "noise:"
 LEVELS: Final = 1 << 15
 """Noise is an integer below this."""
 
+_CHUNK: Final = 1 << 18  # a multiple of 4, the codes in a number of the stream
 SEEDS: Final = (0, 2**31 - 1)
 
 
@@ -99,6 +100,9 @@ def noise(seed: int, source: str, tensor: str, shape: torch.Size) -> Tensor:
     digest = hashlib.sha256(f"{seed}/{source}/{tensor}".encode()).digest()
     n = shape.numel()
     stream = np.random.PCG64(int.from_bytes(digest, "little"))
-    codes = stream.random_raw(-(-n // 4)).astype("<u8", copy=False).view("<u2")
-    codes >>= 1
-    return torch.from_numpy(codes.view(np.int16)[:n]).reshape(shape)
+    codes = np.empty(n, np.int16)
+    for start in range(0, n, _CHUNK):
+        part = codes[start : start + _CHUNK]
+        drawn = stream.random_raw(-(-len(part) // 4)).astype("<u8", copy=False).view("<u2")
+        np.right_shift(drawn[: len(part)], 1, out=part.view(np.uint16))
+    return torch.from_numpy(codes).reshape(shape)

@@ -12,8 +12,8 @@ from .method import Method
 def listing() -> list[dict[str, Any]]:
     """Return for each method its name, what it is, its parameters, and whether it needs a base.
 
-    `parameters` maps a parameter to its legal values or (lowest, highest); `searchable` names
-    those that a space may search.
+    `parameters` maps a parameter to its legal values (words, true and false) or, where those are
+    numbers, to (lowest, highest); `searchable` names those that a space may search.
     """
     return [
         {
@@ -29,10 +29,11 @@ def listing() -> list[dict[str, Any]]:
 
 
 def _what(method: Method) -> str:
-    """The class's own sentence where several share a file, else the file's."""
-    module = inspect.getmodule(type(method))
-    first = (getattr(module, "__doc__", "") or "").strip().splitlines()[0]
-    return first.rstrip(".")
+    """The file's sentence; its title and the class's own where several share a file."""
+    fellows = [one for one in METHODS.values() if type(one).__module__ == type(method).__module__]
+    told = [inspect.getmodule(type(method)), type(method)][: 1 if len(fellows) == 1 else 2]
+    first = [(inspect.getdoc(one) or "").splitlines()[0].rstrip(".") for one in told]
+    return ": ".join([first[0].partition(":")[0], first[1]] if len(first) > 1 else first)
 
 
 def _parameters(method: Method) -> dict[str, Any]:

@@ -20,11 +20,11 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor
 
-from mergefront.errors import ConfigError
 from mergefront.lowrank import product
 
 from .common import ANCHORS, DELTA, DeltaMethod, coefficients, delta
-from .method import Measures, Mix, Slot, check_parameters
+from .method import Measures, Mix, Slot
+from .sparse import check_integer
 from .spectral import svd
 
 TOP: Final = "top:"
@@ -35,17 +35,12 @@ class LowRankDeltas(DeltaMethod):
 
     name = "low_rank"
     legal: ClassVar[Mapping[str, tuple[Any, ...]]] = {"anchor": ANCHORS, "rescale": (True, False)}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"rank": (1, 65_536)}
 
     def check(self, parameters: Mapping[str, Any]) -> None:
         """Accept `anchor`, `rescale` and a whole number of directions (default 1)."""
-        rank = parameters.get("rank", 1)
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-            raise ConfigError(
-                f"method {self.name}: rank is {rank!r}, expected a whole number of directions",
-                hint="set parameters: {rank: 1}, or 4, 16, ...",
-            )
-        others = {name: value for name, value in parameters.items() if name != "rank"}
-        check_parameters(self.name, others, self.legal)
+        super().check(parameters)
+        check_integer(self.name, "rank", parameters)
 
     def terms(self, donors: Sequence[str], parameters: Mapping[str, Any]) -> tuple[str, ...]:
         """The receiver, then the donors' truncated deltas in their order."""

@@ -56,8 +56,8 @@ def bases(config: RunConfig, spec: SpaceSpec) -> list[Remark]:
     method = METHODS[spec.method]
     read = {
         source
-        for term in method.terms(tuple(config.donors), spec.parameters)
-        for source in method.reads(term, spec.parameters)
+        for term in method.terms(tuple(config.donors), spec.opening)
+        for source in method.reads(term, spec.opening)
     }
     remarks = []
     for alias, donor in config.donors.items():

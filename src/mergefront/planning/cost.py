@@ -104,10 +104,10 @@ def questions(config: RunConfig) -> list[Questions]:
     """How often what is asked: at most, for candidates that equal the receiver cost nothing.
 
     Every candidate answers the search items, the finalists and the receiver the validation items,
-    the picks (knee, best of each objective) and the receiver the test items, and without images
-    ("blind") some validation items.
+    the picks (knee, guarded, best of each objective) and the receiver the test items, and without
+    images ("blind") some validation items.
     """
-    chosen = min(1 + len(config.objectives), config.budget.candidates) + 1
+    chosen = min(2 + len(config.objectives), config.budget.candidates) + 1
     times = {
         "search": config.budget.candidates,
         "validation": min(config.report.finalists, config.budget.candidates) + 1,

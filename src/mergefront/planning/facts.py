@@ -15,16 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from mergefront.checkpoint import Checkpoint, TensorHeader, locate
+from mergefront.checkpoint import Checkpoint, TensorHeader, downloaded, locate
 from mergefront.errors import CheckpointError
+from mergefront.folder import PICKLES
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 State = Literal["here", "cached", "hub", "unknown"]
 
-_PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt")
-_NOT_DOWNLOADED: Final = ("original/", "consolidated")
 _TIMEOUT: Final = 15.0
 _OFFLINE: Final = "the hub was not asked (--offline)"
 _GATED: Final = "gated: accept its licence on the hub and log in (hf auth login)"
@@ -108,11 +107,7 @@ class Hub:
             self._api = HfApi(endpoint=self.endpoint)
         info = self._api.model_info(name, revision=revision, files_metadata=True, timeout=_TIMEOUT)
         sizes = {one.rfilename: one.size or 0 for one in info.siblings or ()}
-        weights = sum(
-            size
-            for file, size in sizes.items()
-            if file.endswith(".safetensors") and not file.startswith(_NOT_DOWNLOADED)
-        )
+        weights = sum(sizes[file] for file in downloaded(sizes) if file.endswith(".safetensors"))
         facts: dict[str, Any] = {
             "n_bytes": weights,
             "to_download": weights,
@@ -249,7 +244,7 @@ def _refused(sizes: Mapping[str, int], weights: int, adapter: bool) -> str:
         return f"it has no {needed}"
     if weights:
         return ""
-    pickles = sorted(str(name) for name in names if name.suffix in _PICKLES)
+    pickles = sorted(str(name) for name in names if name.suffix in PICKLES)
     if pickles:
         return (
             f"only pickled weights ({pickles[0]}), which are never read: load it with transformers "

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from mergefront.records import Item, Score
 from mergefront.scoring.latex import plain_latex
 from mergefront.scoring.numbers import whole
-from mergefront.scoring.spans import Span, clauses, normal, sentences
+from mergefront.scoring.spans import Span, clauses, ends_in, normal, sentences
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _OPEN, _CLOSE = r"[\s\"'`*_(\[{]*", r"[\s\"'`*_)\]}.:,;!]*"
@@ -58,9 +58,12 @@ def choices(span: Span, item: Item) -> Score:
     letters = letters_of(options) if options else ALPHABET
     said = letter_set(span.text, letters)
     if not said:
-        hits = (letter_set(clause, letters) for clause in clauses(span.text))
+        whole_clauses = (
+            one for one in clauses(span.text) if not (span.cut and ends_in(span.text, one))
+        )
+        hits = (letter_set(clause, letters) for clause in whole_clauses)
         said = next((hit for hit in hits if hit), "")
-    if not said:
+    if not said and not span.cut:
         said = _letter(span, letters, options) or ""
     if not said:
         return Score(0.0, "", "no_answer")
@@ -69,8 +72,14 @@ def choices(span: Span, item: Item) -> Score:
 
 
 def yes_no(span: Span, item: Item) -> Score:
-    """The first yes or no: after the last answer cue that has one, else in the whole reply."""
-    for region in (*clauses(span.text), span.text):
+    """The first yes or no: after the last answer cue that has one, else in the whole reply.
+
+    Of a reply that was cut off only what follows a cue counts, or its first word.
+    """
+    reply = span.text
+    if span.cut:
+        reply = (re.match(r"\W*\w+", reply) or [""])[0]
+    for region in (*clauses(span.text), reply):
         if found := re.search(r"\b(yes|no)\b", region, re.IGNORECASE):
             said = found.group(1).lower()
             return Score(float(said in item.answers), said, "ok")
@@ -138,7 +147,8 @@ def _alone(text: str, letters: str) -> str | None:
     """The letter that a text is, large or small, maybe quoted, in brackets or bold."""
     if len(text) > 60:
         return None
-    found = re.fullmatch(rf"{_OPEN}(?:[Oo]ption )?([{letters}{letters.lower()}]){_CLOSE}", text)
+    named = "(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer) )?"
+    found = re.fullmatch(rf"{_OPEN}{named}([{letters}{letters.lower()}]){_CLOSE}", text)
     return found.group(1).upper() if found else None
 
 

@@ -1,17 +1,19 @@
 r"""Rules for one number (`number`, `float`, `integer`) and for several (`list`).
 
 Where the number is, first hit wins:
-1. the whole marked span or reply is a number, maybe with a currency sign, a unit or `x =` before;
+1. the whole marked span or reply is a number, maybe with a currency sign or `x =` before and a unit
+   after it, or a number word ("Three.", "three dogs");
 2. the clause after the last answer cue: what follows its last equals sign, there the first number;
 3. the last sentence that draws a conclusion ("therefore", "so") and has a number: the number that
    it states, else its last number;
 4. the last number that a sentence states, right after "is", "are", an equals sign and their like;
 5. the last number in bold; 6. the last number of the last sentence with one.
-Number words (zero to twenty) count in 2 and where stated. By 3 to 6, a reply that says it cannot
+Number words (zero to twenty) count in 1, in 2 and where stated, but not as a part of another number
+("twenty-one", "one hundred", "two thirds"). By 3 to 6, a reply that says it cannot
 answer, an example, and a bound ("more than 5") give no number, and one of a row of numbers ("58,
 59 and 63") is not stated. An answer that was cut off counts only by 1, or by 2 if more text follows
-the number. Two alternatives ("7 or 8"), a range, a ratio or a time ("3:4"), and an unfinished sum
-("2 + 3") are no number.
+the number. Two alternatives ("7 or 8"), a range, a ratio or a time ("3:4"), an unfinished sum
+("2 + 3") and a comma that may be a decimal one ("0,5") are no number.
 """
 
 from __future__ import annotations
@@ -67,12 +69,22 @@ _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _OR_AFTER = re.compile(r" ?\w{0,12},? or (?:about |maybe )?[-+$]?\d")
 _OR_BEFORE = re.compile(
     r"\d(?: ?\w{0,12},? or (?:about |maybe )?[-+$]?|%?-)\Z"
-    r"|\b(?:between|from) (?:[^.]{1,20} (?:and|to) )?\Z"
+    r"|\b(?:between|from) (?:[^.]{1,20} (?:and|to) )?\Z|\d,\Z"
 )
 _UNFINISHED = re.compile(r" ?[-+×*/÷^] ?[(\d]")
-_RATIO = re.compile(r" ?: ?\d|-\d")
+_RATIO = re.compile(r" ?: ?\d|-\d|,\d")
 _HUGE = 10**300
-_WORD = re.compile(rf"\b({'|'.join(WORDS)})\b", re.IGNORECASE)
+_WORD = re.compile(
+    rf"(?<![\w-])(?<!hundred )(?<!hundred and )(?<!thousand )({'|'.join(WORDS)})(?![\w-]|"
+    r" (?:and a )?(?:hal(?:f|ves)|thirds?|(?:quart|fourth|fifth|sixth|eighth|tenth)(?:er)?s?|"
+    r"hundred|thousand|million|billion|dozen)\b)",
+    re.IGNORECASE,
+)
+_WORD_ALONE = re.compile(
+    rf"[\s\"'`*(\[]*{_WORD.pattern}(?: (?!(?:or|and|to|of|by|point)\b)[a-z]+){{0,2}}"
+    r"[\s\"'`*)\].,;!]*",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -135,7 +147,7 @@ def whole(text: str) -> Reading | None:
 
 def find(span: Span) -> Reading | None:
     """The number that a reply gives as its answer, by the ordered rules above."""
-    if reading := whole(span.text):
+    if reading := whole(span.text) or _whole_word(span.text):
         return reading
     text = plain_latex(span.text) if span.marked else span.text
     if span.marked:
@@ -223,6 +235,12 @@ def _alone(hit: re.Match[str]) -> Reading:
     return _reading(hit)
 
 
+def _whole_word(text: str) -> Reading | None:
+    """The number word that a text is, with at most two more words after it."""
+    alone = len(text) <= 60 and _WORD_ALONE.fullmatch(text) and len(_WORD.findall(text)) == 1
+    return _pick_word(text) if alone else None
+
+
 def _pick_word(text: str) -> Reading | None:
     hits = _WORD.findall(text)
     return Reading(hits[-1], Fraction(WORDS.index(hits[-1].lower()))) if hits else None
@@ -257,7 +275,7 @@ def _list_in(span: Span) -> list[Fraction]:
     for inner in reversed([square or round_ for square, round_ in brackets]):
         if len(found := numbers_in(inner)) > 1:
             return found
-    for region in (*clauses(text), *sentences(text)[::-1]):
+    for region in () if span.cut else (*clauses(text), *sentences(text)[::-1]):
         if found := numbers_in(region):
             return found
     return []

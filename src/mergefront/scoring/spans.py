@@ -30,11 +30,13 @@ _END = re.compile(r"(?:\s|</s>|<\|(?:im_end|endoftext|eot_id|end)\|>|<end_of_tur
 _JSON = re.compile(r'"(?:short |final )?answer"\s?:\s?("(?:[^"\\]|\\.)*"|[-+\d.][^\s,}]*)', re.I)
 _NEXT = re.compile(r"\n(?:question|hint|user|human)\s?:", re.IGNORECASE)
 _CUE = re.compile(
-    r"(?:\b(?:answers?|(?:option|choice)(?!\W{0,4}[A-Z]\b))\b"
+    r"(?:\b(?:answers?|(?:correct|right) (?:options|choices)"
+    r"|(?:option|choice)(?![^\w:]{0,4}[A-Z]\b))\b"
     r"(?:[^.\n:=]{0,60}?(?:\b(?:is|are|be)\b(?:\s(?:still|just|simply|therefore|thus|then))?|[:=])"
     r"|\*\*\s)|答案(?:[是为选]|:))[\s:*_]*",
     re.IGNORECASE,
 )
+_DENIED = re.compile(r"(?:\bnot|\bnever|\bcannot|n't) be[\s:*_]*\Z", re.IGNORECASE)
 _MOST_CUES = 50
 _HASHES = re.compile(r"(?:^|\n)#### ?")
 _CUT = re.compile(r"\n|。|[.;?!](?=\s|\Z)|,?\s\b(?:not|because|since|but|as|which|where)\b", re.I)
@@ -93,8 +95,11 @@ def final_span(text: str) -> str:
 
 
 def clauses(text: str) -> Iterator[str]:
-    """What follows each answer cue up to the end of the thought, the last cue first."""
-    ends = [found.end() for found in _CUE.finditer(text)]
+    """What follows each answer cue up to the end of the thought, the last cue first.
+
+    "The answer cannot be A" is none.
+    """
+    ends = [found.end() for found in _CUE.finditer(text) if not _DENIED.search(found[0])]
     ends += [found.end() for found in _HASHES.finditer(text)]
     for end in sorted(ends, reverse=True)[:_MOST_CUES]:
         clause = _CUT.split(text[end : end + 400], maxsplit=1)[0].strip()

@@ -45,7 +45,7 @@ def text(span: Span, item: Item) -> Score:
 def relaxed(span: Span, item: Item) -> Score:
     """Within 5 % of a gold (or the rule's `relative`) if golds are numbers; else as `text`.
 
-    Reference: ChartQA, arXiv:2203.10244, section 4.1.
+    Reference: ChartQA, arXiv:2203.10244, section 5.1.
     """
     if any(numbers.value_of(gold) is None for gold in item.answers):
         return text(span, item)

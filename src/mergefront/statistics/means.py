@@ -45,11 +45,14 @@ def estimate(scores_N: ArrayLike, clusters: Sequence[Hashable]) -> Estimate:
     return Estimate(mean, standard_error(scores - mean, labels, n_clusters), len(scores))
 
 
-def wilson(estimate: Estimate, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def wilson(
+    estimate: Estimate, confidence: float = CONFIDENCE, *, clusters: int | None = None
+) -> tuple[float, float]:
     """Return Wilson's interval of a mean in [0, 1]: for display, sensible also at 0 and 1.
 
     Clustering enters as an effective number of items, mean (1 - mean) / se^2, at most n. Coverage
-    of 95 % intervals at 60 to 500 clusters: 94.1 to 95.8 % (3,000 runs a cell).
+    of 95 % intervals at 60 to 500 clusters: 94.1 to 95.8 % (3,000 runs a cell). Where the error
+    says nothing (all items alike, or one cluster) only the number of `clusters`, if given, counts.
 
     Reference: Wilson, Probable Inference, JASA 22 (1927); Dean and Pagano, Evaluating confidence
     interval methods for binomial proportions in clustered surveys, JSSAM 3 (2015).
@@ -58,6 +61,8 @@ def wilson(estimate: Estimate, confidence: float = CONFIDENCE) -> tuple[float, f
     n = float(estimate.n)
     if spread > 0 and estimate.se > 0:
         n = min(n, spread / estimate.se**2)
+    elif clusters is not None:
+        n = min(n, float(clusters))
     z2 = normal_quantile(0.5 + confidence / 2) ** 2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (spread / n + z2 / (4 * n * n))) / (1 + z2 / n)

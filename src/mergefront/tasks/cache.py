@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mergefront.errors import UserError
+from mergefront.file_hashes import cache_root
 from mergefront.tasks.cells import Row
 from mergefront.tasks.pictures import Picture
 from mergefront.tasks.spec import Data
@@ -51,12 +52,6 @@ class Cached:
             for line in stream:
                 row = json.loads(line)
                 yield {name: _image(cell, pack) for name, cell in row.items()}
-
-
-def cache_root() -> Path:
-    """The cache's folder: MERGEFRONT_CACHE, or ~/.cache/mergefront."""
-    given = os.environ.get("MERGEFRONT_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "mergefront"
 
 
 def find(data: Data) -> Cached | None:

@@ -86,8 +86,9 @@ def drop_duplicates(
     """Leave out questions that an earlier cluster asks over the same pictures, cluster by cluster.
 
     Two items are the same if they have the same pictures, byte for byte, and the same words of
-    question. Clusters are visited task by task, within a task by name; repetitions within one
-    cluster stay, for they cannot leak. The result does not depend on the order of rows.
+    question; without pictures, the same options too ("Which is correct?" alone says little).
+    Clusters are visited task by task, within a task by name; repetitions within one cluster stay,
+    for they cannot leak. The result does not depend on the order of rows.
 
     Args:
         items_by_task: task -> items, in the order of the configuration: the earlier task keeps.
@@ -98,7 +99,9 @@ def drop_duplicates(
     asked = questions or {}
 
     def key(item: Item) -> Key:
-        return _digests(item), normalised(asked.get(item.id, item.question))
+        words = normalised(asked.get(item.id, item.question))
+        options = () if item.images else sorted(normalised(one) for one in item.choices)
+        return _digests(item), "\n".join([words, *options])
 
     homes: dict[Key, tuple[str, str]] = {}
     gone: dict[tuple[str, str], tuple[str, str]] = {}

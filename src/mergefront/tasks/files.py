@@ -27,6 +27,9 @@ def zip_of(task: Task, path: Path | None) -> zipfile.ZipFile | None:
 def csv_rows(task: Task, file: Path) -> list[Row]:
     """Rows of a CSV file, every cell as it is written: nothing is guessed, a blank is no gap.
 
+    Lines and last columns that are blank throughout, as spreadsheets write them, are no data, nor
+    are spaces around a column's name.
+
     Raises:
         UserError: it cannot be read, or a line has more or fewer cells than the first.
     """
@@ -34,10 +37,16 @@ def csv_rows(task: Task, file: Path) -> list[Row]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)
-            header = next(reader, [])
+            header = [name.strip() for name in next(reader, [])]
+            while header and not header[-1]:
+                header.pop()
             if len(set(header)) != len(header):
                 raise csv.Error("its first line names a column twice")
-            for cells in filter(None, reader):
+            for cells in reader:
+                if not any(map(str.strip, cells)):
+                    continue
+                while len(cells) > len(header) and not cells[-1].strip():
+                    cells.pop()
                 if len(cells) != len(header):
                     raise csv.Error(
                         f"line {reader.line_num} has {len(cells)} cells, the first {len(header)}"

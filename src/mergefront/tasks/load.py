@@ -58,7 +58,8 @@ class ItemSet:
 
 
 def content_hash(items: Sequence[Item]) -> str:
-    """sha256 over every field of the items and the image bytes an engine gets, in order."""
+    """sha256 over what is asked, in order, and the image bytes an engine gets: all fields of the
+    items but `stratum` and `max_tokens`, which change no question."""
     digest = hashlib.sha256()
     for item in items:
         text = [item.id, item.task, item.question, *item.answers, *item.choices, item.cluster]

@@ -17,6 +17,7 @@ from typing import Any
 
 from mergefront import zoo
 from mergefront.errors import UserError
+from mergefront.file_hashes import cache_root
 from mergefront.tasks import cache
 from mergefront.tasks.cells import Row
 from mergefront.tasks.files import csv_rows, zip_of
@@ -241,7 +242,7 @@ def _unread(task: Task, origin: str, error: Exception, *parts: str | None) -> Us
         hint = (
             "check data.hub, config, split and revision, the network and your HF login; without a "
             f"network run `mergefront tasks fetch {task.name}` where there is one and copy its "
-            f"cache ($MERGEFRONT_CACHE, {cache.cache_root()}), or put the dataset's repository "
+            f"cache ($MERGEFRONT_CACHE, {cache_root()}), or put the dataset's repository "
             f"under $MERGEFRONT_DATASETS/{task.data.hub}"
         )
     return UserError(

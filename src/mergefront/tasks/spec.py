@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mergefront.config import Count, Strict
 from mergefront.records import RuleName
@@ -18,7 +18,6 @@ Columns = str | Annotated[tuple[str, ...], Field(min_length=1)]
 """One column, or several whose values together count as one."""
 
 CONFIG, SPLIT, KIND = "_config", "_split", "_kind"
-PSEUDO_COLUMNS = (CONFIG, SPLIT, KIND)
 """Columns every row has besides its own: the configuration and the split of the dataset that it
 comes from, and its kind: `choice` if it has options, `open` if it has none."""
 
@@ -192,6 +191,18 @@ class Task(Strict):
         (), description="Facts about the data that could not be checked when the file was written."
     )
     format: Literal["mergefront/task@1"] = "mergefront/task@1"
+
+    @field_validator("rule", mode="before")
+    @classmethod
+    def _known_rule(cls, rule: Any) -> Any:
+        """Says which rules there are; the union's own message names every form it tried."""
+        cases = rule.get("cases") if isinstance(rule, dict) else None
+        for one in cases.values() if isinstance(cases, dict) else [rule]:
+            name = one.get("name") if isinstance(one, dict) else one
+            if isinstance(name, str) and name not in get_args(RuleName):
+                rules = ", ".join(get_args(RuleName))
+                raise ValueError(f"there is no rule {name!r}; the rules are {rules}")
+        return rule
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -135,7 +136,7 @@ class Projection:
             run = client.create_run(
                 self._experiment, run_name=card.name, tags={**card.tags, RUN_TAG: card.run_id}
             )
-        params = {k: str(v)[:_LONGEST_PARAM] for k, v in _flatten(card.params).items()}
+        params = {_key(k): str(v)[:_LONGEST_PARAM] for k, v in _flatten(card.params).items()}
         new = {k: v for k, v in params.items() if k not in run.data.params}
         _log_params(client, run.info.run_id, new)
         for key, value in params.items():  # parameters cannot change: a resume's budget is a tag
@@ -227,16 +228,21 @@ def _log_params(
 ) -> None:
     from mlflow.entities import Param
 
-    rows = [Param(key, value) for key, value in params.items()]
+    rows = [Param(_key(key), value) for key, value in params.items()]
     for start in range(0, max(len(rows), 1), _LARGEST_BATCH):
         first = list(metrics) if start == 0 else []
         client.log_batch(run_id, first, rows[start : start + _LARGEST_BATCH])
 
 
+def _key(name: str) -> str:
+    """A name as MLflow takes it, which refuses the + of a knob of several parts."""
+    return re.sub(r"[^\w\-./: ]", "-", name)
+
+
 def _metric(key: str, value: float, now: int, step: int = 0) -> Metric:
     from mlflow.entities import Metric
 
-    return Metric(key, float(value), now, step)
+    return Metric(_key(key), float(value), now, step)
 
 
 def _seconds(evaluation: Evaluation) -> dict[str, float]:

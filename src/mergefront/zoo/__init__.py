@@ -18,9 +18,9 @@ from typing import Final
 from mergefront.errors import UserError
 
 from .pictures import FOLDER, render
-from .questions import SPLITS, TASKS, Row, questions
+from .questions import TASKS, Row, questions
 
-__all__ = ["MODELS", "SPLITS", "TASKS", "Row", "model_folder", "questions", "render"]
+__all__ = ["MODELS", "TASKS", "Row", "model_folder", "questions", "render"]
 
 MODELS: Final[tuple[str, ...]] = ("vlm", "base", "arithmetic", "comparison")
 

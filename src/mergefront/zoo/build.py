@@ -19,8 +19,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mergefront.records import Split
+
 from .pictures import SCAN, SCANS_FILE, Bytes
-from .questions import COLUMNS, QUESTIONS_FILE, Split
+from .questions import COLUMNS, QUESTIONS_FILE
 from .scenes import PERCEPTION, REASONING, Kind, Scene, ask
 from .words import TINTS
 

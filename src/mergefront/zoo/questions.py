@@ -8,15 +8,14 @@ from functools import cache
 from typing import Final, Literal, TypedDict, cast
 
 from mergefront.errors import UserError
+from mergefront.records import Split
 
 from .pictures import FOLDER
 from .words import TINTS
 
-Split = Literal["search", "validation", "test"]
 Task = Literal["digits_perception", "digits_reasoning"]
 
 TASKS: Final[tuple[Task, ...]] = ("digits_perception", "digits_reasoning")
-SPLITS: Final[tuple[Split, ...]] = ("search", "validation", "test")
 QUESTIONS_FILE: Final = FOLDER / "questions.csv.gz"
 COLUMNS: Final = (
     "id",

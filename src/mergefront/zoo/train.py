@@ -23,6 +23,8 @@ from typing import Final
 import torch
 from transformers import Idefics3ForConditionalGeneration, LlamaForCausalLM
 
+from mergefront.records import Split
+
 from . import MODELS, bar, sight
 from .build import read_scans, write_questions, write_scans
 from .donors import PLANS, fine_tune
@@ -31,7 +33,7 @@ from .lessons import Mix, Teacher, guessing
 from .measure import Bench, Items
 from .networks import language_model, receiver_on, save
 from .pictures import FOLDER, SCANS_FILE
-from .questions import QUESTIONS_FILE, TASKS, Row, Split, questions
+from .questions import QUESTIONS_FILE, TASKS, Row, questions
 from .scenes import PERCEPTION, REASONING
 
 SEED: Final = 0

@@ -1,0 +1,80 @@
+"""SHA-256 of files, remembered on this machine: 7 B models take half a minute to hash.
+
+    $MERGEFRONT_CACHE (default ~/.cache/mergefront)
+        hashes/<sha256 of the path>.json     {"path", "state", "sha256"} of one large file
+
+A hash is remembered for a path together with the file's state: device, inode, size, and times of
+modification and of change to the nanosecond. A file written or replaced since, in whatever way,
+has another state (the time of change cannot be set by hand) and is hashed again. What changed in
+the last moments before it was read is not remembered, since clocks have a grain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+LARGE: Final = 1 << 26
+"""Bytes from which a hash is remembered beyond this process."""
+
+_SETTLED_NS: Final = 2 * 10**9
+
+State = tuple[int, ...]
+
+
+def cache_root() -> Path:
+    """The cache's folder: MERGEFRONT_CACHE, or ~/.cache/mergefront."""
+    given = os.environ.get("MERGEFRONT_CACHE")
+    return Path(given) if given else Path.home() / ".cache" / "mergefront"
+
+
+def file_sha256(file: Path) -> str:
+    """Return a file's SHA-256 in hex, read anew only if the file's state is another."""
+    real = file.resolve()
+    return _hashed(real, _state(real))
+
+
+@lru_cache(maxsize=4096)
+def _hashed(file: Path, state: State) -> str:
+    note = cache_root() / "hashes" / f"{hashlib.sha256(bytes(file)).hexdigest()}.json"
+    large = file.stat().st_size >= LARGE
+    if large and (known := _remembered(note, file, state)) is not None:
+        return known
+    now = time.time_ns()
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    settled = now - max(state[-2:]) > _SETTLED_NS and _state(file) == state
+    if large and settled:
+        _remember(note, {"path": str(file), "state": list(state), "sha256": found})
+    return found
+
+
+def _state(file: Path) -> State:
+    """What any write to the file changes; the times come last."""
+    now = file.stat()
+    return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
+
+
+def _remembered(note: Path, file: Path, state: State) -> str | None:
+    """The hash in a note, if it is of this file in this state; a damaged note is none."""
+    try:
+        held = json.loads(note.read_bytes())
+        same = held["path"] == str(file) and held["state"] == list(state)
+        return str(held["sha256"]) if same else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(note: Path, held: dict[str, object]) -> None:
+    """Write a note whole or not at all; a cache that cannot be written costs time, no more."""
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        partial = note.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(held))
+        partial.replace(note)
