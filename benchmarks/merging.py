@@ -38,7 +38,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 import yaml
 from process_cost import run
-from transformers import LlamaConfig, LlamaForCausalLM
+from random_models import DONORS, SHAPES, make_models
 
 from mergefront.checkpoint import Checkpoint
 from mergefront.config import Donor
@@ -49,11 +49,6 @@ from mergefront.merging.slots import SourceSlot
 from mergefront.merging.sources import Sources
 from mergefront.recipe import Models, Recipe, refs
 
-SHAPES = {  # hidden, intermediate, layers, heads
-    "small": (512, 1408, 16, 8),
-    "0.7b": (1536, 4096, 22, 12),
-}
-DONORS = ("first", "second")
 PEERS: Mapping[str, Mapping[str, Any]] = {
     "linear": {"merge_method": "linear"},
     "task_arithmetic": {"merge_method": "task_arithmetic"},
@@ -73,34 +68,6 @@ Job = tuple[Mix, list[torch.Tensor], torch.Tensor]
 """A mix, its terms, and where the result goes."""
 
 GOALS = {"combine": 2.0, "in_memory": 30.0, "linear": 2.0, "ties": 5.0}
-
-
-def make_models(root: Path, size: str) -> dict[str, Path]:
-    """Write a base and three models that differ from it, each 2 bytes a parameter."""
-    hidden, intermediate, layers, heads = SHAPES[size]
-    config = LlamaConfig(
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        vocab_size=16_000,
-        dtype="bfloat16",
-        tie_word_embeddings=False,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
-    found = {}
-    for number, name in enumerate(("base", "receiver", *DONORS)):
-        found[name] = root / name
-        if number:
-            generator = torch.Generator().manual_seed(number)
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
-                    parameter.add_((0.002 * noise).to(torch.bfloat16))
-        model.save_pretrained(found[name], max_shard_size="600MB")
-    return found
 
 
 def recipe_for(models: Mapping[str, Path], method: str, base: str | None = "base") -> Recipe:
@@ -291,7 +258,7 @@ def main() -> None:
         combines = combine_costs(models, given.runs, 60)
     whole = {row["method"]: row["mergekit"]["cpu_s"] for row in processes}
     found = {
-        "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
+        "machine": {"system": f"{platform.system()} {platform.machine()}", "cpus": os.cpu_count()},
         "date": time.strftime("%Y-%m-%d"), "size": given.size, "bytes": size,
         "start": start, "process": processes, "combine": combines, "goals": GOALS,
         "candidate_against_process": _against(combines, whole, size),
