@@ -203,9 +203,15 @@ class LiveModel:
         Kept in the dtype the term comes in, if that is the same for all; else in fp32, which
         holds every smaller float exactly.
         """
-        dtype = prepare(groups[0].tensors[0]).dtype
+        first = groups[0].tensors[0]
+        peeked = {first: prepare(first)}  # a decomposition is not made twice
+        dtype = peeked[first].dtype
+
+        def once(name: str) -> Tensor:
+            return peeked.pop(name) if name in peeked else prepare(name)
+
         try:
-            return self._stage_as(prepare, groups, dtype)
+            return self._stage_as(once, groups, dtype)
         except _MixedDtypesError:
             return self._stage_as(prepare, groups, torch.float32)
 

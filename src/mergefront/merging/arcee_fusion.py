@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .common import SourceMethod, coefficients
+from .common import SourceMethod, added
 from .method import Measures, Mix, Slot
 
 FUSED: Final = "fused:"
@@ -66,8 +66,7 @@ class ArceeFusion(SourceMethod):
         measures: Measures,
     ) -> Mix:
         """One for the receiver, the coefficients for the masked differences."""
-        given = coefficients(row, donors)
-        return Mix.sum({"receiver": 1.0, **{FUSED + donor: c for donor, c in given.items()}})
+        return added(FUSED, row, donors)
 
 
 def importance(donor: Tensor, receiver: Tensor) -> Tensor:

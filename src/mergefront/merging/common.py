@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mergefront.errors import ConfigError
 
-from .method import Measures, Slot, check_parameters
+from .method import Measures, Mix, Slot, check_parameters
 
 DELTA: Final = "delta:"
 ANCHORS: Final = ("own", "base", "receiver")
@@ -125,6 +125,12 @@ def difference(source: Tensor, anchor: Tensor) -> Tensor:
 def coefficients(row: Mapping[str, float], donors: Sequence[str]) -> dict[str, float]:
     """The donors' coefficients in their order, 0 where a row names none."""
     return {donor: float(row.get(donor, 0.0)) for donor in donors}
+
+
+def added(prefix: str, row: Mapping[str, float], donors: Sequence[str]) -> Mix:
+    """One for the receiver, the donors' coefficients for their terms of that prefix."""
+    given = coefficients(row, donors)
+    return Mix.sum({"receiver": 1.0, **{prefix + donor: c for donor, c in given.items()}})
 
 
 def only_donor(row: Mapping[str, float], donors: Sequence[str]) -> str | None:

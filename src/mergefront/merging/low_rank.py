@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mergefront.lowrank import product
 
-from .common import ANCHORS, DELTA, DeltaMethod, coefficients, delta
+from .common import ANCHORS, DELTA, DeltaMethod, added, delta
 from .method import Measures, Mix, Slot
 from .sparse import check_integer
 from .spectral import svd
@@ -66,8 +66,7 @@ class LowRankDeltas(DeltaMethod):
         measures: Measures,
     ) -> Mix:
         """One for the receiver, the coefficients for the truncated deltas."""
-        given = coefficients(row, donors)
-        return Mix.sum({"receiver": 1.0, **{TOP + donor: c for donor, c in given.items()}})
+        return added(TOP, row, donors)
 
 
 def truncated(whole: Tensor, rank: int, rescale: bool) -> Tensor:
