@@ -15,6 +15,7 @@ Reference: published with mergekit, without a paper ("multislerp" in its documen
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
@@ -28,7 +29,7 @@ from .method import Measures, Mix, Slot
 _TINY: Final = 1e-12
 
 
-class SphereMethod(SourceMethod):
+class SphereMethod(SourceMethod, ABC):
     """A weighted mean on a sphere: a subclass says which, in coordinates of the points' span."""
 
     legal: ClassVar[Mapping[str, tuple[Any, ...]]] = {"origin": ("zero", "base")}
@@ -66,11 +67,11 @@ class SphereMethod(SourceMethod):
             weights = {"base": math.fsum((1.0, *(-value for value in weights.values()))), **weights}
         return Mix.sum(weights)
 
+    @abstractmethod
     def mean(
         self, gram_KK: NDArray[np.float64], weights_K: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """Return the mean's coordinates in the points: mean = sum_i x_i point_i."""
-        raise NotImplementedError
 
 
 class MultiSlerp(SphereMethod):

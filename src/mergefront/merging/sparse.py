@@ -17,6 +17,7 @@ touch what the receiver learnt; a row of zeros (and r one) is the receiver all t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -47,7 +48,7 @@ class Voter:
     factor: float
 
 
-class SparseMethod(DeltaMethod):
+class SparseMethod(DeltaMethod, ABC):
     """A sum of thinned-out deltas; subclasses say how one is thinned out, and may hold a vote."""
 
     legal = {"anchor": ANCHORS, "scale_receiver": (False, True)}  # noqa: RUF012
@@ -105,11 +106,11 @@ class SparseMethod(DeltaMethod):
         terms = (term for voter in voters for term in voter.terms)
         return Mix(("base" if scaled else "receiver", *terms), join=joined(voters, fuse))
 
+    @abstractmethod
     def voter(
         self, source: str, value: float, parameters: Mapping[str, Any], measures: Measures
     ) -> Voter:
         """How a source with coefficient `value` (not 0) takes part; `parameters` has defaults."""
-        raise NotImplementedError
 
     def fusion(self, values: Sequence[float], parameters: Mapping[str, Any]) -> Fuse:
         """How the sources' thinned-out deltas are put together; `values` are coefficients."""
