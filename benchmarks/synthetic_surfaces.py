@@ -1,10 +1,10 @@
 """Surfaces with a known front, and an examination that scores points on them with items' noise.
 
 What `search_synthetic.py` searches. Layer coefficients x lie in [0, 1]^(L modules). Reasoning and
-perception each have an ability, the best minus a convex quadratic around a profile over depth;
-accuracy is the mean of a two-parameter item response model. All numbers are made up; what they
-are made to resemble: a receiver at .48 reasoning, .40 perception left with the whole delta, and
-.62 and .64 at best.
+perception (and a third objective, if asked for) each have an ability, the best minus a convex
+quadratic around a profile over depth; accuracy is the mean of a two-parameter item response model.
+All numbers are made up; what they are made to resemble: a receiver at .48 reasoning, .40
+perception left with the whole delta, and .62 and .64 at best.
 
 - smooth: profiles rise or fall once over depth, neighbouring layers are coupled;
 - mixed: with independent deviations of every layer and unequal curvature;
@@ -29,19 +29,25 @@ Array = NDArray[np.float64]
 
 SURFACES = ("smooth", "mixed", "rough", "cliffs")
 KNOTS, ITEMS = 4, 200
-REFERENCE = (0.48, 0.40)  # receiver's reasoning, perception with the whole delta
-BEST = (0.62, 0.64)
+REFERENCE = (0.48, 0.40, 0.45)  # receiver's reasoning, perception and a third with the whole delta
+BEST = (0.62, 0.64, 0.60)
+HIGHEST = (1.0, 0.7, 0.5)  # coefficient at which an objective may be at its best
 SHARED_LUCK = 0.7  # correlation of the luck of two candidates on one item
 
 
 class Cell(NamedTuple):
-    """One problem: a surface with layers in each of some modules, and a seed."""
+    """One problem: a surface with layers in each of some modules, and a seed.
+
+    `knots` for each module are what a sampler moves; as many as layers is every layer.
+    """
 
     surface: str
     layers: int
     modules: int
     seed: int
     fresh: bool
+    knots: int = KNOTS
+    objectives: int = 2
 
 
 class Population:
@@ -70,39 +76,43 @@ class Surface:
     """Abilities at layer coefficients: best - scale (x - profile)' H (x - profile) - collapse."""
 
     population: Population
-    profiles_2L: Array
-    curvatures_2LL: Array
+    profiles_ML: Array
+    curvatures_MLL: Array
     top: float  # the whole delta; beyond it and the cliff everything collapses
     cliff: float = np.inf
 
     def __post_init__(self) -> None:
-        places = np.zeros_like(self.profiles_2L[0]), np.full_like(self.profiles_2L[0], self.top)
+        self.reference = REFERENCE[: len(self.profiles_ML)]
         self.best = [self.population.ability(best) for best in BEST]
-        self.scale = [
-            (self.best[m] - self.population.ability(REFERENCE[m])) / self.quadratic(m, places[m])
-            for m in range(2)
-        ]
+        self.scale = []
+        for m, reference in enumerate(self.reference):
+            place_L = np.full_like(self.profiles_ML[m], self.top if m else 0.0)
+            fall = self.best[m] - self.population.ability(reference)
+            self.scale.append(fall / self.quadratic(m, place_L))
 
     def quadratic(self, m: int, x_L: Array) -> float:
-        away_L = x_L - self.profiles_2L[m]
-        return float(away_L @ self.curvatures_2LL[m] @ away_L)
+        away_L = x_L - self.profiles_ML[m]
+        return float(away_L @ self.curvatures_MLL[m] @ away_L)
 
     def abilities(self, x_L: Array) -> list[float]:
         collapse = 6.0 * float(expit((x_L.mean() - self.cliff) / 0.01))
-        return [self.best[m] - self.scale[m] * self.quadratic(m, x_L) - collapse for m in range(2)]
+        return [
+            self.best[m] - scale * self.quadratic(m, x_L) - collapse
+            for m, scale in enumerate(self.scale)
+        ]
 
     def truth(self, x_L: Array) -> Array:
         return self.population.accuracy(self.abilities(x_L))
 
     def pareto_set(self, basis_LD: Array) -> list[Array]:
-        """Layer vectors x = basis z, z in the unit box, with the best weighted sums of the two.
+        """Layer vectors x = basis z, z in the unit box, with the best weighted sums of objectives.
 
-        All of the front, since both quadratics are convex. With the identity: over all layers.
+        All of the front, since the quadratics are convex. With the identity: over all layers.
         """
         found, z_D = [], np.full(basis_LD.shape[1], 0.5)
-        hessian_2LL = [s * h for s, h in zip(self.scale, self.curvatures_2LL, strict=True)]
-        for share in np.linspace(0.0, 1.0, 61):
-            parts = zip((1.0 - share, share), hessian_2LL, self.profiles_2L, strict=True)
+        hessian_MLL = [s * h for s, h in zip(self.scale, self.curvatures_MLL, strict=True)]
+        for weights in weightings(len(self.scale)):
+            parts = zip(weights, hessian_MLL, self.profiles_ML, strict=True)
             h_DD, pull_D = np.zeros((len(z_D), len(z_D))), np.zeros(len(z_D))
             for weight, h_LL, profile_L in parts:
                 h_DD += weight * basis_LD.T @ h_LL @ basis_LD
@@ -117,14 +127,21 @@ class Surface:
 
     def volume(self, basis_LD: Array) -> float:
         """Hypervolume of the true front within a basis."""
-        return hypervolume([self.truth(x_L) for x_L in self.pareto_set(basis_LD)], REFERENCE)
+        return hypervolume([self.truth(x_L) for x_L in self.pareto_set(basis_LD)], self.reference)
+
+
+def weightings(objectives: int) -> list[tuple[float, ...]]:
+    """61 weightings of two objectives, 91 of three, in an order that changes little at a time."""
+    if objectives == 2:
+        return [(1.0 - share, share) for share in np.linspace(0.0, 1.0, 61)]
+    return [((12 - i - j) / 12, i / 12, j / 12) for i in range(13) for j in range(13 - i)]
 
 
 def make_surface(cell: Cell, population: Population) -> Surface:
     random = np.random.default_rng([cell.seed, cell.layers, cell.modules])
     size, depth_L = cell.layers * cell.modules, np.linspace(0.0, 1.0, cell.layers)
     profiles, curvatures = [], []
-    for low, high in ((0.0, 1.0), (0.0, 0.7)):
+    for low, high in [(0.0, high) for high in HIGHEST[: cell.objectives]]:
         if cell.surface == "rough":
             profiles.append(random.uniform(low, high, size))
             axes_LL = np.linalg.qr(random.standard_normal((size, size)))[0]
@@ -167,11 +184,11 @@ class Examination:
             shared_N = np.sqrt(SHARED_LUCK) * common.standard_normal(ITEMS)
             luck_N = ndtr(shared_N + np.sqrt(1 - SHARED_LUCK) * own.standard_normal(ITEMS))
             means.append(float((luck_N < expit(slope_N * (ability - difficulty_N))).mean()))
-        mean_2 = np.array(means)
-        return mean_2, np.sqrt(mean_2 * (1 - mean_2) / (ITEMS - 1))
+        mean_M = np.array(means)
+        return mean_M, np.sqrt(mean_M * (1 - mean_M) / (ITEMS - 1))
 
 
 def decode(knobs_D: Sequence[float], cell: Cell) -> Array:
     """Knots, linear over depth, for each module in turn."""
-    at_K, depth_L = np.linspace(0, 1, KNOTS), np.linspace(0, 1, cell.layers)
-    return np.hstack([np.interp(depth_L, at_K, k) for k in np.reshape(knobs_D, (-1, KNOTS))])
+    at_K, depth_L = np.linspace(0, 1, cell.knots), np.linspace(0, 1, cell.layers)
+    return np.hstack([np.interp(depth_L, at_K, k) for k in np.reshape(knobs_D, (-1, cell.knots))])

@@ -1,16 +1,24 @@
-"""A made-up finished run for plots, report and tracking: candidates and their front.json."""
+"""A made-up finished run for plots, report and tracking: candidates and their front.json.
+
+Scores are made up; the race, the model and the choice of members are the real ones.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from mergefront.pareto import hypervolume, knee, non_dominated
+from mergefront.belief import Belief, believe
+from mergefront.config import Racing
+from mergefront.pareto import hypervolume, knee
 from mergefront.propose.como_cma import ComoCmaProposer
 from mergefront.propose.replay import Tell
-from mergefront.records import Estimate, Evaluation, Seconds
+from mergefront.race import Race, told
+from mergefront.records import Estimate, Evaluation, Item, Raced, Seconds
+from mergefront.rundir import ItemRecord
 from mergefront.statistics import estimate, mcnemar, paired_difference
 
 OBJECTIVES = ("reasoning", "perception")
@@ -44,12 +52,28 @@ def estimates(point: tuple[float, ...], split: int, n: int) -> dict[str, Estimat
     return {k: estimate(v, range(n)) for k, v in scores(point, split, n).items()}
 
 
+@cache
 def candidates(count: int = 60) -> list[Evaluation]:
     """A search of `count` candidates by como-cma; number 7 failed."""
+    return _searched(count, Racing(enabled=False))
+
+
+@cache
+def raced_candidates(count: int = 64) -> list[Evaluation]:
+    """The like with a race that is lost early and often."""
+    return _searched(count, Racing(full_first=10, full_every=4))
+
+
+def _searched(count: int, settings: Racing) -> list[Evaluation]:
     proposer = ComoCmaProposer(
         dimension=len(KNOBS), seed=0, start=[0.5] * len(KNOBS), n_objectives=2,
         reference=tuple(REFERENCE.values()),
     )  # fmt: skip
+    items = {
+        name: [Item(str(i), name, "", (), ("",), str(i)) for i in range(N_SEARCH)]
+        for name in OBJECTIVES
+    }
+    race = Race(settings, items, REFERENCE, seed=0)
     tells: list[Tell] = []
     found = []
     for number in range(count):
@@ -58,22 +82,61 @@ def candidates(count: int = 60) -> list[Evaluation]:
         origin = ("receiver", "uniform 0.25", "uniform 0.5", "uniform 0.75")[number] if warm else ""
         if number == 7:
             failed = Evaluation(number, point, "como-cma", {}, failure="engine said no")
+            race.learn(failed, [])
             found.append(failed)
             tells.append(Tell(number, point, None, True))
             continue
-        e = estimates(point, 0, N_SEARCH)
-        seconds = Seconds(0.05, 0.01, 1.9, 0.02, 0.03)
-        found.append(Evaluation(number, point, origin or "como-cma", e, seconds))
-        tells.append(Tell(number, point, tuple(v.mean for v in e.values()), not warm))
+        e, records = _raced(race, number, point, origin)
+        race.learn(e, records)
+        found.append(e)
+        tells.append(Tell(number, point, tuple(v.mean for v in e.objectives.values()), not warm))
     return found
 
 
+def _raced(
+    race: Race, number: int, point: tuple[float, ...], origin: str
+) -> tuple[Evaluation, list[ItemRecord]]:
+    """Answer rung by rung, as the search does."""
+    drawn = scores(point, 0, N_SEARCH)
+    records: list[ItemRecord] = []
+    verdict, to_the_end = "", bool(origin) or race.answers_all(number)
+    for rung, asked in enumerate(race.rungs):
+        for name, mine in asked.items():
+            records += [
+                ItemRecord(
+                    "search", name, name, one.id, one.cluster, rung, drawn[name][int(one.id)],
+                    "", "ok", 1, "",
+                )
+                for one in mine
+            ]  # fmt: skip
+        found = race.estimate(records)
+        if rung < len(race.rungs) - 1 and not verdict:
+            verdict = race.verdict(point, found)
+        if verdict and not to_the_end:
+            break
+    raced = Raced(rung + 1, *(("", verdict) if to_the_end else (verdict, "")))
+    share = len(records) / (len(OBJECTIVES) * N_SEARCH)
+    seconds = Seconds(0.05, 0.01, 0.0, 1.9 * share, 0.02, 0.03)
+    return Evaluation(number, point, origin or "como-cma", found, seconds, raced=raced), records
+
+
+def belief_of(found: list[Evaluation]) -> Belief:
+    return believe(found, OBJECTIVES, REFERENCE)
+
+
+def believed_of(found: list[Evaluation]) -> dict[int, dict[str, Estimate]]:
+    """What the model believes of every candidate; empty where it does not choose."""
+    belief = belief_of(found)
+    return {number: belief.of(number) for number in belief.numbers} if belief.by_model else {}
+
+
 def front_json(found: list[Evaluation]) -> dict[str, Any]:
-    """front.json of the made-up run, in the shape that select.py writes."""
-    done = [e for e in found if not e.failure]
-    values = np.array([[e.objectives[name].mean for name in OBJECTIVES] for e in done])
-    members = [done[i] for i in non_dominated(values)][:8]
-    points = np.array([[e.objectives[name].mean for name in OBJECTIVES] for e in members])
+    """front.json of the made-up run, in the shape that front.py writes."""
+    done = {e.number: e for e in found if not e.failure}
+    values = np.array([[e.objectives[name].mean for name in OBJECTIVES] for e in done.values()])
+    belief = belief_of(found)
+    members = [done[number] for number in belief.front][:8]
+    points = belief.front_KM[:8]
     picks = {members[knee(points)].number: ["knee"]}
     for column, name in enumerate(OBJECTIVES):
         number = members[int(points[:, column].argmax())].number
@@ -82,6 +145,7 @@ def front_json(found: list[Evaluation]) -> dict[str, Any]:
     return {
         "format": "mergefront/front@1",
         "run": "digits",
+        "sampler": "como-cma",
         "objectives": list(OBJECTIVES),
         "reference": REFERENCE,
         "guard": 0.02,
@@ -94,7 +158,14 @@ def front_json(found: list[Evaluation]) -> dict[str, Any]:
             "validation": _plain(estimates(receiver, 1, N_VALIDATION)),
             "test": _plain(estimates(receiver, 2, N_VALIDATION)),
         },
-        "members": [_member(e, picks.get(e.number, [])) for e in members],
+        "members": [_member(e, picks.get(e.number, []), belief) for e in members],
+        "belief": {
+            "by_model": belief.by_model,
+            "why": belief.why,
+            "front": list(belief.front),
+            "calibration": {name: asdict(one) for name, one in belief.calibration.items()},
+        },
+        "race": told(found),
         "hypervolume": {
             "search": hypervolume(values, list(REFERENCE.values())),
             "validation": {"value": 0.071, "low": 0.06, "high": 0.08},
@@ -129,7 +200,7 @@ def _blind() -> dict[str, Any]:
     }
 
 
-def _member(e: Evaluation, picks: list[str]) -> dict[str, Any]:
+def _member(e: Evaluation, picks: list[str], belief: Belief) -> dict[str, Any]:
     gain = _gain(e.point, 1)
     kept = gain["perception"]["mean"] >= -0.02
     better = gain["reasoning"]["low"] > 0
@@ -139,6 +210,7 @@ def _member(e: Evaluation, picks: list[str]) -> dict[str, Any]:
         "origin": e.origin,
         "knobs": dict(zip(KNOBS, e.point, strict=True)),
         "search": _plain(dict(e.objectives)),
+        "believed": _plain(belief.of(e.number)),
         "validation": _plain(estimates(e.point, 1, N_VALIDATION)),
         "gain": gain,
         "verdict": "beats the receiver" if better and kept else "not resolved",

@@ -22,10 +22,10 @@ from mergefront import statistics
 from mergefront.card import model_card
 from mergefront.cli.results import print_front
 from mergefront.config import BLIND_ITEMS, RunConfig, validate
-from mergefront.errors import ConfigError
+from mergefront.errors import ConfigError, RunError, UserError
 from mergefront.front import summarise, write_front
 from mergefront.gains import ALONE, BEATS, OVER_THE_FRONT, TRADES, overlap, paired_gains
-from mergefront.members import picks
+from mergefront.members import believed, choose_finalists, picks, resolve_pick
 from mergefront.recipe import Models, Recipe
 from mergefront.recorded import RESULT, estimates_of, open_study, paired_units, units_of
 from mergefront.records import Estimate, Evaluation, Item, Split
@@ -299,23 +299,84 @@ def test_looking_at_a_run_needs_neither_engine_nor_torch() -> None:
     assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
 
 
-@pytest.mark.parametrize(
-    ("guards", "guarded"),
-    [({}, 1), ({"perception": 0.5}, 2), ({"perception": 0.0}, 1)],
-)
-def test_the_guarded_pick_is_the_best_that_keeps_the_others(
-    guards: dict[str, float], guarded: int
-) -> None:
-    """Within its guard of the receiver on search items; none if nobody keeps it."""
-    config = validate({**ZOO_RUN, "report": {"guards": guards}}, RunConfig, "x.yaml")
-    scores = {0: (0.3, 0.9), 1: (0.7, 0.9), 2: (0.75, 0.6), 3: (0.8, 0.2)}
-    found = {
-        number: Evaluation(
-            number, (number / 4,), "x",
-            {o: Estimate(s, 0.01, 400) for o, s in zip(config.objectives, pair, strict=True)},
+SCORES = {0: (0.3, 0.9), 1: (0.7, 0.9), 2: (0.75, 0.6), 3: (0.8, 0.2)}
+
+
+def found(config: RunConfig, scores: dict[int, tuple[float, ...]], se: float) -> list[Evaluation]:
+    return [
+        Evaluation(
+            number, (number / len(scores),), "receiver" if number == 0 else "x",
+            {o: Estimate(s, se, 400) for o, s in zip(config.objectives, pair, strict=True)},
         )
         for number, pair in scores.items()
-    }  # fmt: skip
-    members = [found[n] for n in (1, 2, 3)]
-    assert picks(members, config, found[0].objectives)["guarded"] == guarded
-    assert "guarded" not in picks([found[3]], config, found[0].objectives)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "se", "guarded"),
+    [
+        ({}, 0.01, 1),
+        ({"report": {"guards": {"perception": 0.5}}}, 0.01, 2),
+        ({"report": {"guards": {"perception": 0.0}}}, 0.0, 1),
+        ({"report": {"guards": {"perception": 0.0}}}, 0.01, None),  # an even chance is too little
+        ({"constraints": {"perception": 0.85}, "report": {"guard": 0.9}}, 0.01, 1),
+        ({"constraints": {"reasoning": 0.72}, "report": {"guard": 0.9}}, 0.01, 3),
+        ({"constraints": {"reasoning": 0.72}, "report": {"guard": 0.31}}, 0.01, 2),
+        ({"constraints": {"reasoning": 0.9}}, 0.01, None),
+    ],
+)
+def test_the_guarded_pick_is_the_best_that_keeps_the_others(
+    changes: dict[str, Any], se: float, guarded: int | None
+) -> None:
+    """Within its guard of the receiver and every constraint; none if nobody keeps them."""
+    config = validate({**ZOO_RUN, **changes}, RunConfig, "x.yaml")
+    done = found(config, SCORES, se)
+    belief = believed(done, config, done[0].objectives)
+    chosen = picks([1, 2, 3], config, done[0].objectives, belief)
+    assert chosen.get("guarded") == guarded
+    assert (chosen["best:reasoning"], chosen["best:perception"]) == (3, 1)
+
+
+def test_finalists_are_whole_fronts_of_what_is_believed_without_the_receiver() -> None:
+    config = validate({**ZOO_RUN, "report": {"finalists": 4}}, RunConfig, "x.yaml")
+    scores = {**SCORES, 4: (0.69, 0.89), 5: (0.74, 0.59), 6: (0.1, 0.1)}
+    done = found(config, scores, 0.01)
+    assert choose_finalists(done, config, believed(done, config, done[0].objectives)) == [
+        1,
+        2,
+        3,
+        4,
+    ]
+
+
+def test_a_lucky_score_is_not_believed_by_the_model() -> None:
+    """Forty candidates on a line; the lucky one's score dominates all, its belief does not."""
+    config = validate({**ZOO_RUN, "report": {"finalists": 5}}, RunConfig, "x.yaml")
+    line = {i: (0.4 + 0.008 * i, 0.9 - 0.004 * i) for i in range(40)}
+    lucky = {**line, 20: (0.75, 0.92)}
+    done = found(config, lucky, 0.05)
+    belief = believed(done, config, done[0].objectives)
+    assert belief.by_model
+    assert picks(range(1, 40), config, done[0].objectives, belief)["best:reasoning"] != 20
+    scored = found(config, lucky, 0.05)[:23]
+    raw = believed(scored, config, done[0].objectives)
+    assert "23 of 24 candidates" in raw.why
+    assert picks(range(1, 23), config, done[0].objectives, raw)["best:reasoning"] == 20
+
+
+def test_weighted_picks_and_those_that_are_none() -> None:
+    def member(number: int, *means: float) -> dict[str, Any]:
+        pairs = zip(("a", "b"), means, strict=True)
+        return {"number": number, "picks": [], "search": {o: {"mean": m} for o, m in pairs}}
+
+    front = {"members": [member(1, 0.9, 0.1), member(2, 0.6, 0.5)], "objectives": ["a", "b"]}
+    front["candidates"] = 9
+    path = Path("x")
+    assert resolve_pick(front, "weighted:a=3,b=1", path) == 1
+    assert resolve_pick(front, "weighted:a=1,b=1", path) == 2
+    assert resolve_pick(front, "8", path) == 8
+    for wrong in ("weighted:a", "weighted:c=1", "weighted:a=-1", "weighted:a=inf", "weighted:"):
+        with pytest.raises(UserError, match="is no weight of an objective"):
+            resolve_pick(front, wrong, path)
+    with pytest.raises(RunError, match="there is no pick '9'"):
+        resolve_pick(front, "9", path)

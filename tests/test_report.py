@@ -1,4 +1,7 @@
-"""The report page: every number of front.json is on it, and nothing outside it is needed."""
+"""The report page: every number of front.json is on it, and nothing outside it is needed.
+
+And the same front printed, and on a model card.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,16 @@ from typing import Any
 
 import pytest
 
-from fixtures_science import OBJECTIVES, REFERENCE, candidates, front_json
+from fixtures_science import OBJECTIVES, REFERENCE, candidates, front_json, raced_candidates
+from mergefront.card import model_card
+from mergefront.cli.results import print_front
 from mergefront.plots import front_figure, history_figure, save
+from mergefront.recipe import Models, Recipe
 from mergefront.report import Figure, write_report
 
 FOUND = candidates(30)
 FRONT = front_json(FOUND)
+RACED = front_json(raced_candidates())
 VOID = {"meta", "br", "path", "use", "rect"}
 
 
@@ -113,6 +120,134 @@ def test_members_and_picks_have_their_scores_gains_and_verdicts(tmp_path: Path) 
     ]
     assert len(tested) == len(picked) >= 2
     assert [r[0] for r in rows].count("receiver") == 3
+
+
+def percent(one: dict[str, float]) -> str:
+    return f"{100 * one['mean']:.1f} ± {100 * one['se']:.1f}"
+
+
+def unchosen(front: dict[str, Any], why: str) -> dict[str, Any]:
+    """A run in which the scores chose."""
+    checks = {k: {**v, "misfit": True} for k, v in front["belief"]["calibration"].items()}
+    belief = {**front["belief"], "by_model": False, "why": why, "calibration": checks}
+    return {**front, "belief": belief}
+
+
+def earlier(front: dict[str, Any]) -> dict[str, Any]:
+    """As a version wrote it that had neither belief nor race."""
+    members = [{k: v for k, v in m.items() if k != "believed"} for m in front["members"]]
+    return {k: v for k, v in front.items() if k not in ("belief", "race")} | {"members": members}
+
+
+def test_members_are_followed_from_the_search_to_the_test(tmp_path: Path) -> None:
+    found = page(tmp_path, RACED)
+    assert "The model chose" in found.text
+    part = 0
+    for member in RACED["members"]:
+        label = f"#{member['number']} {', '.join(member['picks'])}".strip()
+        (row,) = [r for r in found.rows if r[0] == label]
+        for column, name in enumerate(OBJECTIVES):
+            searched, *later = row[1 + 4 * column : 5 + 4 * column]
+            assert searched.startswith(percent(member["search"][name]))
+            if member["search"][name]["partial"] > 0:
+                assert searched.endswith(f"({member['search'][name]['n']} items)")
+                part += 1
+            steps = (member["believed"], member["validation"], member["test"])
+            assert later == [percent(one[name]) if one else "" for one in steps]
+    assert part
+    for name, check in RACED["belief"]["calibration"].items():
+        (row,) = [r for r in found.rows if r[0] == name]
+        assert row[1:4] == [
+            str(check["n"]), f"{100 * check['within_95']:.1f}", f"{check['mean_square']:.2f}"
+        ]  # fmt: skip
+        assert row[-1] == "may be believed"
+
+
+def test_a_model_that_is_not_believed_is_said_in_a_sentence(tmp_path: Path) -> None:
+    found = page(tmp_path, unchosen(RACED, "the model misjudges perception"))
+    assert "The scores chose, and not the model: the model misjudges perception." in found.text
+    assert [cell for row in found.rows for cell in row if cell.startswith("reasoning: ")][
+        -3:-1
+    ] == ["reasoning: search", "reasoning: validation"]
+    assert [r[-1] for r in found.rows].count("misfit: not believed") == 2
+
+
+def test_the_race_says_what_it_saved_and_how_often_it_was_wrong(tmp_path: Path) -> None:
+    found, race = page(tmp_path, RACED), RACED["race"]
+    assert f"answered {100 * race['items']:.0f} % of the items" in found.text
+    for why, number in race["left"].items():
+        (row,) = [r for r in found.rows if r[0].startswith(f"{why}: ")]
+        assert row[1:] == [str(number), str(list(race["spared"].values()).count(why))]
+    behind = [int(n) for n, why in race["spared"].items() if why == "behind"]
+    for front, wrong in (([], 0), (behind[:2], 2)):
+        told = {**RACED, "belief": {**RACED["belief"], "front": front}}
+        text = page(tmp_path, told).text
+        assert f"{len(behind)} of them would have left as behind or collapsed; {wrong} of" in text
+        assert f"wrong {100 * wrong / len(behind):.0f} % of the time" in text
+    known = {**RACED, "race": {**race, "spared": {"31": "known"}}}
+    assert "nothing is known of its errors" in page(tmp_path, known).text
+    assert "each on up to 300 search items" in found.text
+
+
+def test_runs_without_a_race_or_a_belief_say_nothing_of_them(tmp_path: Path) -> None:
+    assert FRONT["race"]["items"] == 1.0
+    assert "The race" not in page(tmp_path, FRONT).text
+    text = page(tmp_path, earlier(RACED)).text
+    assert "How the members were chosen" not in text
+    assert "The race" not in text
+
+
+def test_checks_stand_in_their_sections(tmp_path: Path, figures: list[Figure]) -> None:
+    svg = figures[0].svg.read_text()
+    for stem in ("calibration", "race"):
+        (tmp_path / f"{stem}.svg").write_text(svg)
+    checks = [Figure(tmp_path / f"{stem}.svg", f"<{stem}>") for stem in ("calibration", "race")]
+    text = page(tmp_path, RACED, figures=[*figures, *checks]).text
+    order = ["Picture of <front>", "The front, on", "How the members were chosen", "<calibration>",
+             "The race", "<race>", "Picture of <history>"]  # fmt: skip
+    assert sorted(order, key=text.index) == order
+
+
+def test_a_front_is_printed_with_who_chose_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(front: dict[str, Any]) -> str:
+        volume = {**front["hypervolume"]["validation"], "reference": REFERENCE}
+        print_front({**front, "test_rounds": 1, "hypervolume": {"validation": volume}})
+        return capsys.readouterr().out
+
+    by_model = printed(RACED)
+    member = RACED["members"][0]
+    cells = [percent(member[s][n]) for n in OBJECTIVES for s in ("search", "believed")]
+    assert [str(member["number"]), *cells] in [
+        [cell.replace("±", "± ") for cell in re.split(r"\s{2,}", line.strip())]
+        for line in by_model.splitlines()
+    ]
+    used = 100 * RACED["race"]["items"]
+    assert f"race: {used:.0f} % of the items asked" in by_model
+    by_scores = printed(unchosen(FRONT, "the model misjudges perception"))
+    assert "chosen by scores on search items: the model misjudges perception" in by_scores
+    assert "believed" not in by_scores
+    assert "race:" not in by_scores
+    old = printed(earlier(RACED))
+    assert "chosen by" not in old
+    assert "beats the receiver" in old
+
+
+def test_a_card_says_by_what_the_model_was_chosen() -> None:
+    recipe = Recipe("task_arithmetic", Models(receiver="zoo:vlm", donors={}), {}, {})
+    member = RACED["members"][0]
+
+    def card(front: dict[str, Any]) -> str:
+        return model_card(recipe, {}, front, front["members"][0])
+
+    believed = ", ".join(f"{n} {percent(member['believed'][n])}" for n in OBJECTIVES)
+    assert f"scores on search items believes of it ({believed})" in card(RACED)
+    assert "by its scores on search items, not by a model" in card(unchosen(RACED, "too few"))
+    assert "on search items. Verdict" in card(earlier(RACED))
+    lone = {"number": 13, "search": member["search"], "picks": []}
+    early = {n: {**v, "partial": 0.01} for n, v in member["search"].items()}
+    whole = {n: {**v, "partial": 0.0} for n, v in member["search"].items()}
+    assert "(it left early)" in model_card(recipe, {}, RACED, {**lone, "search": early})
+    assert "(it left early)" not in model_card(recipe, {}, RACED, {**lone, "search": whole})
 
 
 def test_what_a_run_may_lack_is_left_out(tmp_path: Path) -> None:

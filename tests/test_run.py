@@ -19,6 +19,8 @@ from mergefront.cli import main
 from mergefront.config import EngineConfig, Items, RunConfig, validate
 from mergefront.errors import EngineError, RunError
 from mergefront.export import Scored, export_candidate
+from mergefront.propose import SAMPLERS
+from mergefront.race import Race
 from mergefront.recorded import estimates_of, evaluations, open_study
 from mergefront.rundir import RECEIVER, RunDirectory
 from mergefront.select import read_front
@@ -62,15 +64,34 @@ def test_the_budget_is_kept_and_warm_starts_come_first(run: RunDirectory) -> Non
     assert [e.number for e in found] == list(range(16))
     assert found[0].origin == "receiver"
     assert [e.origin for e in found[1:5]] == [f"uniform {c:g}" for c in (0.25, 0.5, 0.75, 1.0)]
-    assert {e.origin for e in found[5:]} == {"como-cma"}
+    assert {e.origin for e in found[5:]} == {read_front(run)["sampler"]} <= {*SAMPLERS}
     assert all(0 <= u <= 1 for e in found for u in e.point)
+
+
+def test_the_race_can_be_run_again_from_what_was_recorded(run: RunDirectory) -> None:
+    """Estimates and verdicts follow from points and item files alone."""
+    found = evaluations(open_study(run), run)
+    items = item_set(run.config.objectives, run.config.items, Path()).items["search"]
+    reference = read_front(run)["reference"]
+    race = Race(run.config.search.racing, items, reference, run.config.search.seed)
+    assert any(e.raced.left for e in found)
+    for e in found:
+        records = run.read_items(str(e.number), "search")
+        assert {r.rung for r in records} == set(range(e.raced.rungs)) or e.origin == "receiver"
+        asked = {(r.task, r.item) for r in records}
+        rungs = race.rungs[: e.raced.rungs] if e.raced.left else race.rungs
+        assert asked == {(i.task, i.id) for rung in rungs for mine in rung.values() for i in mine}
+        assert race.estimate(records) == e.objectives
+        if e.raced.left:
+            assert race.verdict(e.point, e.objectives) == e.raced.left
+        race.learn(e, records)
 
 
 def test_every_reported_number_follows_from_the_item_files(run: RunDirectory) -> None:
     front = read_front(run)
     assert len(front["members"]) == 6
     for member in front["members"]:
-        for split in ("search", "validation", *(["test"] if member["test"] else [])):
+        for split in ("validation", *(["test"] if member["test"] else [])):
             records = run.read_items(str(member["number"]), split)
             for objective, estimate in estimates_of(records).items():
                 assert member[split][objective]["mean"] == estimate.mean

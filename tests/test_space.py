@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from mergefront.config import validate
 from mergefront.errors import ConfigError, SpaceError
-from mergefront.space import Space, SpaceSpec, load_space
+from mergefront.report.tables import knob_table
+from mergefront.space import Cosines, Knob, Knots, Space, SpaceSpec, load_space
+from mergefront.suited import suited_candidates
 from test_recipe import receiver_groups
 
 SHIPPED = Path(__file__).parent.parent / "search_spaces"
@@ -39,7 +42,8 @@ def curve(found: Space, point: list[float], donor: str = "a", part: str = "mlp")
     return [row[f"{layer}.{part}"] for layer in range(len(row)) if f"{layer}.{part}" in row]
 
 
-LAYERS = ["all", "each", {"blocks": 4}, {"knots": 3}, {"cosines": 3}, {"ranges": [[0, 1], [2, 5]]}]
+LINEAR = ["all", "each", {"blocks": 4}, {"knots": 3}, {"ranges": [[0, 1], [2, 5]]}]
+LAYERS = [*LINEAR, {"cosines": 3}, "ramp"]
 BOUNDS = st.tuples(st.floats(-2, 2).map(lambda low: round(low, 6)), st.floats(0.1, 3)).map(
     lambda b: (b[0], b[0] + b[1])
 )
@@ -76,7 +80,7 @@ def test_every_group_is_claimed_once_within_bounds(data: st.DataObject, found: S
 
 
 @settings(deadline=None)
-@given(data=st.data(), found=spaces([kind for kind in LAYERS if "cosines" not in kind]))
+@given(data=st.data(), found=spaces(LINEAR))
 def test_decoding_is_linear(data: st.DataObject, found: Space) -> None:
     p, q = data.draw(points(found)), data.draw(points(found))
     share = data.draw(st.floats(0, 1))
@@ -89,7 +93,7 @@ def test_decoding_is_linear(data: st.DataObject, found: Space) -> None:
 
 
 @settings(deadline=None)
-@given(found=spaces([kind for kind in LAYERS if "cosines" not in kind]))
+@given(found=spaces([*LINEAR, "ramp"]))
 def test_bounds_are_exact(found: Space) -> None:
     bounds = {part: line for line in found.spec.knobs for part in line.parts}
     for u, bound in ((0.0, "low"), (1.0, "high")):
@@ -273,9 +277,11 @@ def test_knots_over_an_embedding_alone() -> None:
         ({"parts": ["eyes"]}, r"knobs\.0\.parts\.0: Input should be 'attention', 'mlp'"),
         ({"parts": ["mlp", "mlp"]}, r"knobs\.0\.parts: a name is given twice"),
         ({"parts": []}, r"knobs\.0\.parts: expected at least one entry"),
-        ({"donors": "every"}, r"knobs\.0\.donors: expected each, tied or a list of donors"),
-        ({"layers": "some"}, r"knobs\.0\.layers: expected each, all, \{blocks: n\}"),
-        ({"layers": {"waves": 3}}, r"knobs\.0\.layers: expected each, all, \{blocks: n\}"),
+        ({"donors": "every"}, r"knobs\.0\.donors: expected each, tied, choose or a list of donors"),
+        ({"donors": "choose", "layers": {"knots": 2}}, r"knobs\.0: donors: choose picks for whole"),
+        ({"low": 1.0, "high": 1.0, "donors": "tied"}, r"knobs\.0: low 1\.0 is not below high"),
+        ({"layers": "some"}, r"knobs\.0\.layers: expected each, all, ramp, \{blocks: n\}"),
+        ({"layers": {"waves": 3}}, r"knobs\.0\.layers: expected each, all, ramp, \{blocks: n\}"),
         ({"layers": {"knots": 1}}, r"knobs\.0\.layers.*greater than or equal to 2 \(found 1\)"),
         ({"colour": 1}, r"knobs\.0\.colour: unknown field"),
     ],
@@ -307,15 +313,25 @@ def test_points_outside_the_cube(point: list[float]) -> None:
         space({}).table(point)
 
 
-DIMENSIONS = {  # per donor, over L layers: what each file's header says
-    "uniform": lambda n: 1,
-    "early_middle_late": lambda n: 3,
-    "knots_by_part": lambda n: 7,
-    "real_pairs": lambda n: 7,
-    "real_pairs_linear": lambda n: 7,
-    "blocks_by_part": lambda n: 9,
-    "ties_density": lambda n: 7,
-    "every_layer": lambda n: 2 * n + 1,
+DIMENSIONS = {  # over L layers, for K donors: what each file's header says
+    "uniform": lambda n, k: k,
+    "early_middle_late": lambda n, k: 3 * k,
+    "ramp": lambda n, k: 3 * k,
+    "frank": lambda n, k: k + 1,
+    "several_donors": lambda n, k: 2 * k,
+    "two_knots": lambda n, k: 4 * k,
+    "knots_tied_parts": lambda n, k: 4 * k,
+    "cosines": lambda n, k: 6 * k,
+    "knots_by_part": lambda n, k: 7 * k,
+    "real_pairs": lambda n, k: 7 * k,
+    "real_pairs_linear": lambda n, k: 7 * k,
+    "real_pairs_uniform": lambda n, k: k,
+    "blocks_by_part": lambda n, k: 9 * k,
+    "ties_density": lambda n, k: 7 * k + 1,
+    "dare_density": lambda n, k: 4 * k + 1,
+    "layer_choice": lambda n, k: 8,
+    "every_layer": lambda n, k: n * k,
+    "every_layer_and_part": lambda n, k: (2 * n + 1) * k,
 }
 
 
@@ -323,20 +339,50 @@ DIMENSIONS = {  # per donor, over L layers: what each file's header says
 @pytest.mark.parametrize("layers", [6, 32])
 def test_shipped_spaces(name: str, layers: int) -> None:
     found = Space.build(load_space(SHIPPED / f"{name}.yaml"), DONORS, receiver_groups(layers))
-    assert len(found.coefficient_knobs) == 2 * DIMENSIONS[name](layers)
+    assert found.dimension == DIMENSIONS[name](layers, 2)
     assert len({knob.name for knob in found.knobs}) == found.dimension
     assert found.frozen_groups == ("embedding", "head")
     assert found.parts == ("attention", "mlp", "norm")
-    high = min(knob.high for knob in found.coefficient_knobs)
-    for value in (0.0, high / 2, min(1.0, high)):
+    high = min(claim.line.high for claim in found.claims)
+    values = [{"a": value, "b": 0.0} for value in (0.0, min(1.0, high))]
+    for value in values if name == "layer_choice" else [*values, {"a": high / 2, "b": high}]:
         table = found.table(found.uniform_point(value))
-        assert all(v == pytest.approx(value) for row in table.values() for v in row.values())
+        for donor, row in table.items():
+            assert all(one == pytest.approx(value[donor]) for one in row.values())
     told = found.describe()
     assert told["dimension"] == len(told["knobs"]) == found.dimension
 
 
+@pytest.mark.parametrize("name", DIMENSIONS)
+def test_headers_of_shipped_spaces_state_dimension_and_budget(name: str) -> None:
+    text = (SHIPPED / f"{name}.yaml").read_text()
+    header = " ".join(line[2:] for line in text.splitlines() if line.startswith("# "))
+    stated = re.search(r"Dimensions: (.*?) per donor(?:[^;.]*? and 1 for the \w+)?[;. (]", header)
+    for layers in (8, 32):
+        if stated is None:
+            assert f"Dimensions: {DIMENSIONS[name](layers, 5)}, however many" in header
+            continue
+        each = eval(stated[1].replace("2 L", "2 * L"), {"L": layers})  # our own file: "2 L + 1"
+        more = 1 if "and 1 for the" in stated[0] else 0
+        assert [each * k + more for k in (1, 3)] == [DIMENSIONS[name](layers, k) for k in (1, 3)]
+    for size, donors in re.findall(r"(\d+) for (one donor and 32 layers|two donors)", header):
+        assert int(size) == DIMENSIONS[name](32, 1 if donors.startswith("one") else 2)
+    assert re.search(r"Suits [\d,]+ (to [\d,]+ )?candidates", header)
+
+
 def test_all_shipped_spaces_are_known() -> None:
     assert {file.stem for file in SHIPPED.glob("*.yaml")} == set(DIMENSIONS)
+
+
+def test_the_page_on_spaces_has_their_dimensions() -> None:
+    page = (SHIPPED.parent / "docs" / "search_spaces.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+    sizes = {name: make(32, 2) for name, make in DIMENSIONS.items()}
+    assert {name: int(size) for name, size, _ in rows} == sizes
+    wanted = {name: suited_candidates(size) for name, size in sizes.items()}
+    assert {name: int(least) for name, _, least in rows} == {
+        k: v[0] for k, v in wanted.items() if v
+    }
 
 
 def test_names_of_the_default_space() -> None:
@@ -421,3 +467,199 @@ def test_faulty_parameter_ranges(method: str, parameters: dict[str, Any], words:
     line = {"parts": BODY, "low": 0.0, "high": 1.0}
     with pytest.raises(ConfigError, match=words):
         validate({"method": method, "parameters": parameters, "knobs": [line]}, SpaceSpec, "x")
+
+
+# --- ramps and choices ----------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=40)
+@given(early=st.floats(0, 1), late=st.floats(0, 1), turn=st.floats(0, 1))
+def test_a_ramp_is_a_logistic_step(early: float, late: float, turn: float) -> None:
+    found = space({"layers": "ramp", "high": 2.0})
+    depth = np.linspace(0, 1, 6)
+    wanted = 2 * (early + (late - early) / (1 + np.exp(12 * (turn - depth))))
+    got = curve(found, [early, late, turn] * 2)
+    np.testing.assert_allclose(got, wanted, atol=1e-9)
+    assert sorted(got, reverse=late < early) == pytest.approx(got, abs=1e-9)
+    assert [knob.name.rsplit(".", 1)[1] for knob in found.knobs[:3]] == ["early", "late", "turn"]
+    with pytest.raises(SpaceError, match="3 knobs of a ramp for 2 layers"):
+        space({"layers": "ramp"}, layers=2)
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.data(), level=st.floats(0, 1))
+def test_each_run_takes_one_donor_or_the_receiver(data: st.DataObject, level: float) -> None:
+    found = space({"donors": "choose", "layers": {"blocks": 3}, "low": 0.5, "high": 2.0})
+    assert [knob.name.rsplit(".", 1)[1] for knob in found.knobs] == ["level", "b0", "b1", "b2"]
+    us = data.draw(st.lists(st.floats(0, 1), min_size=3, max_size=3))
+    words = [["receiver", "a", "b"][min(2, int(3 * u))] for u in us]
+    assert [knob.value(u) for knob, u in zip(found.knobs[1:], us, strict=True)] == words
+    for donor in DONORS:
+        value = 0.5 + level * 1.5
+        wanted = [value if words[layer // 2] == donor else 0.0 for layer in range(6)]
+        assert curve(found, [level, *us], donor) == pytest.approx(wanted)
+    again = found.nearest(found.table([level, *us]), {})
+    for donor in DONORS:
+        assert curve(found, list(again), donor) == pytest.approx(curve(found, [level, *us], donor))
+
+
+def test_choices_divide_the_unit_interval_equally() -> None:
+    knob = Knob("pick", 0.0, 3.0, 1.0, ("receiver", "a", "b", "c"))
+    for u, word in [(0.0, "receiver"), (0.2499, "receiver"), (0.25, "a"), (0.5, "b"), (0.75, "c")]:
+        assert knob.value(u) == word
+    assert knob.value(1.0) == "c"
+    assert [knob.number(knob.position(float(n))) for n in range(4)] == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_fixed_level_has_no_knob() -> None:
+    found = space(
+        {"donors": "choose", "layers": {"blocks": 2}, "low": 1.0, "high": 1.0}, method="layer_swap"
+    )
+    assert found.dimension == 2
+    assert curve(found, [0.9, 0.5], "b") == [1.0] * 3 + [0.0] * 3
+    assert curve(found, [0.9, 0.5], "a") == [0.0] * 3 + [1.0] * 3
+    assert set(curve(found, list(found.start_point()), "a")) == {1.0}
+    assert {v for row in found.table(found.receiver_point()).values() for v in row.values()} == {0}
+    with pytest.raises(SpaceError, match="each layer takes one donor in this space, not a and b"):
+        found.uniform_point(0.5)
+    told = found.describe()["knobs"][0]
+    assert told == {
+        "name": "choose.attention+mlp+norm.b0", "choices": ["receiver", "a", "b"], "start": "a"
+    }  # fmt: skip
+
+
+def test_words_are_shown_in_the_report_as_they_are() -> None:
+    members = [{"number": 7, "knobs": {"choose.mlp.b0": "a", "b.mlp.k0": 0.25}}]
+    shown = "".join(knob_table({"members": members}))
+    assert "<td>a</td>" in shown
+    assert "<td>0.250</td>" in shown
+
+
+# --- features, refinement, projection -------------------------------------------------------------
+
+FINER = [{"knots": 2}, {"knots": 3}, {"knots": 4}, {"cosines": 2}, "all"]
+CHOICE = {"donors": "choose", "layers": {"blocks": 3}}
+
+
+def flat(table: dict[str, dict[str, float]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([value for row in table.values() for value in row.values()])
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.data(), found=spaces())
+def test_distance_of_features_is_that_of_coefficients(data: st.DataObject, found: Space) -> None:
+    p, q = data.draw(points(found)), data.draw(points(found))
+    lines = {part: line for line in found.spec.knobs for part in line.parts}
+    width = [
+        lines[name.split(".")[-1]].high - lines[name.split(".")[-1]].low  # type: ignore[index]
+        for row in found.table(p).values()
+        for name in row
+    ]
+    wanted = np.mean(((flat(found.table(p)) - flat(found.table(q))) / width) ** 2)
+    a, b = found.features([p, q])
+    assert np.mean((a - b) ** 2) == pytest.approx(wanted, abs=1e-12)
+    np.testing.assert_allclose(found.features(p)[0], a, atol=1e-14)
+
+
+def test_a_parameter_weighs_as_much_as_a_line_of_knobs() -> None:
+    found = Space.build(ties(low=0.2, high=0.8), DONORS, receiver_groups(6))
+    zero = [0.0] * found.dimension
+    parameter, first = [*zero[:-1], 0.5], [1.0, 1.0, *zero[2:]]  # of a's line, over its width
+    a, b, c = found.features([zero, parameter, first])
+    assert np.mean((a - b) ** 2) == pytest.approx(0.25 / 3)  # two lines and a parameter
+    assert np.mean((a - c) ** 2) == pytest.approx(1 / 3)
+
+
+def test_one_model_has_one_vector_however_it_was_chosen() -> None:
+    found = space({**CHOICE, "low": 0.0, "high": 2.0})
+    points_ND = [[0.0, 0.1, 0.5, 0.9], [0.0, 0.9, 0.9, 0.9], [0.5, 0.1, 0.1, 0.1]]
+    features = found.features(points_ND)
+    assert {tuple(row) for row in features} == {(0.0,) * features.shape[1]}
+    a, b = found.features([[1.0, 0.5, 0.5, 0.5], [1.0, 0.9, 0.9, 0.9]])
+    assert np.mean((a - b) ** 2) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("bad", [[0.5], [0.5, 1.5], [0.5, float("nan")]])
+def test_features_refuse_points_outside(bad: list[float]) -> None:
+    with pytest.raises(ValueError, match="expected points of 2 values"):
+        space({}).features([bad])
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.data(), found=spaces(FINER), again=st.booleans())
+def test_a_refined_space_contains_the_coarse_one(
+    data: st.DataObject, found: Space, again: bool
+) -> None:
+    finer = found.refined([0, 1])
+    finer = finer.refined([0]) if again and finer.spec.knobs[0].layers != "each" else finer
+    p = data.draw(points(found))
+    carried = found.embed(p, finer)
+    np.testing.assert_allclose(
+        flat(finer.table(carried)), flat(found.table(p)), rtol=0, atol=1e-12 * 3
+    )
+    assert found.features(p).shape == finer.features(carried).shape
+    np.testing.assert_allclose(finer.features(carried), found.features(p), atol=1e-11)
+    assert finer.dimension > found.dimension
+
+
+@pytest.mark.parametrize("kind", [{"knots": 3}, {"cosines": 2}, "all"])
+def test_the_receiver_stays_exactly_that(kind: Any) -> None:
+    found = space({"layers": kind, "low": -0.3, "high": 0.7})
+    finer = found.refined([0])
+    assert set(flat(finer.table(found.embed(found.receiver_point(), finer)))) == {0.0}
+
+
+def test_what_is_refined_to_what() -> None:
+    layers = [{"knots": 2}, {"knots": 3}, {"cosines": 4}]
+    parts = ["attention", "mlp", "norm"]
+    lines = [{"parts": [p], "layers": kind} for p, kind in zip(parts, layers, strict=True)]
+    found = space(*lines)
+    assert [line.layers for line in found.refined().spec.knobs] == [
+        Knots(knots=3), Knots(knots=5), Cosines(cosines=4)
+    ]  # fmt: skip
+    assert found.refined().refined().spec.knobs[1].layers == "each"  # 9 knots, 6 layers
+    assert found.refined([2]).spec.knobs[2].layers == Cosines(cosines=6)
+    with pytest.raises(SpaceError, match=r"knobs\.0 cannot be refined"):
+        space({"layers": {"blocks": 3}}).refined([0])
+    with pytest.raises(SpaceError, match=r"knobs\.0 cannot be refined"):
+        space({"donors": "choose"}).refined([0])
+    with pytest.raises(SpaceError, match="no line of this space has knots"):
+        space({"layers": "each"}).refined()
+    with pytest.raises(SpaceError, match="the other space is no refinement"):
+        found.refined().embed([0.5] * found.refined().dimension, found)
+
+
+def test_parameters_are_carried_over_too() -> None:
+    found = Space.build(ties(low=0.2, high=0.8), DONORS, receiver_groups(6))
+    p = [0.1 * (k + 1) for k in range(found.dimension)]
+    finer = found.refined()
+    assert finer.parameters(found.embed(p, finer)) == found.parameters(p)
+    fixed = Space.build(ties(), DONORS, receiver_groups(6))
+    with pytest.raises(SpaceError, match="other parameters are searched"):
+        fixed.embed(fixed.start_point(), finer)
+
+
+@settings(deadline=None, max_examples=25)
+@given(data=st.data(), found=spaces(LINEAR))
+def test_what_lies_in_the_space_is_its_own_nearest_point(data: st.DataObject, found: Space) -> None:
+    table = found.table(data.draw(points(found)))
+    again = found.table(found.nearest(table, {}))
+    np.testing.assert_allclose(flat(again), flat(table), atol=1e-7)
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.data(), kind=st.sampled_from(["all", {"knots": 2}, "ramp"]))
+def test_nothing_in_the_space_is_nearer(data: st.DataObject, kind: Any) -> None:
+    found = space({"layers": kind, "donors": "tied", "low": 0.2, "high": 1.0})
+    values = data.draw(st.lists(st.floats(0, 1.5), min_size=40, max_size=40))
+    names = list(found.table(found.start_point())["a"])
+    drawn = iter(values)
+    target = {donor: {name: next(drawn) for name in names} for donor in DONORS}
+
+    def missed(point: Any) -> float:
+        return float(((flat(found.table(point)) - flat(target)) ** 2).sum())
+
+    best = missed(found.nearest(target, {}))
+    slack = 0.02 if kind == "ramp" else 1e-9  # turning points on a grid of a hundredth
+    for other in data.draw(st.lists(points(found), min_size=5, max_size=5)):
+        assert best <= missed(other) + slack

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal
 
 from mergefront.surrogate import (
@@ -16,11 +19,12 @@ from mergefront.surrogate import (
     Kernel,
     collapsed,
     fit,
-    squared_distances,
 )
+from mergefront.surrogate.fitting import fitted_kernel, milestone, objective
+from mergefront.surrogate.kernel import noise_parts
 
 Array = NDArray[np.float64]
-KERNELS = [Kernel("rbf", 0.3, 0.05), Kernel("matern52", 0.5, 0.1, 0.6)]
+KERNELS = [Kernel((0.3,), 0.05), Kernel((0.5, 0.2, 2.0), 0.1, 0.6)]
 
 
 def problem(seed: int, n: int = 12, dimension: int = 3) -> tuple[Array, Array, Array]:
@@ -33,10 +37,7 @@ def problem(seed: int, n: int = 12, dimension: int = 3) -> tuple[Array, Array, A
 
 def correlation(kernel: Kernel, a: Array, b: Array) -> float:
     """One entry of the kernel, straight from its definition, constant mean included."""
-    r = np.sqrt(((a - b) ** 2).mean()) / kernel.lengthscale
-    if kernel.kind == "rbf":
-        return kernel.amplitude**2 * np.exp(-(r**2) / 2) + 1.0
-    root = np.sqrt(5) * r
+    root = np.sqrt(5 * (((a - b) / np.array(kernel.lengthscales)) ** 2).mean())
     return kernel.amplitude**2 * (1 + root + root**2 / 3) * np.exp(-root) + 1.0
 
 
@@ -44,7 +45,7 @@ def prior(kernel: Kernel, a: Array, b: Array) -> Array:
     return np.array([[correlation(kernel, x, y) for y in b] for x in a])
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.kind)
+@pytest.mark.parametrize("kernel", KERNELS, ids=["one scale", "a scale each"])
 def test_posterior_and_likelihood_are_the_textbooks(kernel: Kernel) -> None:
     points, values, errors = problem(0)
     new = np.random.default_rng(9).random((5, 3))
@@ -55,13 +56,14 @@ def test_posterior_and_likelihood_are_the_textbooks(kernel: Kernel) -> None:
     away = values - values.mean()
     assert mean == pytest.approx(values.mean() + cross @ away, abs=1e-8)
     assert process.mean(new) == pytest.approx(mean, abs=1e-10)
+    assert process.own_mean == pytest.approx(process.mean(points), abs=1e-9)
     expected = prior(kernel, new, new) - cross @ prior(kernel, points, new)
     assert covariance == pytest.approx(expected, abs=1e-8)
     density = multivariate_normal(np.zeros(len(away)), total).logpdf(away)
     assert process.log_likelihood() == pytest.approx(float(density), abs=1e-5)
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.kind)
+@pytest.mark.parametrize("kernel", KERNELS, ids=["one scale", "a scale each"])
 def test_leaving_one_out_is_predicting_it_from_the_others(kernel: Kernel) -> None:
     points, values, errors = problem(1)
     residual, deviation = GaussianProcess(kernel, points, values, errors).leave_one_out
@@ -96,10 +98,10 @@ def test_order_and_level_of_the_scores_do_not_matter(seed: int, level: float) ->
     expected = fit(points, values, errors).mean(new)
     order = np.random.default_rng(seed).permutation(len(values))
     assert fit(points[order], values[order], errors[order]).mean(new) == pytest.approx(
-        expected, abs=1e-7
+        expected, abs=1e-4
     )
     assert fit(points, values + level, errors).mean(new) == pytest.approx(
-        expected + level, abs=1e-7
+        expected + level, abs=1e-4
     )
 
 
@@ -117,7 +119,7 @@ def test_a_score_counts_as_much_as_its_error_allows() -> None:
 
 def test_far_from_all_candidates_nothing_is_known() -> None:
     points, values, errors = problem(4)
-    kernel = Kernel("rbf", 0.1, 0.07)
+    kernel = Kernel((0.1,), 0.07)
     mean, covariance = GaussianProcess(kernel, points, values, errors).posterior([[50.0] * 3])
     assert mean[0] == pytest.approx(values.mean(), abs=0.03)
     assert covariance[0, 0] > 0.07**2
@@ -127,42 +129,84 @@ def sampled(kernel: Kernel, n: int, seed: int, *, own: float = 1.0) -> tuple[Arr
     """Scores drawn from the model itself, on 4 knobs; `own` is what errors are in truth."""
     random = np.random.default_rng(seed)
     points = random.random((n, 4))
-    covariance = kernel.covariance(squared_distances(points, points)) + 1e-10 * np.eye(n)
+    covariance = kernel.covariance(points, points) + 1e-10 * np.eye(n)
     errors = random.uniform(0.02, 0.04, n)
     noise = np.sqrt(own) * errors * random.standard_normal(n)
     return points, 0.5 + np.linalg.cholesky(covariance) @ random.standard_normal(n) + noise, errors
 
 
 def test_the_fit_finds_what_the_scores_were_made_of() -> None:
-    wiggly = fit(*sampled(Kernel("rbf", 0.14, 0.1), 150, 0)).kernel
-    smooth = fit(*sampled(Kernel("rbf", 0.8, 0.1), 150, 0)).kernel
-    assert wiggly.lengthscale < 0.3 < smooth.lengthscale
+    wiggly = fit(*sampled(Kernel((0.14,), 0.1), 150, 0)).kernel
+    smooth = fit(*sampled(Kernel((0.8,), 0.1), 150, 0)).kernel
+    assert max(wiggly.lengthscales) < 0.4 < min(smooth.lengthscales)
+    one = fit(*sampled(Kernel((0.15, 9.0, 9.0, 9.0), 0.1), 150, 0)).kernel.lengthscales
+    assert one[0] < 0.3
+    assert min(one[1:]) > 5 * one[0]  # three knobs that move nothing
     shares = [
-        [
-            fit(*sampled(Kernel("rbf", 0.45, 0.1), 150, s, own=own)).kernel.own_share
-            for s in range(4)
-        ]
+        [fit(*sampled(Kernel((0.45,), 0.1), 150, s, own=own)).kernel.own_share for s in range(4)]
         for own in (1.0, 0.3)
     ]
-    assert np.mean(shares[0]) > 0.8
+    assert np.mean(shares[0]) > 0.75
     assert np.mean(shares[1]) < 0.5
 
 
+def test_the_gradient_is_that_of_the_objective() -> None:
+    points, values, errors = problem(7)
+    noise = noise_parts(errors, 0.5 * errors)
+    theta = np.random.default_rng(0).normal(0.0, 0.5, 5)
+
+    def value(at: Array) -> float:
+        return objective(at, points, values - values.mean(), noise, 0.1)[0]
+
+    found = objective(theta, points, values - values.mean(), noise, 0.1)[1]
+    assert found == pytest.approx(approx_fprime(theta, value, 1e-6), rel=1e-3, abs=1e-4)
+
+
+def test_kernels_change_at_milestones_only() -> None:
+    steps = sorted({milestone(n) for n in range(1, 400)})
+    assert steps[:16] == list(range(1, 17))
+    assert all(b - a == -(-a // 7) for a, b in itertools.pairwise(steps[15:]))
+    points, values, errors = problem(8, n=45)
+    reached = milestone(45)
+    some = fit(points[:reached], values[:reached], errors[:reached]).kernel
+    assert reached < 45
+    assert fit(points, values, errors).kernel == some
+    values[reached:] -= 0.5  # a cliff where nobody had been: the kernel is fitted again
+    surprised = fit(points, values, errors)
+    assert surprised.kernel != some
+    assert surprised.kernel == fitted_kernel(points, values, errors, 0.0 * errors)
+
+
+def test_what_was_not_answered_is_noise_of_the_candidate_alone() -> None:
+    kernel = Kernel((0.5,), 0.1, own_share=0.4)
+    assert kernel.noise([0.05, 0.05], [0.0, 0.04]) == pytest.approx(
+        [0.4 * 0.05**2, 0.04**2 + 0.4 * 0.03**2]
+    )
+    points, values, errors = problem(9)
+    partial = np.where(np.arange(len(errors)) == 0, 0.9 * errors, 0.0)
+    whole = GaussianProcess(kernel, points, values, errors)
+    part = GaussianProcess(kernel, points, values, errors, partial)
+    assert abs(part.mean(points[:1]) - values[0]) > abs(whole.mean(points[:1]) - values[0])
+    assert part.deviation(points[:1]) > whole.deviation(points[:1])
+    covariance = part.posterior(points)[1]
+    assert part.deviation(points) == pytest.approx(np.sqrt(np.diag(covariance)), abs=1e-7)
+
+
 def test_calibration_of_a_true_model_and_of_a_wrong_one() -> None:
-    checks = [fit(*sampled(Kernel("rbf", 0.45, 0.1), 120, s)).calibration() for s in range(8)]
+    checks = [fit(*sampled(Kernel((0.45,), 0.1), 120, s)).calibration() for s in range(8)]
     assert not any(check.misfit for check in checks)
     assert np.mean([check.mean_square for check in checks]) == pytest.approx(1.0, abs=0.12)
     assert np.mean([check.within_95 for check in checks]) == pytest.approx(0.95, abs=0.025)
-    points, values, errors = sampled(Kernel("rbf", 0.8, 0.05), 120, 0)
+    points, values, errors = sampled(Kernel((0.8,), 0.05), 120, 0)
     sound = fit(points, values, errors).calibration()
     values[::17] = 0.02  # candidates that collapsed, left in
     broken = fit(points, values, errors).calibration()
     assert broken.excess > 5 * sound.excess
-    assert broken.mean_square > sound.mean_square
-    too_sure = GaussianProcess(Kernel("rbf", 1.4, 0.02), points, values, errors).calibration()
+    assert broken.within_95 < sound.within_95
+    too_sure = GaussianProcess(Kernel((1.4,), 0.02), points, values, errors).calibration()
     assert too_sure.misfit
     assert too_sure.mean_square == pytest.approx(
-        np.mean(np.square(np.divide(*_loo(Kernel("rbf", 1.4, 0.02), points, values, errors))))
+        np.mean(np.square(np.divide(*_loo(Kernel((1.4,), 0.02), points, values, errors))))
     )
 
 
@@ -171,7 +215,7 @@ def _loo(kernel: Kernel, points: Array, values: Array, errors: Array) -> tuple[A
 
 
 def test_more_than_two_hundred_candidates_all_count() -> None:
-    points, values, errors = sampled(Kernel("rbf", 0.45, 0.1), 420, 5)
+    points, values, errors = sampled(Kernel((0.45,), 0.1), 420, 5)
     process = fit(points, values, errors)
     assert process.calibration().n == 420
     moved = values.copy()

@@ -13,11 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from fixtures_science import KNOBS, OBJECTIVES, REFERENCE, candidates
+from fixtures_science import (
+    KNOBS,
+    OBJECTIVES,
+    REFERENCE,
+    candidates,
+    front_json,
+    raced_candidates,
+)
 from mergefront.errors import UserError
 from mergefront.pareto import hypervolume
 from mergefront.records import Evaluation
-from mergefront.tracking import CANDIDATE_TAG, RUN_TAG, Card, Ending, Tracker, rebuild
+from mergefront.tracking import CANDIDATE_TAG, RUN_TAG, Card, Ending, Tracker, ending_of, rebuild
 
 FOUND = candidates(12)
 
@@ -94,6 +101,10 @@ def check_whole(store: Store, found: list[Evaluation]) -> None:
             assert child.data.metrics[name] == one.mean
             assert child.data.metrics[f"{name}.se"] == one.se
             assert child.data.metrics[f"{name}.items"] == one.n
+            assert child.data.metrics[f"{name}.partial"] == one.partial
+        assert child.data.metrics["rungs"] == e.raced.rungs
+        assert child.data.tags.get("left", "") == e.raced.left
+        assert child.data.tags.get("spared", "") == e.raced.spared
     assert store.children[7].data.tags["failure"] == "engine said no"
     volumes = store.series("hypervolume")
     assert set(volumes) == {e.number for e in done}
@@ -125,6 +136,43 @@ def test_a_tracked_search_is_whole_in_mlflow(uri: str, tmp_path: Path) -> None:
     files = [f.path for f in store.client.list_artifacts(parent.info.run_id)]
     assert files == ["front.json", "plots"]
     assert (tmp_path / "runs" / "mlartifacts").is_dir()
+
+
+def test_race_and_belief_are_in_mlflow_at_the_end(uri: str) -> None:
+    found = raced_candidates()
+    front = front_json(found)
+    early = [e.number for e in found if e.raced.left][:3]
+    kept = [7, *early, *(int(m["number"]) for m in front["members"])]
+    some = [e for e in found if e.number in {*kept, *map(int, front["race"]["spared"])}]
+    for _ in range(2):  # a second rebuild says nothing twice
+        rebuild(uri, "mergefront", CARD, some, ending_of(front))
+    store = Store(uri)
+    check_whole(store, some)
+    told = store.parent.data.metrics
+    assert told["race.items"] == front["race"]["items"] < 1
+    assert told["race.seconds"] == front["race"]["seconds"]
+    assert told["race.left.behind"] == sum(e.raced.left == "behind" for e in found)
+    assert told["belief.by_model"] == 1
+    for name, check in front["belief"]["calibration"].items():
+        for key in ("n", "mean_square", "within_95", "excess"):
+            assert told[f"calibration.{name}.{key}"] == check[key]
+    assert told["validation.hypervolume.low"] == 0.06
+    members = {m["number"]: m["believed"] for m in front["members"]}
+    for number, child in store.children.items():
+        metrics = child.data.metrics
+        for name in OBJECTIVES:
+            keys = (f"{name}.believed", f"{name}.believed.sd")
+            if number in members:
+                expected = [members[number][name][key] for key in ("mean", "se")]
+                assert [metrics[key] for key in keys] == expected
+                history = store.client.get_metric_history(child.info.run_id, keys[0])
+                assert len(history) == 1
+            else:
+                assert not set(keys) & set(metrics)
+    bare = {k: v for k, v in front.items() if k not in ("belief", "race")} | {"members": []}
+    assert set(ending_of(bare).metrics) == {
+        f"validation.hypervolume.{key}" for key in ("value", "low", "high")
+    }
 
 
 def test_a_stopped_search_goes_on_in_the_same_run(uri: str) -> None:

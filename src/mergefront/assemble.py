@@ -7,21 +7,22 @@ directory and study created or resumed, warm starts queued.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import optuna
-
-from mergefront import lineage, shipped
+from mergefront import lineage, shipped, transfer, warm
+from mergefront.clock import Clock
 from mergefront.config import RunConfig
-from mergefront.errors import SpaceError
+from mergefront.errors import RunError, SpaceError
 from mergefront.merging import METHODS
 from mergefront.merging.sources import Sources, check_heads
 from mergefront.recipe import Models, Recipe, refs
 from mergefront.recorded import open_study, spent_seconds
 from mergefront.rundir import RunDirectory
-from mergefront.search import Clock, Search
+from mergefront.search import Search
 from mergefront.space import Space, SpaceSpec, load_space
+from mergefront.suited import doubt
 from mergefront.tasks import item_set
 
 logger = logging.getLogger(__name__)
@@ -73,51 +74,77 @@ def assemble(config: RunConfig, runs: Path) -> Search:
         UserError: any of the many things that can be wrong with what the user gave.
     """
     spec = load_space(shipped.find("search_spaces", config.space, Path()))
-    items = item_set(config.objectives, config.items, Path())
     space, sources = lay_out(config, spec)
+    started = (runs / config.name / "manifest.json").is_file()
+    if not started:  # a run that exists is never refused for its budget
+        check_budget(space, config.budget.candidates)
+    items = item_set(config.objectives, config.items, Path())
     sources.check_finite()
     for finding in lineage.check(sources):
         logger.warning("%s; %s", finding.message, finding.hint)
+    hashes = sources.file_hashes()
+    if not started:  # what is refused so far leaves no directory
+        transfer.read_earlier(config.search.transfer, space, hashes)
     run = RunDirectory.create_or_resume(runs, config)
     release = run.lock()
+    if started:
+        check_same_space(run, space.spec)
     run.check_manifest({
-        "sources": sources.file_hashes(),
+        "sources": hashes,
         "items": items.card(),
         "space": space.spec.model_dump(mode="json"),
     })  # fmt: skip
     run.keep_config()
     study = open_study(run, create=True)
-    enqueue_warm_starts(study, space, config.search.warm_start)
+
+    def warm_starts() -> list[warm.Start]:
+        earlier = transfer.read_earlier(config.search.transfer, space, hashes)
+        return warm.warm_points(space, config.search.warm_start, sources, earlier)
+
+    warm.enqueue(study, warm_starts, space)
     clock = Clock(config.budget.hours, before=spent_seconds(study))
     return Search(run, models_of(config), space, items, sources, study, clock, release)
 
 
-def enqueue_warm_starts(study: optuna.Study, space: Space, names: Sequence[str]) -> None:
-    """Queue the warm starts that the study does not hold yet; they run before any proposal."""
-    known = {t.user_attrs.get("origin") for t in study.get_trials(deepcopy=False)}
-    for origin, point in warm_points(space, names):
-        if origin not in known:
-            params = {knob.name: u for knob, u in zip(space.knobs, point, strict=True)}
-            study.enqueue_trial(params, user_attrs={"origin": origin})
+def check_budget(space: Space, candidates: int) -> None:
+    """Warn where a new run has few candidates for its space.
 
-
-def warm_points(space: Space, names: Sequence[str]) -> list[tuple[str, tuple[float, ...]]]:
-    """(origin, point) of the warm starts: the receiver, the uniform line, the space's start.
-
-    The uniform line gives every donor the same coefficient in every layer: a quarter, half, three
-    quarters and the whole of the knobs' upper bound, or of 1 where the bound is above that.
+    Raises:
+        SpaceError: it has so few that nothing can be learned; names spaces that suit them.
     """
-    points: list[tuple[str, tuple[float, ...]]] = []
-    for name in names:
-        if name == "receiver":
-            try:
-                points.append(("receiver", space.receiver_point()))
-            except SpaceError:
-                logger.warning("warm start skipped: the receiver lies outside the space's bounds")
-        elif name == "uniform":
-            top = min(1.0, max(knob.high for knob in space.coefficient_knobs))
-            for share in (0.25, 0.5, 0.75, 1.0):
-                points.append((f"uniform {share * top:g}", space.uniform_point(share * top)))
-        else:
-            points.append(("start", space.start_point()))
-    return points
+    found = doubt(space, candidates)
+    if found is not None and found.level == "error":
+        raise SpaceError(f"the budget does not suit the space: {found.message}", hint=found.hint)
+    if found is not None:
+        logger.warning("%s; %s", found.message, found.hint)
+
+
+def check_same_space(run: RunDirectory, spec: SpaceSpec) -> None:
+    """Refuse to go on with a study that was made by another space.
+
+    Raises:
+        RunError: naming every field that differs.
+    """
+    then = SpaceSpec.model_validate(run.manifest()["space"]).model_dump(mode="json")
+    found = list(_differences("", then, spec.model_dump(mode="json")))
+    if found:
+        raise RunError(
+            f"{run.path} was searched in another space than {run.config.space} is now: "
+            f"{'; '.join(found)}",
+            hint="restore the space file, or start a new run under another name; with "
+            f"search.transfer: [{run.path}] it begins with this run's front",
+        )
+
+
+def _differences(path: str, then: Any, now: Any) -> Iterator[str]:
+    """Each field that differs, in words: its path, what it was and what it is."""
+    pairs: list[tuple[str, Any, Any]] = []
+    if isinstance(then, dict) and isinstance(now, dict) and then.keys() == now.keys():
+        pairs = [(f"{path}.{key}".lstrip("."), then[key], now[key]) for key in then]
+    elif isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        pairs = [(f"{path}.{k}", a, b) for k, (a, b) in enumerate(zip(then, now, strict=True))]
+    if pairs:
+        for pair in pairs:
+            yield from _differences(*pair)
+    elif then != now:
+        yield f"{path} was {then}, is {now}"

@@ -113,11 +113,25 @@ def _scores(front: Mapping[str, Any], member: Mapping[str, Any]) -> list[str]:
     lines += [
         "",
         f"In percent, ± one standard error; items that count only together count once. Candidate "
-        f"{member['number']} of {front['candidates']}, chosen{picked} on search items. Verdict on "
-        f"validation items: **{verdict}** (guard: {kept}).",
+        f"{member['number']} of {front['candidates']}, chosen{picked} {_chosen_by(front, member)}. "
+        f"Verdict on validation items: **{verdict}** (guard: {kept}).",
         "",
     ]
     return lines + _without_images(front, member)
+
+
+def _chosen_by(front: Mapping[str, Any], member: Mapping[str, Any]) -> str:
+    """By what a member was chosen: a model's word of it, or its scores."""
+    belief = front.get("belief")
+    if belief is None:
+        return "on search items"
+    if not belief["by_model"]:
+        return f"by its scores on search items, not by a model of all candidates ({belief['why']})"
+    words = ", ".join(
+        f"{name} {100 * one['mean']:.1f} ± {100 * one['se']:.1f}"
+        for name, one in member["believed"].items()
+    )
+    return f"by what a model of all candidates' scores on search items believes of it ({words})"
 
 
 def _without_images(front: Mapping[str, Any], member: Mapping[str, Any]) -> list[str]:
@@ -149,10 +163,14 @@ def _optimistic(front: Mapping[str, Any], member: Mapping[str, Any]) -> list[str
         f"(receiver {100 * front['receiver']['search'][name]['mean']:.1f})"
         for name in front["objectives"]
     ]
+    early = any(member["search"][name].get("partial", 0.0) > 0 for name in front["objectives"])
+    which = "part of the items it was searched on (it left early)" if early else (
+        "the items it was searched on"
+    )  # fmt: skip
     return [
         "## Scores (search items only)",
         "",
-        f"Candidate {member['number']} was not validated. On the items it was searched on, in "
+        f"Candidate {member['number']} was not validated. On {which}, in "
         "percent, ± one standard error; such numbers are optimistic:",
         "",
         *scores,

@@ -10,7 +10,8 @@ from typing import Any
 
 from mergefront.assemble import models_of, run_space
 from mergefront.errors import RunError, UserError
-from mergefront.front import read_front, resolve_pick
+from mergefront.front import read_front
+from mergefront.members import resolve_pick
 from mergefront.merging.sources import Sources
 from mergefront.profiles import Profile, distance, profile
 from mergefront.recipe import Recipe, refs

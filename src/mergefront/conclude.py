@@ -6,14 +6,14 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mergefront import compare, plots
 from mergefront.assemble import run_space
 from mergefront.errors import MergefrontError, RunError
 from mergefront.export import Progress, Scored, export_candidate
 from mergefront.front import read_front, write_front
-from mergefront.members import GUARDED
+from mergefront.members import GUARDED, believed
 from mergefront.profiles import profile
 from mergefront.recorded import estimates_of, evaluations, open_study, reference_point
 from mergefront.records import Evaluation
@@ -22,8 +22,11 @@ from mergefront.rundir import RECEIVER, RunDirectory
 from mergefront.search import Search
 from mergefront.space import Space
 from mergefront.tasks import item_set
-from mergefront.tracking import Card, Ending, Tracker
+from mergefront.tracking import Card, Ending, Tracker, ending_of
 from mergefront.tracking import rebuild as rebuild_tracking
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
 
 Say = Callable[[str], None]
 
@@ -47,7 +50,7 @@ def _card(run: RunDirectory, space: Space) -> Card:
     manifest = run.manifest()
     receiver = estimates_of(run.read_items(RECEIVER, "search"))
 
-    def knobs(point: Sequence[float]) -> Mapping[str, float]:
+    def knobs(point: Sequence[float]) -> Mapping[str, float | str]:
         return {k.name: k.value(u) for k, u in zip(space.knobs, point, strict=True)}
 
     return Card(
@@ -67,45 +70,53 @@ def _item_hashes(manifest: Mapping[str, Any]) -> str:
 
 
 def _ending(run: RunDirectory) -> Ending:
-    front = read_front(run)
-    volume = front["hypervolume"]["validation"]
-    metrics = {f"validation.hypervolume.{key}": volume[key] for key in ("value", "low", "high")}
-    for member in front["members"]:
-        for pick in member["picks"]:
-            for objective, estimate in (member["test"] or {}).items():
-                metrics[f"test.{pick.replace(':', '.')}.{objective}"] = estimate["mean"]
     files = [run.path / "config.yaml", run.path / "manifest.json", run.front, run.report, run.plots]
-    return Ending(metrics, files)
+    return ending_of(read_front(run), files)
 
 
 def present(run: RunDirectory, found: Sequence[Evaluation]) -> None:
-    """Draw front, history and the picks' profiles into plots/, and write the report page."""
+    """Draw a run's figures into plots/, and write the report page."""
     front = read_front(run)
     shutil.rmtree(run.plots, ignore_errors=True)
-    figure = plots.front_figure(front, found, sampler=run.config.search.sampler)
-    plots.save(figure, run.plots, "front")
-    figure = plots.history_figure(found, front["objectives"], front["reference"])
-    plots.save(figure, run.plots, "history")
+    captions = {
+        "front": "The search cloud, and members from what was believed of them to what validation "
+        "items say, with 95 % intervals.",
+        "calibration": "Each candidate as the model foretells it from all others, against its "
+        "score; bars: 95 % intervals.",
+        "race": "How many search items each candidate answered, and why it left.",
+        "history": "What the search had found after each candidate (search items).",
+        "profiles": "Coefficients of the picks over depth, by donor and part.",
+    }
+    for stem, figure in _figures(run, front, found):
+        plots.save(figure, run.plots, stem)
+    write_report(
+        run.report,
+        front,
+        figures=[Figure(run.plots / f"{stem}.svg", words) for stem, words in captions.items()],
+        config=(run.path / "config.yaml").read_text(),
+        manifest=run.manifest(),
+    )
+
+
+def _figures(
+    run: RunDirectory, front: Mapping[str, Any], found: Sequence[Evaluation]
+) -> Iterator[tuple[str, Drawing]]:
+    """Stem and figure, of those that there is something to show in."""
+    belief = believed(found, run.config, estimates_of(run.read_items(RECEIVER, "search")))
+    by_model = {n: belief.of(n) for n in belief.numbers} if belief.by_model else {}
+    names = front["objectives"]
+    yield "front", plots.front_figure(front, found, sampler=front["sampler"], believed=by_model)
+    yield "history", plots.history_figure(found, names, front["reference"], by_model)
+    if belief.model.surfaces:
+        yield "calibration", plots.calibration_figure(names, found, belief.model)
+    if any(e.raced.left or e.raced.spared for e in found):
+        yield "race", plots.race_figure(front, found)
     space, sources = run_space(run)
     points = {e.number: e.point for e in found}
     chosen = [m for m in front["members"] if m["picks"]]
     labels = [f"{', '.join(m['picks'])} (#{m['number']})" for m in chosen]
     profiles = [profile(space.table(points[m["number"]]), sources.groups) for m in chosen]
-    plots.save(plots.profile_figure(labels, profiles), run.plots, "profiles")
-    write_report(
-        run.report,
-        front,
-        figures=[
-            Figure(run.plots / f"{stem}.svg", caption)
-            for stem, caption in (
-                ("front", "The search cloud and the validated front with 95 % intervals."),
-                ("history", "What the search had found after each candidate (search items)."),
-                ("profiles", "Coefficients of the picks over depth, by donor and part."),
-            )
-        ],
-        config=(run.path / "config.yaml").read_text(),
-        manifest=run.manifest(),
-    )
+    yield "profiles", plots.profile_figure(labels, profiles)
 
 
 def conclude(search: Search, tracker: Tracker | None, say: Say) -> Iterator[str]:

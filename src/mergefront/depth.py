@@ -1,20 +1,22 @@
-"""How the values of a few knobs become one value per layer: blocks, knots, cosines and so on.
+"""What a space file may say of layers, as a curve over the layers at hand, and finer ones.
 
-Not here: donors, parts and bounds (`space`). The definitions are in `space`'s docstring.
+Not here: the curves themselves (`curves`), donors, parts and bounds (`claims`). The definitions are
+in `space`'s docstring.
 
-Reading order: `Layers`, `layers_profile`, `Profile.at`.
+Reading order: `Layers`, `curve_of`, `finer`, `embedded`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar
 
+import numpy as np
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from mergefront.config import Strict
+from mergefront.curves import Curve, Linear, Ramp
 from mergefront.errors import SpaceError
 
 V = TypeVar("V", bound=tuple[Any, ...])
@@ -60,13 +62,13 @@ _KINDS: Final = ("blocks", "knots", "cosines", "ranges")
 def _kind(layers: Any) -> str | None:
     """Say which alternative is meant, so that errors speak of that one only."""
     if isinstance(layers, str):
-        return "word" if layers in ("each", "all") else None
+        return "word" if layers in ("each", "all", "ramp") else None
     names = list(layers) if isinstance(layers, dict) else [type(layers).__name__.lower()]
     return names[0] if len(names) == 1 and names[0] in _KINDS else None
 
 
 Layers = Annotated[
-    Annotated[Literal["each", "all"], Tag("word")]
+    Annotated[Literal["each", "all", "ramp"], Tag("word")]
     | Annotated[Blocks, Tag("blocks")]
     | Annotated[Knots, Tag("knots")]
     | Annotated[Cosines, Tag("cosines")]
@@ -74,44 +76,14 @@ Layers = Annotated[
     Discriminator(
         _kind,
         custom_error_type="layers",
-        custom_error_message="expected each, all, {blocks: n}, {knots: n}, {cosines: n} or "
+        custom_error_message="expected each, all, ramp, {blocks: n}, {knots: n}, {cosines: n} or "
         "{ranges: [[first, last], ...]}",
     ),
 ]
 
 
-@dataclass(frozen=True)
-class Profile:
-    """The linear map from knob values to layers.
-
-    `rows[l]` are (knob, weight) pairs; weights of a layer sum to one but for waves. `waves` are
-    the knobs that do not move the mean over layers.
-    """
-
-    labels: tuple[str, ...]
-    rows: tuple[tuple[tuple[int, float], ...], ...]
-    waves: frozenset[int] = frozenset()
-
-    @property
-    def size(self) -> int:
-        """Number of knobs."""
-        return len(self.labels)
-
-    def at(self, values: Sequence[float], layer: int) -> float:
-        """Return the value at a layer. Equal neighbours give exactly their value."""
-        (first, _), *rest = self.rows[layer]
-        if self.waves:
-            return math.fsum(values[knob] * weight for knob, weight in self.rows[layer])
-        start = values[first]
-        return start + sum(weight * (values[knob] - start) for knob, weight in rest)
-
-    def flat(self, value: float) -> tuple[float, ...]:
-        """Return the knob values that give `value` at every layer."""
-        return tuple(0.0 if knob in self.waves else value for knob in range(self.size))
-
-
-def layers_profile(layers: Layers, n_layers: int, depths: Sequence[int], where: str) -> Profile:
-    """Return the profile of a `layers` field over `n_layers` layers.
+def curve_of(layers: Layers, n_layers: int, depths: Sequence[int], where: str) -> Curve:
+    """Return the curve of a `layers` field over `n_layers` layers.
 
     `depths` are the layers that are really there to be set: an embedding alone has one.
 
@@ -128,7 +100,9 @@ def layers_profile(layers: Layers, n_layers: int, depths: Sequence[int], where: 
         )
     match layers:
         case "all":
-            return Profile(("all",), (((0, 1.0),),) * n_layers)
+            return Linear(("all",), (((0, 1.0),),) * n_layers)
+        case "ramp":
+            return Ramp(n_layers)
         case "each":
             return _each(n_layers, sorted(set(depths)))
         case Blocks(blocks=n):
@@ -136,7 +110,7 @@ def layers_profile(layers: Layers, n_layers: int, depths: Sequence[int], where: 
         case Ranges(ranges=ranges):
             return _ranges(ranges, n_layers, depths, where)
         case Knots(knots=n):
-            return Profile(
+            return Linear(
                 _labels("k", n), tuple(_knot(layer, n, n_layers) for layer in range(n_layers))
             )
         case Cosines(cosines=n):
@@ -144,7 +118,7 @@ def layers_profile(layers: Layers, n_layers: int, depths: Sequence[int], where: 
                 tuple((k, math.cos(math.pi * k * (layer + 0.5) / n_layers)) for k in range(n))
                 for layer in range(n_layers)
             )
-            return Profile(_labels("c", n), rows, frozenset(range(1, n)))
+            return Linear(_labels("c", n), rows, frozenset(range(1, n)))
 
 
 def _count(layers: Layers) -> int:
@@ -153,27 +127,68 @@ def _count(layers: Layers) -> int:
             return n
         case Ranges(ranges=ranges):
             return len(ranges)
+        case "ramp":
+            return 3
         case _:
             return 1
 
 
 def _word(layers: Layers) -> str:
-    return type(layers).__name__.lower()
+    return "knobs of a ramp" if layers == "ramp" else type(layers).__name__.lower()
+
+
+def finer(layers: Layers, n_present: int) -> Layers | None:
+    """Return the next finer `layers` that contains every curve of the given one; None if none does.
+
+    n knots or cosines become 2n - 1, `all` two knots; where that is more than the `n_present`
+    layers that are there to be set, knots become `each`, and cosines as many as there are.
+    """
+    match layers:
+        case Knots(knots=n):
+            return Knots(knots=2 * n - 1) if 2 * n - 1 <= n_present else "each"
+        case Cosines(cosines=n) if n < n_present:
+            return Cosines(cosines=min(max(2 * n - 1, n + 1), n_present))
+        case "all" if n_present > 1:
+            return Knots(knots=2)
+        case _:
+            return None
+
+
+def embedded(
+    values: Sequence[float], coarse: Layers, fine: Layers, curve: Curve, depths: Sequence[int]
+) -> tuple[float, ...] | None:
+    """Return the values of the `fine` knobs that give the curve of the `coarse` ones.
+
+    `curve` is that of `coarse`, `depths` as in `curve_of`. None where `fine` is not known to
+    contain it.
+    """
+    match coarse, fine:
+        case ((Knots() | "all"), "each"):
+            return tuple(curve.at(values, layer) for layer in sorted(set(depths)))
+        case "all", Knots(knots=n):
+            return tuple(values) * n
+        case Knots(knots=n), Knots(knots=m) if (m - 1) % (n - 1) == 0:
+            at = np.interp(np.linspace(0.0, 1.0, m), np.linspace(0.0, 1.0, n), values)
+            return tuple(map(float, at))
+        case Cosines(cosines=n), Cosines(cosines=m) if m >= n:
+            return (*values, *(0.0,) * (m - n))
+        case _:
+            return tuple(values) if coarse == fine else None
 
 
 def _labels(letter: str, n: int) -> tuple[str, ...]:
     return tuple(f"{letter}{number}" for number in range(n))
 
 
-def _each(n_layers: int, present: Sequence[int]) -> Profile:
+def _each(n_layers: int, present: Sequence[int]) -> Linear:
     """One knob for every layer that is present; the others' rows are never asked for."""
     knob = {layer: position for position, layer in enumerate(present)}
     rows = tuple(((knob.get(layer, 0), 1.0),) for layer in range(n_layers))
-    return Profile(tuple(f"l{layer}" for layer in present), rows)
+    return Linear(tuple(f"l{layer}" for layer in present), rows)
 
 
-def _runs(letter: str, n: int, owner: Sequence[int]) -> Profile:
-    return Profile(_labels(letter, n), tuple(((knob, 1.0),) for knob in owner))
+def _runs(letter: str, n: int, owner: Sequence[int]) -> Linear:
+    return Linear(_labels(letter, n), tuple(((knob, 1.0),) for knob in owner))
 
 
 def _block(layer: int, n: int, n_layers: int) -> int:
@@ -185,7 +200,7 @@ def _block(layer: int, n: int, n_layers: int) -> int:
 
 def _ranges(
     ranges: Sequence[tuple[int, int]], n_layers: int, depths: Sequence[int], where: str
-) -> Profile:
+) -> Linear:
     owner: dict[int, int] = {}
     for number, (first, last) in enumerate(ranges):
         if not 0 <= first <= last < n_layers:

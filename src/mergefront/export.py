@@ -242,9 +242,9 @@ def load_in_transformers(folder: Path, trust_remote_code: bool = False) -> dict[
 
 
 def _stored_answers(items: ItemSet, records: Sequence[ItemRecord]) -> list[tuple[Item, str]]:
-    """Items with the answer stored for them: of the split read last, in the order asked."""
+    """Items with the answer stored for them: of the split read last, in the split's order."""
     for split in ("test", "validation", "search"):
         texts = {r.item: r.text for r in records if r.split == split}
         if texts:
-            return [(item, texts[item.id]) for item in items.flat(split)]
+            return [(item, texts[item.id]) for item in items.flat(split) if item.id in texts]
     return []

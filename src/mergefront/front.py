@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 
 from mergefront import pareto, statistics
+from mergefront.belief import Belief
 from mergefront.errors import RunError
 from mergefront.gains import (
     BEATS,
@@ -29,9 +29,16 @@ from mergefront.gains import (
     seen_blind,
     verdict,
 )
-from mergefront.members import GUARDED, picks, points_of
+from mergefront.members import (
+    believed,
+    non_dominated,
+    picks,
+    points_of,
+)
+from mergefront.race import told as race_told
 from mergefront.recorded import (
     RESULT,
+    SAMPLER,
     estimates_of,
     evaluations,
     of_objective,
@@ -68,12 +75,14 @@ def summarise(run: RunDirectory, study: optuna.Study) -> dict[str, Any]:
     receiver = {split: run.read_items(RECEIVER, split) for split in SPLITS}
     reference = {s: reference_point(config, estimates_of(receiver[s])) for s in SPLITS[:2]}
     openings = study.user_attrs.get("openings", [])
-    rows = _members(run, study, members)
+    belief = believed(everything, config, estimates_of(receiver["search"]))
+    rows = _members(run, study, members, belief)
     found = points_of(list(finished.values()), names)
     shared = _shared(receiver)
     return {
         "format": "mergefront/front@1",
         "run": config.name,
+        "sampler": study.user_attrs.get(SAMPLER, [config.search.sampler])[0],
         "warnings": _warnings(shared),
         "objectives": names,
         "reference": reference["search"],
@@ -83,6 +92,8 @@ def summarise(run: RunDirectory, study: optuna.Study) -> dict[str, Any]:
         "receiver_answers": answers(receiver["validation"]),
         "receiver_blind": _by_objective(run.read_items(blind_name(RECEIVER))),
         "members": rows,
+        "belief": _told(belief),
+        "race": race_told(everything),
         "hypervolume": {
             "search": pareto.hypervolume(found, [reference["search"][n] for n in names]),
             "validation": {
@@ -101,14 +112,29 @@ def summarise(run: RunDirectory, study: optuna.Study) -> dict[str, Any]:
     }
 
 
+def _told(belief: Belief) -> dict[str, Any]:
+    """Who chose the members, and how well the model foretells candidates from the others."""
+    return {
+        "by_model": belief.by_model,
+        "why": belief.why,
+        "front": list(belief.front),
+        "calibration": {name: asdict(one) for name, one in belief.calibration.items()},
+    }
+
+
 def _members(
-    run: RunDirectory, study: optuna.Study, members: Sequence[Evaluation]
+    run: RunDirectory, study: optuna.Study, members: Sequence[Evaluation], belief: Belief
 ) -> list[dict[str, Any]]:
     """The members' rows; the gains of those that were tested together are adjusted for it."""
     names = list(run.config.objectives)
-    chosen = picks(members, run.config, estimates_of(run.read_items(RECEIVER, "search")))
-    best = {members[i].number for i in pareto.non_dominated(points_of(members, names))}
-    rows = [_member(run, study, e, chosen, e.number in best) for e in members]
+    receiver = estimates_of(run.read_items(RECEIVER, "search"))
+    numbers = [e.number for e in members]
+    chosen, best = picks(numbers, run.config, receiver, belief), non_dominated(numbers, belief)
+    rows = [
+        {**_member(run, study, e, chosen), "non_dominated": e.number in best}
+        | {"believed": {k: asdict(v) for k, v in belief.of(e.number).items()}}
+        for e in members
+    ]
     adjust([row["gain"] for row in rows], names[0])
     adjust([row["test_gain"] for row in rows if row["test_gain"]], names[0])
     for row in rows:
@@ -122,7 +148,7 @@ def _by_objective(records: Sequence[ItemRecord]) -> dict[str, Any] | None:
 
 
 def _member(
-    run: RunDirectory, study: optuna.Study, e: Evaluation, chosen: Mapping[str, int], best: bool
+    run: RunDirectory, study: optuna.Study, e: Evaluation, chosen: Mapping[str, int]
 ) -> dict[str, Any]:
     name = str(e.number)
     validated, tested = run.read_items(name, "validation"), run.read_items(name, "test")
@@ -131,7 +157,6 @@ def _member(
     return {
         "number": e.number,
         "origin": e.origin,
-        "non_dominated": best,
         "knobs": knobs,
         "search": {k: asdict(v) for k, v in e.objectives.items()},
         "validation": _by_objective(validated),
@@ -245,17 +270,3 @@ def _outcome(rows: Sequence[Mapping[str, Any]], first: str) -> str:
             "guard on another objective."
         )
     return "Nothing beats the receiver: no member's gain is resolved from zero."
-
-
-def resolve_pick(front: Mapping[str, Any], pick: str, where: Path) -> int:
-    """A pick (knee, guarded, best:OBJECTIVE, or a number) -> candidate number. Raises RunError."""
-    for member in front["members"]:
-        if pick in member["picks"]:
-            return int(member["number"])
-    if pick.isdigit() and int(pick) < front["candidates"]:
-        return int(pick)
-    legal = ["knee", GUARDED, *(f"best:{name}" for name in front["objectives"])]
-    raise RunError(
-        f"{where}: there is no pick {pick!r}",
-        hint=f"use {', '.join(legal)} or a candidate's number below {front['candidates']}",
-    )

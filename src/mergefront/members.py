@@ -1,53 +1,74 @@
-"""Who is on the front, who is validated, who is picked: pure functions of search estimates."""
+"""Who is on the front, who is validated, who is picked: pure functions of what is believed.
+
+Everything here reads a `belief.Belief` of the search items; validation and test scores choose
+nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
 from mergefront import pareto
+from mergefront.belief import Belief, believe
 from mergefront.config import RunConfig
+from mergefront.errors import RunError, UserError
+from mergefront.recorded import reference_point
 from mergefront.records import Estimate, Evaluation
 
-GUARDED = "guarded"
+GUARDED: Final = "guarded"
+WEIGHTED: Final = "weighted:"
+
+SURE: Final = 0.8416
+"""Standard deviations by which a guard must be kept: four chances in five that it is."""
 
 
-def current_front(found: Sequence[Evaluation], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Non-dominated candidates by search estimates as plain rows, best first objective first."""
-    done = [e for e in found if not e.failure]
-    if not done:
-        return []
-    members = [done[i] for i in pareto.non_dominated(points_of(done, names))]
-    members.sort(key=lambda e: -e.objectives[names[0]].mean)
+def believed(
+    found: Sequence[Evaluation], config: RunConfig, receiver: Mapping[str, Estimate]
+) -> Belief:
+    """What a run's finished candidates say together; `receiver` is its search estimates."""
+    return believe(found, list(config.objectives), reference_point(config, receiver))
+
+
+def current_front(found: Sequence[Evaluation], belief: Belief) -> list[dict[str, Any]]:
+    """The front that is believed, as plain rows, best first objective first."""
+    by_number = {e.number: e for e in found}
     return [
-        {"number": e.number, "origin": e.origin, **{o: asdict(e.objectives[o]) for o in names}}
-        for e in members
+        {
+            "number": number,
+            "origin": by_number[number].origin,
+            **{name: asdict(one) for name, one in belief.of(number).items()},
+        }
+        for number in belief.front
     ]
 
 
-def choose_finalists(finished: Sequence[Evaluation], config: RunConfig) -> list[int]:
-    """Numbers of the members to validate, by search estimates: whole fronts, peeled in turn.
+def choose_finalists(
+    finished: Sequence[Evaluation], config: RunConfig, belief: Belief
+) -> list[int]:
+    """Numbers of the members to validate, by what is believed: whole fronts, peeled in turn.
 
     The non-dominated candidates come first; if they are fewer than `report.finalists`, the front
     of what remains follows, and so on, since noise hides good candidates just behind the front.
     The layer that does not fit whole is thinned evenly along its first objective, ends kept.
     """
-    names = list(config.objectives)
-    left = _distinct(finished)
+    left = [e.number for e in _distinct(finished)]
+    mean = {number: belief.mean_NM[i] for i, number in enumerate(belief.numbers)}
     chosen: list[int] = []
     while left and len(chosen) < config.report.finalists:
-        layer = [left[i] for i in pareto.non_dominated(points_of(left, names))]
+        points = np.array([mean[number] for number in left])
+        layer = [left[i] for i in pareto.non_dominated(points)]
         room = config.report.finalists - len(chosen)
-        layer.sort(key=lambda e: (e.objectives[names[0]].mean, e.number))
+        layer.sort(key=lambda number: (mean[number][0], number))
         if len(layer) > room:
             keep = np.unique(np.linspace(0, len(layer) - 1, room).round().astype(int))
             layer = [layer[i] for i in keep]
-        chosen += [e.number for e in layer]
-        gone = {e.number for e in layer}
-        left = [e for e in left if e.number not in gone]
+        chosen += layer
+        left = [number for number in left if number not in set(layer)]
     return sorted(chosen)
 
 
@@ -65,29 +86,88 @@ def points_of(found: Sequence[Evaluation], names: Sequence[str]) -> np.ndarray:
     return np.array([[e.objectives[name].mean for name in names] for e in found])
 
 
+def non_dominated(members: Sequence[int], belief: Belief) -> list[int]:
+    """Those of some candidates that no other of them dominates, by what is believed."""
+    points = np.array([belief.mean_NM[belief.numbers.index(number)] for number in members])
+    return [members[i] for i in pareto.non_dominated(points)]
+
+
 def picks(
-    members: Sequence[Evaluation], config: RunConfig, receiver: Mapping[str, Estimate]
+    members: Sequence[int], config: RunConfig, receiver: Mapping[str, Estimate], belief: Belief
 ) -> dict[str, int]:
-    """Pick name -> number, decided on search estimates of the non-dominated members.
+    """Pick name -> number, decided by what is believed of the non-dominated members.
 
     `guarded` is the best on the first objective of those that keep all others within their
-    guards below the receiver; there is none if no member does.
+    guards below the receiver, and every objective within the run's constraints, with four chances
+    in five; there is none if no member does.
     """
     names = list(config.objectives)
-    front = [members[i] for i in pareto.non_dominated(points_of(members, names))]
-    points = points_of(front, names)
-    chosen = {"knee": front[pareto.knee(points)].number}
+    front = non_dominated(members, belief)
+    points = np.array([belief.mean_NM[belief.numbers.index(number)] for number in front])
+    chosen = {"knee": front[pareto.knee(points)]}
     for column, name in enumerate(names):
-        chosen[f"best:{name}"] = front[int(np.argmax(points[:, column]))].number
-    kept = [e for e in front if keeps(e, config, receiver)]
+        chosen[f"best:{name}"] = front[int(np.argmax(points[:, column]))]
+    kept = [n for n in front if keeps(belief.of(n), config, receiver)]
     if kept:
-        chosen[GUARDED] = max(kept, key=lambda e: e.objectives[names[0]].mean).number
+        chosen[GUARDED] = max(kept, key=lambda n: belief.of(n)[names[0]].mean)
     return chosen
 
 
-def keeps(found: Evaluation, config: RunConfig, receiver: Mapping[str, Estimate]) -> bool:
-    """Whether a candidate loses no more than the guards on all objectives but the first."""
-    return all(
-        found.objectives[name].mean >= receiver[name].mean - config.guard_of(name)
-        for name in list(config.objectives)[1:]
+def keeps(one: Mapping[str, Estimate], config: RunConfig, receiver: Mapping[str, Estimate]) -> bool:
+    """Whether a candidate likely loses no more than the guards allow on all objectives but the
+    first, and meets the constraints."""
+    least = dict(config.constraints)
+    for name in list(config.objectives)[1:]:
+        guarded = receiver[name].mean - config.guard_of(name)
+        least[name] = max(guarded, least.get(name, 0.0))
+    return all(one[name].mean - SURE * one[name].se >= floor for name, floor in least.items())
+
+
+def weights_of(pick: str, objectives: Sequence[str]) -> dict[str, float]:
+    """The weights of a pick like weighted:reasoning=2,perception=1; those not named weigh 0.
+
+    Raises:
+        UserError: it names another objective, or a weight is no number above 0.
+    """
+    weights: dict[str, float] = {}
+    for entry in pick.removeprefix(WEIGHTED).split(","):
+        name, _, number = entry.partition("=")
+        try:
+            weights[name] = float(number)
+        except ValueError:
+            weights[name] = 0.0
+        if name not in objectives or not 0.0 < weights[name] < float("inf"):
+            raise UserError(
+                f"{pick!r}: {entry!r} is no weight of an objective",
+                hint=f"write for example {WEIGHTED}{objectives[0]}=2,{objectives[-1]}=1",
+            )
+    return weights
+
+
+def resolve_pick(front: Mapping[str, Any], pick: str, where: Path) -> int:
+    """A pick (knee, guarded, best:OBJECTIVE, weighted:OBJECTIVE=WEIGHT,..., or a number) ->
+    candidate number. What is weighted is what the search believes of the members.
+
+    Raises:
+        RunError: there is no such pick.
+        UserError: weights that are none.
+    """
+    if pick.startswith(WEIGHTED):
+        weights = weights_of(pick, front["objectives"])
+
+        def worth(member: Mapping[str, Any]) -> float:
+            by = member.get("believed", member["search"])  # fronts of 0.2 believed the scores
+            return float(sum(weight * by[name]["mean"] for name, weight in weights.items()))
+
+        return int(max(front["members"], key=worth)["number"])
+    for member in front["members"]:
+        if pick in member["picks"]:
+            return int(member["number"])
+    if pick.isdigit() and int(pick) < front["candidates"]:
+        return int(pick)
+    legal = ["knee", GUARDED, *(f"best:{name}" for name in front["objectives"])]
+    legal.append(WEIGHTED + ",".join(f"{name}=1" for name in front["objectives"]))
+    raise RunError(
+        f"{where}: there is no pick {pick!r}",
+        hint=f"use {', '.join(legal)} or a candidate's number below {front['candidates']}",
     )

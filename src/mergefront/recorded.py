@@ -10,9 +10,11 @@ import optuna
 from mergefront import ledger, statistics
 from mergefront.config import RunConfig
 from mergefront.records import RESULT as RESULT
-from mergefront.records import Estimate, Evaluation, Seconds
+from mergefront.records import Estimate, Evaluation, Raced, Seconds
 from mergefront.rundir import ItemRecord, RunDirectory
 
+SAMPLER = "sampler"
+"""Attribute of the study: what the sampler `auto` was decided to be, and why."""
 ELAPSED = "elapsed"
 """Wall seconds used when something was recorded: in RESULT, and of the study after the search."""
 
@@ -104,13 +106,15 @@ def evaluations(study: optuna.Study, run: RunDirectory) -> list[Evaluation]:
         result = trial.user_attrs.get(RESULT)
         if result is None:  # failed outside our loop: nothing is known but that
             continue
+        partial = result.get("partial", {})  # runs of versions that did not race have none
         estimates = {
-            name: Estimate(value, result["se"][name], result["n"][name])
+            name: Estimate(value, result["se"][name], result["n"][name], partial.get(name, 0.0))
             for name, value in zip(run.config.objectives, trial.values or (), strict=False)
         }
         point = tuple(trial.params[name] for name in result["knobs"])
-        seconds = Seconds(**result["seconds"])
+        seconds, raced = Seconds(**result["seconds"]), Raced(**result.get("raced", {}))
+        failure = str(result["failure"])
         found.append(
-            Evaluation(trial.number, point, result["origin"], estimates, seconds, result["failure"])
+            Evaluation(trial.number, point, result["origin"], estimates, seconds, failure, raced)
         )
     return found

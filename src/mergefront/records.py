@@ -7,7 +7,7 @@ search space), G groups, K sources, L layers, N items, M objectives.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Literal
 
 Tower = Literal["language", "vision", "connector"]
@@ -123,11 +123,16 @@ class Score:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean of `n` item scores in [0, 1] with its standard error (clustered where clusters are)."""
+    """Mean of `n` item scores in [0, 1] with its standard error (clustered where clusters are).
+
+    `partial` is that part of `se` (they add in squares) that comes of search items which a
+    candidate that left early has not answered: 0 for all that answered every item.
+    """
 
     mean: float
     se: float
     n: int
+    partial: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -142,9 +147,26 @@ class Seconds:
     score: float = 0.0
     record: float = 0.0
 
+    def __add__(self, other: Seconds) -> Seconds:
+        return Seconds(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
     @property
     def total(self) -> float:
         return self.propose + self.build + self.reset + self.generate + self.score + self.record
+
+
+@dataclass(frozen=True)
+class Raced:
+    """How a candidate fared in the race: how many rungs it answered, and how that ended.
+
+    `left` says why it left before the last rung (`race.BEHIND`, `race.COLLAPSED`); it is empty if
+    it answered all. `spared` says why it would have left, had it not been one of those that answer
+    every item to keep the rule honest.
+    """
+
+    rungs: int = 1
+    left: str = ""
+    spared: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,3 +183,4 @@ class Evaluation:
     objectives: Mapping[str, Estimate]
     seconds: Seconds = field(default_factory=Seconds)
     failure: str = ""
+    raced: Raced = Raced()

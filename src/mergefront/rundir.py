@@ -50,6 +50,7 @@ def blind_name(name: str) -> str:
 class ItemRecord:
     """One row of an item file: one question, answered and marked.
 
+    `rung` counts the search split's prefixes from 0 (`race`); it is 0 in the other splits.
     Files written before `unit` and `stratum` were recorded are read with both empty.
     """
 
@@ -74,10 +75,11 @@ def item_records(
     items: Sequence[Item],
     answers: Sequence[Answer],
     scores: Sequence[Score],
+    rung: int = 0,
 ) -> list[ItemRecord]:
     """Rows for the item file, in the items' order. All sequences have N entries."""
     return [
-        ItemRecord(split, objective, item.task, item.id, item.cluster, 0, mark.value,
+        ItemRecord(split, objective, item.task, item.id, item.cluster, rung, mark.value,
                    mark.extracted, mark.status, answer.tokens, answer.text, item.unit, item.stratum)
         for item, answer, mark in zip(items, answers, scores, strict=True)
     ]  # fmt: skip

@@ -10,45 +10,34 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import optuna
 
-from mergefront import ledger
-from mergefront.config import BLIND_ITEMS, RunConfig
+from mergefront.asking import answer
+from mergefront.clock import Clock, reserve
+from mergefront.config import RunConfig
 from mergefront.engine import Engine, open_engine
 from mergefront.errors import EngineError
 from mergefront.merging.plan import UNTOUCHED, plan_of
 from mergefront.merging.sources import Sources
-from mergefront.propose import ReplaySampler, make_sampler, pending
+from mergefront.patience import Patience
+from mergefront.propose import AUTO, ReplaySampler, choose, make_sampler, pending
+from mergefront.race import Race
 from mergefront.recipe import Models, Recipe
-from mergefront.recorded import ELAPSED, RESULT, estimates_of, reference_point
-from mergefront.records import SPLITS, Estimate, Evaluation, Item, Seconds, Split
-from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, item_records
-from mergefront.scoring import Beside
+from mergefront.recorded import ELAPSED, RESULT, SAMPLER, estimates_of, evaluations, reference_point
+from mergefront.records import SPLITS, Estimate, Evaluation, Item, Raced, Seconds, Split
+from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory
 from mergefront.space import Space
 from mergefront.tasks import ItemSet
 
 logger = logging.getLogger(__name__)
 
+BATCH = "batch"
+"""Attribute of the study: the engine's batch, on which the race's rungs depend."""
+
 MAX_FAILURES = 3
 """Candidates that may fail in a row before the engine is taken for broken."""
-
-
-@dataclass
-class Clock:
-    """Wall seconds that a run has used, over all its sessions, against its budget of hours."""
-
-    hours: float | None
-    before: float = 0.0
-    started: float = field(default_factory=time.monotonic)
-
-    def elapsed(self) -> float:
-        return self.before + time.monotonic() - self.started
-
-    def left(self) -> float:
-        """Seconds left; infinite without a budget in hours."""
-        return float("inf") if self.hours is None else self.hours * 3600 - self.elapsed()
 
 
 @dataclass
@@ -64,6 +53,7 @@ class Search:
     clock: Clock
     release: Callable[[], None] = lambda: None
     engine: Engine | None = None
+    _race: Race | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -114,21 +104,24 @@ class Search:
         Raises:
             EngineError: the engine failed MAX_FAILURES times in a row.
         """
+        names = list(self.config.objectives)
         sampler = make_sampler(
-            self.config.search.sampler,
+            self.sampler_name(),
             dimension=self.space.dimension,
             seed=self.config.search.seed,
             start=self.space.start_point(),
-            n_objectives=len(self.config.objectives),
+            n_objectives=len(names),
             reference=list(reference_point(self.config, self.receiver("search")).values()),
+            constraints=[self.config.constraints.get(name) for name in names],
         )
         self.study.sampler = sampler
+        race = self.race()
         failures = 0
         began = time.perf_counter()
         for trial in self._trials(sampler, stop):
             point = self.point(trial)
             proposed = time.perf_counter() - began
-            origin = str(trial.user_attrs.get("origin", self.config.search.sampler))
+            origin = str(trial.user_attrs.get("origin", self.sampler_name()))
             try:
                 evaluation = self._evaluate_twice(trial.number, point, origin)
                 seconds = replace(evaluation.seconds, propose=proposed)
@@ -141,8 +134,20 @@ class Search:
                 logger.warning("candidate %d failed: %s", trial.number, error.message)
                 evaluation = Evaluation(trial.number, point, origin, {}, failure=error.message)
             told = self._tell(trial, evaluation)
+            race.learn(told, self.run.read_items(str(told.number), "search"))
             yield told
             began = time.perf_counter()
+
+    def sampler_name(self) -> str:
+        """The sampler of this run; `auto` is decided once, by what the run was started with."""
+        if self.config.search.sampler != AUTO:
+            return self.config.search.sampler
+        if SAMPLER not in self.study.user_attrs:
+            budget, names = self.config.budget, self.config.objectives
+            choice = choose(self.space.dimension, budget.candidates, len(names))
+            logger.info("sampler auto: %s, since %s", *choice)
+            self.study.set_user_attr(SAMPLER, list(choice))
+        return str(self.study.user_attrs[SAMPLER][0])
 
     def _evaluate_twice(self, number: int, point: Sequence[float], origin: str) -> Evaluation:
         """Evaluate; if the engine fails, once more in a fresh one."""
@@ -158,9 +163,21 @@ class Search:
             if stop():
                 return
             yield trial
+        reference = reference_point(self.config, self.receiver("search"))
+        least, seed = self.config.budget.min_gain, self.config.search.seed
+        patience = Patience(least, list(reference.values()), seed)
         while len(self.study.get_trials(deepcopy=False)) < self._trial_limit() and not stop():
-            if self.clock.left() < self._reserve():
+            if self.clock.left() < reserve(
+                self.config, self.items, evaluations(self.study, self.run)
+            ):
                 logger.warning("the time budget leaves no room for another candidate")
+                return
+            if patience.ended(self.race().belief, self.race().found):
+                logger.warning(
+                    "the search ends early: another hour is expected to add %.2g %% to the "
+                    "hypervolume, less than budget.min_gain",
+                    100 * (patience.rate or 0.0),
+                )
                 return
             yield sampler.ask(self.study, [knob.name for knob in self.space.knobs])
 
@@ -169,39 +186,53 @@ class Search:
         states = [t.state.name for t in self.study.get_trials(deepcopy=False)]
         return self.config.budget.candidates + states.count("WAITING")
 
-    def _reserve(self) -> float:
-        """Seconds to keep for one more candidate, validation, test and export."""
-        done = [
-            t
-            for t in ledger.finished(self.study)
-            if RESULT in t.user_attrs and not t.user_attrs[RESULT]["failure"]
-        ]
-        if not done or self.config.budget.hours is None:
-            return 0.0
-        per_candidate = max(sum(t.user_attrs[RESULT]["seconds"].values()) for t in done[-5:])
-        per_item = per_candidate / max(1, len(self.items.flat("search")))
-        validated = (self.config.report.finalists + 1) * len(self.items.flat("validation"))
-        pickable = 3 + len(self.config.objectives)  # knee, guarded, the receiver
-        tested = pickable * len(self.items.flat("test"))
-        unseen = min(len(self.items.flat("validation")), BLIND_ITEMS * len(self.config.objectives))
-        blind = pickable * unseen if self.config.report.blind else 0
-        export = 120.0 if self.config.export else 10.0
-        return float(1.2 * (per_candidate + per_item * (validated + tested + blind)) + export)
-
     def point(self, trial: optuna.Trial) -> tuple[float, ...]:
         """The trial's point, asking the sampler if it was killed before it had one."""
         return tuple(trial.suggest_float(knob.name, 0.0, 1.0) for knob in self.space.knobs)
 
     def evaluate(self, number: int, point: Sequence[float], origin: str) -> Evaluation:
-        """Build one candidate in the engine, ask the search items, mark and store the answers."""
+        """Build one candidate in the engine, ask the search items, mark and store the answers.
+
+        Rung by rung: a candidate without a chance to be on the front leaves early, unless it is one
+        of those that answer every item to keep that rule honest.
+        """
         recipe = self.recipe(point)
         plan = plan_of(recipe, self.sources.groups)
         if all(choice == UNTOUCHED for choice in plan.values()):
             estimates = self.receiver("search")
             self.run.add_items(str(number), self.run.read_items(RECEIVER, "search"))
             return Evaluation(number, tuple(point), origin, estimates)
-        estimates, seconds = self.ask(str(number), recipe, "search")
-        return Evaluation(number, tuple(point), origin, estimates, seconds)
+        race = self.race()
+        to_the_end = origin != self.sampler_name() or race.answers_all(number)
+        seconds = self.open_engine().load(recipe)
+        records: list[ItemRecord] = []
+        verdict = ""
+        for rung, asked in enumerate(race.rungs):
+            answered, spent = answer(self.open_engine(), asked, "search", rung)
+            records, seconds = records + answered, seconds + spent
+            estimates = race.estimate(records)
+            if rung < len(race.rungs) - 1 and not verdict:
+                verdict = race.verdict(point, estimates)
+            if verdict and not to_the_end:
+                break
+        records.sort(key=lambda record: list(self.config.objectives).index(record.objective))
+        seconds += self._keep(str(number), records)
+        left, spared = ("", verdict) if to_the_end else (verdict, "")
+        raced = Raced(rung + 1, left, spared)
+        return Evaluation(number, tuple(point), origin, estimates, seconds, raced=raced)
+
+    def race(self) -> Race:
+        """The race that this run's candidates are in, as far as it has got."""
+        if self._race is None:
+            reference = reference_point(self.config, self.receiver("search"))
+            settings, seed = self.config.search.racing, self.config.search.seed
+            if BATCH not in self.study.user_attrs:  # a resume elsewhere keeps the rungs
+                self.study.set_user_attr(BATCH, self.open_engine().batch)
+            batch = int(self.study.user_attrs[BATCH])
+            self._race = Race(settings, self.items.items["search"], reference, seed, batch)
+            for evaluation in evaluations(self.study, self.run):
+                self._race.learn(evaluation, self.run.read_items(str(evaluation.number), "search"))
+        return self._race
 
     def receiver(self, split: Split) -> dict[str, Estimate]:
         """The receiver's own estimates, asked once a run and split."""
@@ -221,31 +252,16 @@ class Search:
         `by_objective` stands for the split's own items where they are asked in another form.
         """
         asked = self.items.items[split] if by_objective is None else by_objective
-        engine = self.open_engine()
-        built = engine.load(recipe)
+        built = self.open_engine().load(recipe)
+        records, spent = answer(self.open_engine(), asked, split)
+        kept = self._keep(name, records)
+        return estimates_of(records), built + spent + kept
+
+    def _keep(self, name: str, records: Sequence[ItemRecord]) -> Seconds:
+        """Store marked answers under `name`."""
         start = time.perf_counter()
-        flat = [item for items in asked.values() for item in items]
-        marking = Beside(flat)
-        try:
-            answers = engine.generate(flat, marking.take)
-            generated = time.perf_counter()
-        finally:
-            marking.stop()
-        said, marks = iter(answers), iter(marking.scores(answers))
-        records: list[ItemRecord] = []
-        for objective, items in asked.items():
-            mine = [next(said) for _ in items], [next(marks) for _ in items]
-            records += item_records(split, objective, items, *mine)
-        scored = time.perf_counter()
         self.run.add_items(name, records)
-        estimates = estimates_of(records)
-        seconds = replace(
-            built,
-            generate=generated - start,
-            score=scored - generated,
-            record=time.perf_counter() - scored,
-        )
-        return estimates, seconds
+        return Seconds(record=time.perf_counter() - start)
 
     def _tell(self, trial: optuna.Trial, evaluation: Evaluation) -> Evaluation:
         """Record a finished candidate; what is told is what a resume will find.
@@ -259,7 +275,9 @@ class Search:
             ELAPSED: round(self.clock.elapsed(), 3),
             "knobs": {knob.name: knob.value(u) for knob, u in knobs},
             "se": {o: objectives[o].se for o in self.config.objectives if o in objectives},
+            "partial": {o: e.partial for o, e in objectives.items()},
             "n": {name: e.n for name, e in objectives.items()},
+            "raced": dict(vars(evaluation.raced)),
             "seconds": dict(vars(evaluation.seconds)),
             "failure": evaluation.failure,
         }

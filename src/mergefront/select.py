@@ -1,6 +1,7 @@
 """From the search's scores to the final word: finalists, validation, picks, test, blind control.
 
-Three rules keep the report honest. Members are chosen and picked on search items only; the gains
+Three rules keep the report honest. Members are chosen and picked on search items only, by what the
+search believes of them (`belief`); the gains
 that are reported come from validation items; test items are read once, for the picks, at the end.
 Every opening of validation and test items is recorded in the study.
 
@@ -25,8 +26,8 @@ import optuna
 from mergefront import ledger
 from mergefront.config import BLIND_ITEMS
 from mergefront.errors import RunError
-from mergefront.front import read_front, resolve_pick, write_front
-from mergefront.members import choose_finalists, picks
+from mergefront.front import read_front, write_front
+from mergefront.members import believed, choose_finalists, picks, resolve_pick
 from mergefront.recorded import ELAPSED, evaluations
 from mergefront.records import Evaluation, Item, Split
 from mergefront.rundir import RECEIVER, blind_name
@@ -59,10 +60,11 @@ def finish(search: Search) -> Iterator[Step]:
     finished = [e for e in evaluations(search.study, search.run) if not e.failure]
     if not finished:
         raise RunError(f"{search.run.path}: no candidate was evaluated", hint="raise the budget")
-    finalists = choose_finalists(finished, search.config)
+    belief = believed(finished, search.config, receiver)
+    finalists = choose_finalists(finished, search.config, belief)
     by_number = {e.number: e for e in finished}
     yield from _score(search, "validation", [by_number[n] for n in finalists])
-    chosen = picks([by_number[n] for n in finalists], search.config, receiver)
+    chosen = picks(finalists, search.config, receiver, belief)
     picked = sorted(set(chosen.values()))
     yield from _score(search, "test", [by_number[n] for n in picked])
     if search.config.report.blind:

@@ -14,24 +14,38 @@ Layers -> knobs, over L layers:
 - `{knots: n}`: values at n equally spaced depths from first to last layer, linear between them;
 - `{cosines: n}`: the first n DCT-II basis functions cos(pi k (l + 1/2) / L), clipped to the
   bounds. Function 0 is the mean, with the knob's bounds; the others lie within half the bounds'
-  width around 0 and start there.
+  width around 0 and start there;
+- `ramp`: an early level, a late one and the turning point between them (`curves.Ramp`).
 Groups outside the layer stack go with the nearest layer: the embedding with the first, final norm
 and head with the last.
 
-Reading order: `space_file.SpaceSpec`, `Space.build`, `Space.table`; `depth` has the linear map.
+With `donors: choose` each run of layers picks one donor, or the receiver: a knob of n choices has
+[0, 1] in n equal bins.
+
+Reading order: `space_file.SpaceSpec`, `Space.build`, `Space.table`; `claims` has the lines and
+`curves` their maps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from mergefront.depth import Blocks, Cosines, Knots, Profile, Ranges, layers_profile
+from mergefront.claims import Claim, CurveClaim, check_claims, claims_of
+from mergefront.depth import Blocks, Cosines, Knots, Ranges
 from mergefront.errors import ConfigError, SpaceError
+from mergefront.features import FeatureMap
+from mergefront.knob import Knob
 from mergefront.merging import METHODS
-from mergefront.records import PARTS, Group, Part
-from mergefront.space_file import TIED, KnobSpec, SpaceSpec, load_space
+from mergefront.records import PARTS, Group, Part, Table
+from mergefront.refinement import carried_over, refined_spec
+from mergefront.space_file import KnobSpec, SpaceSpec, load_space
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "Blocks",
@@ -45,46 +59,6 @@ __all__ = [
     "load_space",
 ]
 
-_SNAP: Final = 1e-12
-
-
-@dataclass(frozen=True)
-class Knob:
-    """One dimension: coefficient (or, for cosines, amplitude) in [low, high]."""
-
-    name: str
-    low: float
-    high: float
-    start: float
-
-    def value(self, u: float) -> float:
-        """Decode u in [0, 1]: linear, exact at both bounds, and exactly 0 where 0 is meant.
-
-        What lies within 1e-12 of the bounds' width around 0 is 0, a bound included.
-        """
-        value = self.high if u == 1.0 else self.low + u * (self.high - self.low)
-        return 0.0 if abs(value) < _SNAP * (self.high - self.low) else value
-
-    def position(self, value: float) -> float:
-        """Encode a value, clipped to the bounds, as u in [0, 1]."""
-        u = (value - self.low) / (self.high - self.low)
-        return min(1.0, max(0.0, u))
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Knobs first .. first + profile.size - 1 of some donors' groups.
-
-    `depths` are (group name, layer that it goes with).
-    """
-
-    first: int
-    profile: Profile
-    donors: tuple[str, ...]
-    depths: tuple[tuple[str, int], ...]
-    low: float
-    high: float
-
 
 @dataclass(frozen=True)
 class Space:
@@ -92,9 +66,8 @@ class Space:
 
     spec: SpaceSpec
     donors: tuple[str, ...]
-    knobs: tuple[Knob, ...]
-    frozen_groups: tuple[str, ...]
-    _blocks: tuple[_Block, ...]
+    groups: tuple[Group, ...]
+    claims: tuple[Claim, ...]
 
     @classmethod
     def build(cls, spec: SpaceSpec, donors: Sequence[str], groups: Sequence[Group]) -> Space:
@@ -107,31 +80,25 @@ class Space:
                 are more knobs than layers, ranges leave a layer out, nothing is left to search, or
                 the method refuses candidates within the bounds.
         """
-        _check_claims(spec, donors, groups)
+        check_claims(spec, donors, groups)
         n_layers = 1 + max((group.layer for group in groups if group.layer is not None), default=0)
-        knobs: list[Knob] = []
-        blocks: list[_Block] = []
-        for number, line in enumerate(spec.knobs):
-            depths = tuple(
-                (group.name, _depth(group, n_layers))
-                for group in groups
-                if group.part in line.parts
-            )
-            if not depths:
-                continue
-            where = f"knobs.{number} ({'+'.join(line.parts)})"
-            profile = layers_profile(line.layers, n_layers, [depth for _, depth in depths], where)
-            for owner, members in _owners(line, donors):
-                blocks.append(_Block(len(knobs), profile, members, depths, line.low, line.high))
-                knobs += _knobs(f"{owner}.{'+'.join(line.parts)}", line, profile)
-        knobs += [
-            Knob(f"parameters.{name}", one.low, one.high, one.first)
-            for name, one in spec.searched.items()
-        ]
-        if not blocks:
+        claims = tuple(
+            claim
+            for number, line in enumerate(spec.knobs)
+            for claim in claims_of(number, line, donors, groups, n_layers)
+        )
+        if not claims:
             raise SpaceError("the space has no knob that moves anything in this receiver")
-        frozen = tuple(group.name for group in groups if group.part in spec.frozen)
-        return _checked(cls(spec, tuple(donors), tuple(knobs), frozen, tuple(blocks)))
+        return _checked(cls(spec, tuple(donors), tuple(groups), claims))
+
+    @cached_property
+    def knobs(self) -> tuple[Knob, ...]:
+        """All D knobs: those of the claims in turn, then one a parameter that is searched."""
+        own = [
+            Knob(f"parameters.{name}", one.low, one.high, one.first)
+            for name, one in self.spec.searched.items()
+        ]
+        return (*(knob for claim in self.claims for knob in claim.knobs), *own)
 
     @property
     def dimension(self) -> int:
@@ -142,6 +109,16 @@ class Space:
     def coefficient_knobs(self) -> tuple[Knob, ...]:
         """The knobs of coefficients; the method's own parameters come after them."""
         return self.knobs[: self.dimension - len(self.spec.searched)]
+
+    @property
+    def highest(self) -> float:
+        """The largest coefficient that a candidate may have."""
+        return max(claim.line.high for claim in self.claims)
+
+    @property
+    def frozen_groups(self) -> tuple[str, ...]:
+        """Names of the groups that stay the receiver's."""
+        return tuple(group.name for group in self.groups if group.part in self.spec.frozen)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -157,46 +134,85 @@ class Space:
         """
         if len(point) != self.dimension or not all(0.0 <= u <= 1.0 for u in point):
             raise ValueError(f"expected {self.dimension} values in [0, 1], found {list(point)}")
-        values = [knob.value(u) for knob, u in zip(self.knobs, point, strict=True)]
         table: dict[str, dict[str, float]] = {donor: {} for donor in self.donors}
-        for block in self._blocks:
-            mine = values[block.first : block.first + block.profile.size]
-            for name, depth in block.depths:
-                value = block.profile.at(mine, depth)
-                value = min(block.high, max(block.low, value))
-                for donor in block.donors:
-                    table[donor][name] = value
+        for claim, numbers in self._numbers(point):
+            claim.fill(numbers, table)
         return table
 
     def parameters(self, point: Sequence[float]) -> dict[str, Any]:
         """The method's parameters at a point in [0, 1]^D."""
         first = len(self.coefficient_knobs)
         values = zip(self.knobs[first:], point[first:], strict=True)
-        searched = {knob.name.removeprefix("parameters."): knob.value(u) for knob, u in values}
+        searched = {knob.name.removeprefix("parameters."): knob.number(u) for knob, u in values}
         return {**self.spec.opening, **searched}
+
+    def features(self, points_ND: ArrayLike) -> NDArray[np.float64]:
+        """What a model of scores measures distance on: (N, F), the same F in refined spaces.
+
+        See `features.FeatureMap`.
+
+        Raises:
+            ValueError: if the points have another dimension or leave [0, 1].
+        """
+        return self._feature_map(points_ND)
+
+    @cached_property
+    def _feature_map(self) -> FeatureMap:
+        return FeatureMap(self.claims, self.knobs)
+
+    def refined(self, lines: Collection[int] | None = None) -> Space:
+        """Return a space with more knobs that contains every table of this one.
+
+        `lines` are positions in the file's `knobs`; default: all that have knots. n knots or
+        cosines become 2n - 1, `all` two knots; where the models have fewer layers, `each`.
+
+        Raises:
+            SpaceError: a line cannot be refined, or none has knots.
+        """
+        spec = refined_spec(self.spec, self.claims, lines)
+        return Space.build(spec, self.donors, self.groups)
+
+    def embed(self, point: Sequence[float], other: Space) -> tuple[float, ...]:
+        """Return the point of `other`, a refinement, that decodes to the table of `point` here.
+
+        Tables agree to 1e-12 of the bounds' width; the method's parameters stay.
+
+        Raises:
+            SpaceError: `other` is no refinement of this space.
+        """
+        if self.spec.searched.keys() != other.spec.searched.keys():
+            raise SpaceError("a point cannot be carried over: other parameters are searched")
+        numbers = carried_over(self._numbers(point), other.claims)
+        return (*other.encode(numbers)[: len(numbers)], *point[len(self.coefficient_knobs) :])
+
+    def encode(self, numbers: Sequence[float]) -> tuple[float, ...]:
+        """Encode the knobs' numbers, clipped to bounds; knobs without one are at their start."""
+        given = [*numbers, *(knob.start for knob in self.knobs[len(numbers) :])]
+        return tuple(knob.position(number) for knob, number in zip(self.knobs, given, strict=True))
+
+    def nearest(self, table: Table, parameters: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return the point whose table comes nearest to a given one, by least squares.
+
+        Donors and groups that the table does not name count as 0 in it; parameters that are
+        searched here are clipped to their bounds, those not given stand at their start.
+        """
+        numbers = [number for claim in self.claims for number in claim.fit(table)]
+        own = [float(parameters.get(k, one.first)) for k, one in self.spec.searched.items()]
+        return self.encode([*numbers, *own])
 
     def uniform_point(self, value: float | Mapping[str, float]) -> tuple[float, ...]:
         """Return the point where a donor's coefficient is `value` everywhere, clipped to bounds.
 
         Raises:
-            SpaceError: if donors that share knobs are given different values.
+            SpaceError: if donors that share knobs are given different values, or donors of which
+                each layer takes one are given a value together.
         """
         by_donor = value if isinstance(value, Mapping) else dict.fromkeys(self.donors, value)
-        point: list[float] = []
-        for block in self._blocks:
-            values = {by_donor.get(donor, 0.0) for donor in block.donors}
-            if len(values) > 1:
-                raise SpaceError(
-                    f"tied donors {', '.join(block.donors)} cannot have different coefficients"
-                )
-            flat = block.profile.flat(values.pop())
-            knobs = self.knobs[block.first : block.first + block.profile.size]
-            point += [knob.position(one) for knob, one in zip(knobs, flat, strict=True)]
-        return (*point, *(knob.position(knob.start) for knob in self.knobs[len(point) :]))
+        return self.encode([n for claim in self.claims for n in claim.uniform(by_donor)])
 
     def start_point(self) -> tuple[float, ...]:
         """Return the point where every knob has its start value."""
-        return tuple(knob.position(knob.start) for knob in self.knobs)
+        return self.encode([])
 
     def receiver_point(self) -> tuple[float, ...]:
         """Return the point that decodes to coefficient 0 everywhere: the receiver itself.
@@ -204,11 +220,12 @@ class Space:
         Raises:
             SpaceError: if 0 lies outside a knob's bounds.
         """
-        for knob in self.coefficient_knobs:
-            if not knob.low <= 0.0 <= knob.high:
+        for claim in self.claims:
+            low, high = claim.line.low, claim.line.high
+            if isinstance(claim, CurveClaim) and not low <= 0.0 <= high:
                 raise SpaceError(
-                    f"the receiver is not in this space: knob {knob.name} lies in "
-                    f"[{knob.low}, {knob.high}]",
+                    f"the receiver is not in this space: knob {claim.knobs[0].name} lies in "
+                    f"[{low}, {high}]",
                     hint="let the bounds include 0, or drop `receiver` from the warm starts",
                 )
         return self.uniform_point(0.0)
@@ -220,68 +237,25 @@ class Space:
             "method": self.spec.method,
             "parameters": self.spec.model_dump(mode="json")["parameters"],
             "donors": list(self.donors),
-            "knobs": [
-                {"name": knob.name, "low": knob.low, "high": knob.high, "start": knob.start}
-                for knob in self.knobs
-            ],
+            "knobs": [_described(knob) for knob in self.knobs],
             "frozen": list(self.frozen_groups),
         }
 
-
-def _depth(group: Group, n_layers: int) -> int:
-    if group.layer is not None:
-        return group.layer
-    return 0 if group.part == "embedding" else n_layers - 1
-
-
-def _owners(line: KnobSpec, donors: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
-    """Return (name, donors that share the knobs) for each set of knobs of a line."""
-    if line.donors == "tied":
-        return [(TIED, tuple(donors))]
-    chosen = donors if line.donors == "each" else line.donors
-    return [(donor, (donor,)) for donor in chosen]
+    def _numbers(self, point: Sequence[float]) -> list[tuple[Claim, list[float]]]:
+        """Each claim with its knobs' numbers at a point."""
+        found, first = [], 0
+        for claim in self.claims:
+            mine = point[first : first + len(claim.knobs)]
+            found.append((claim, [k.number(u) for k, u in zip(claim.knobs, mine, strict=True)]))
+            first += len(claim.knobs)
+        return found
 
 
-def _knobs(prefix: str, line: KnobSpec, profile: Profile) -> list[Knob]:
-    middle = (line.low + line.high) / 2 if line.start is None else line.start
-    half = (line.high - line.low) / 2
-    starts = profile.flat(middle)
-    return [
-        Knob(f"{prefix}.{label}", -half, half, 0.0)
-        if position in profile.waves
-        else Knob(f"{prefix}.{label}", line.low, line.high, starts[position])
-        for position, label in enumerate(profile.labels)
-    ]
-
-
-def _check_claims(spec: SpaceSpec, donors: Sequence[str], groups: Sequence[Group]) -> None:
-    """Every part that the receiver has is claimed exactly once for every donor."""
-    for number, line in enumerate(spec.knobs):
-        named = line.donors if isinstance(line.donors, tuple) else ()
-        unknown = [one for one in named if one not in donors]
-        if unknown:
-            raise SpaceError(
-                f"knobs.{number}: unknown donor {unknown[0]!r}, the donors are {', '.join(donors)}"
-            )
-    present = {group.part for group in groups}
-    for part in (part for part in PARTS if part in present):
-        for donor in donors:
-            claims = ["frozen"] * (part in spec.frozen) + [
-                f"knobs.{number}"
-                for number, line in enumerate(spec.knobs)
-                if part in line.parts
-                and any(donor in members for _, members in _owners(line, donors))
-            ]
-            if not claims:
-                raise SpaceError(
-                    f"part {part!r} of donor {donor!r} is not claimed",
-                    hint=f"give it a knob, or list it: `frozen: [{part}]`",
-                )
-            if len(claims) > 1:
-                raise SpaceError(
-                    f"part {part!r} of donor {donor!r} is claimed {len(claims)} times: "
-                    f"{', '.join(claims)}"
-                )
+def _described(knob: Knob) -> dict[str, Any]:
+    if knob.choices:
+        start = knob.choices[int(knob.start)]
+        return {"name": knob.name, "choices": list(knob.choices), "start": start}
+    return {"name": knob.name, "low": knob.low, "high": knob.high, "start": knob.start}
 
 
 def _checked(space: Space) -> Space:

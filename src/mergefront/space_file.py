@@ -11,11 +11,12 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mergefront.config import Strict, load_yaml
-from mergefront.depth import Layers, not_empty
+from mergefront.depth import Blocks, Layers, Ranges, not_empty
 from mergefront.errors import ConfigError
 from mergefront.merging import method_of
 
 TIED: Final = "tied"
+CHOOSE: Final = "choose"
 MergeablePart = Literal["attention", "mlp", "norm", "embedding", "head"]
 
 
@@ -28,8 +29,8 @@ def _unique(values: Any) -> Any:
 def _owners_field(donors: Any) -> Any:
     if isinstance(donors, list | tuple) and donors:
         return _unique(donors)
-    if donors not in ("each", TIED):
-        raise ValueError("expected each, tied or a list of donors")
+    if donors not in ("each", TIED, CHOOSE):
+        raise ValueError("expected each, tied, choose or a list of donors")
     return donors
 
 
@@ -39,12 +40,13 @@ Parts = Annotated[tuple[MergeablePart, ...], BeforeValidator(_unique)]
 class KnobSpec(Strict):
     """One line of `knobs`: which donors and parts, how they vary over depth, and the bounds."""
 
-    donors: Annotated[Literal["each", "tied"] | tuple[str, ...], BeforeValidator(_owners_field)] = (
-        Field(
-            "each",
-            description="each: knobs of its own for every donor; tied: one set for all; a list: "
-            "knobs of its own for each donor named.",
-        )
+    donors: Annotated[
+        Literal["each", "tied", "choose"] | tuple[str, ...], BeforeValidator(_owners_field)
+    ] = Field(
+        "each",
+        description="each: knobs of its own for every donor; tied: one set for all; choose: each "
+        "run of layers takes one donor or the receiver; a list: knobs of its own for each donor "
+        "named.",
     )
     parts: Annotated[Parts, AfterValidator(not_empty)] = Field(
         description="Parts that share these knobs."
@@ -58,11 +60,23 @@ class KnobSpec(Strict):
 
     @model_validator(mode="after")
     def _bounds(self) -> KnobSpec:
-        if self.low >= self.high:
+        fixed = self.donors == CHOOSE and self.low == self.high  # then there is no level to search
+        if self.low >= self.high and not fixed:
             raise ValueError(f"low {self.low} is not below high {self.high}")
         if self.start is not None and not self.low <= self.start <= self.high:
             raise ValueError(f"start {self.start} is outside [{self.low}, {self.high}]")
+        runs = isinstance(self.layers, Blocks | Ranges) or self.layers in ("all", "each")
+        if self.donors == CHOOSE and not runs:
+            raise ValueError(
+                "donors: choose picks for whole runs of layers: layers must be all, each, "
+                "{blocks: n} or {ranges: ...}"
+            )
         return self
+
+    @property
+    def first(self) -> float:
+        """Where a search starts."""
+        return (self.low + self.high) / 2 if self.start is None else self.start
 
 
 class ParameterRange(Strict):

@@ -29,7 +29,7 @@ objectives:                        # the first is the one to gain, the others ar
   perception: [{perception}]
 {first}items: {items}  # per objective; s.e. ~ 0.5/sqrt(n)
 
-search: {{sampler: como-cma, seed: 0, warm_start: [receiver, uniform]}}
+search: {{sampler: auto, seed: 0, warm_start: [receiver, uniform]}}
 budget: {{candidates: 200, hours: 8}}                   # hours include validation, test and export
 engine: {{kind: vllm, dtype: auto}}
 export: knee                       # what is exported to runs/{folder}/best: knee, best:reasoning...

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from mergefront.front import read_front
-from mergefront.members import current_front
-from mergefront.recorded import evaluations, open_study, spent_seconds
-from mergefront.rundir import RunDirectory
+from mergefront.members import believed, current_front
+from mergefront.race import told
+from mergefront.recorded import estimates_of, evaluations, open_study, spent_seconds
+from mergefront.rundir import RECEIVER, RunDirectory
 
 
 def open_run(runs: Path, name: str) -> RunDirectory:
@@ -28,6 +29,8 @@ def status_of(runs: Path, name: str) -> dict[str, Any]:
     names = list(run.config.objectives)
     study = open_study(run)
     found = evaluations(study, run)
+    receiver = estimates_of(run.read_items(RECEIVER, "search"))
+    belief = believed(found, run.config, receiver) if receiver else None
     return {
         "run": str(run.path),
         "state": "finished" if _reported(run) == len(found) else "unfinished",
@@ -36,5 +39,7 @@ def status_of(runs: Path, name: str) -> dict[str, Any]:
         "failed": sum(1 for e in found if e.failure),
         "budget": run.config.budget.candidates,
         "minutes": spent_seconds(study) / 60,
-        "front": current_front(found, names),
+        "race": told(found),
+        "front": [] if belief is None else current_front(found, belief),
+        "chosen_by": "" if belief is None else belief.why or "model",
     }

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from mergefront import pareto
 from mergefront.cli.terminal import err, table
-from mergefront.members import current_front, points_of
+from mergefront.members import current_front
+from mergefront.race import told
 
 if TYPE_CHECKING:
     from mergefront.records import Estimate, Evaluation
@@ -22,8 +23,13 @@ if TYPE_CHECKING:
     from mergefront.select import Step
 
 
-def front_table(objectives: Sequence[str], members: Sequence[Mapping[str, Any]]) -> Table:
-    """Current front by search estimates: number, objectives with standard errors, origin."""
+def front_table(
+    objectives: Sequence[str], members: Sequence[Mapping[str, Any]], chosen_by: str
+) -> Table:
+    """Current front: number, objectives with standard errors, origin.
+
+    `chosen_by` is "model", or why the scores choose and not the model.
+    """
     rows = [
         [
             str(member["number"]),
@@ -32,8 +38,13 @@ def front_table(objectives: Sequence[str], members: Sequence[Mapping[str, Any]])
         ]
         for member in members
     ]
+    title = (
+        "front on the search items, by the model of all candidates (± one standard error)"
+        if chosen_by == "model"
+        else f"front on the search items, by scores (optimistic; ± one standard error): {chosen_by}"
+    )
     return table(
-        "front on the search items (optimistic; ± one standard error)",
+        title,
         ["candidate", *objectives, "from"],
         rows,
     )
@@ -53,6 +64,7 @@ class Display:
         self.receiver = receiver
         self.reference = [reference[o] for o in self.objectives]
         self.found = list(known)
+        self.race = search.race()
         self.total = search.config.budget.candidates
         self.clock = search.clock
         self.start = time.monotonic()
@@ -106,17 +118,18 @@ class Display:
             f"{o} {100 * e.objectives[o].mean:.1f} ±{100 * e.objectives[o].se:.1f}"
             for o in self.objectives
         )
-        s = e.seconds
+        s, left = e.seconds, ""
+        if e.raced.left:
+            left = f"  left after rung {e.raced.rungs} of {len(self.race.rungs)}: {e.raced.left}"
         return (
             f"{head}  {scores}  hv {self._hypervolume():.4f}  "
-            f"build {s.build + s.reset:.3f}s answer {s.generate:.2f}s  {e.origin}"
+            f"build {s.build + s.reset:.3f}s answer {s.generate:.2f}s  {e.origin}{left}"
         )
 
     def _hypervolume(self) -> float:
-        done = [e for e in self.found if not e.failure]
-        if not done:
-            return 0.0
-        return float(pareto.hypervolume(points_of(done, self.objectives), self.reference))
+        """Of what is believed of the front."""
+        belief = self.race.belief
+        return float(pareto.hypervolume(belief.front_KM, self.reference)) if belief.front else 0.0
 
     def _view(self) -> Group:
         lines = [
@@ -132,5 +145,33 @@ class Display:
                 f"a candidate: {1000 * build:.1f} ms to build, {answer:.2f} s to answer; "
                 f"{self.clock.elapsed() / 60:.1f} min so far"
             )
-        front = front_table(self.objectives, current_front(self.found, self.objectives)[:12])
-        return Group(self.progress, *lines, front)
+        lines += [line for line in (race_line(told(self.found)), self._model()) if line]
+        belief = self.race.belief
+        rows = current_front(self.found, belief)[:12]
+        return Group(
+            self.progress, *lines, front_table(self.objectives, rows, belief.why or "model")
+        )
+
+    def _model(self) -> str:
+        """How well the model foretells each candidate from the others."""
+        checks = self.race.belief.calibration
+        return (
+            ""
+            if not checks
+            else "model: "
+            + "; ".join(
+                f"{name}: {100 * one.within_95:.0f} % of {one.n} candidates in their 95 % interval"
+                for name, one in checks.items()
+            )
+        )
+
+
+def race_line(saved: Mapping[str, Any]) -> str:
+    """What the race has saved, in a line; empty before there is anything to say."""
+    if not saved or not any(saved["left"].values()):
+        return ""
+    reasons = ", ".join(f"{number} {why}" for why, number in saved["left"].items() if number)
+    return (
+        f"race: {100 * saved['items']:.0f} % of the items asked, in {100 * saved['seconds']:.0f} % "
+        f"of the seconds; left early: {reasons}"
+    )

@@ -106,12 +106,14 @@ def _search_and_finish(opened: Search, stop: Callable[[], bool]) -> None:
     from mergefront import conclude
     from mergefront.cli.display import Display
     from mergefront.cli.results import print_front
-    from mergefront.recorded import evaluations, reference_point
+    from mergefront.recorded import SAMPLER, evaluations, reference_point
     from mergefront.select import finish, read_front
 
     known = evaluations(opened.study, opened.run)
     if known:
         say(f"resuming after {len(known)} finished candidates")
+    if opened.config.search.sampler == "auto":
+        say(f"sampler: {opened.sampler_name()}, since {opened.study.user_attrs[SAMPLER][1]}")
     with err.status("starting the engine"):
         opened.open_engine()
         receiver = opened.receiver("search")
@@ -172,7 +174,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Say how far a run is: candidates, time, current front. Safe while the search runs."""
-    from mergefront.cli.display import front_table
+    from mergefront.cli.display import front_table, race_line
     from mergefront.status import status_of
 
     found = status_of(runs, run)
@@ -183,4 +185,6 @@ def status(
         f"{found['run']}: {found['state']}, {found['candidates']} of {found['budget']} candidates"
         f" ({found['failed']} failed), {found['minutes']:.1f} minutes"
     )
-    out.print(front_table(found["objectives"], found["front"]))
+    if line := race_line(found["race"]):
+        out.print(line)
+    out.print(front_table(found["objectives"], found["front"], found["chosen_by"]))

@@ -75,6 +75,7 @@ def print_front(found: Mapping[str, Any]) -> None:
         title += "; † the gain holds for that member alone, not over the whole front"
     columns = ["member", *names, *gains, "p", "verdict", "picks"]
     out.print(table(title, columns, rows, text=["verdict", "picks"]))
+    _print_choice(found, order)
     _print_answers(found, order)
     _print_tested(found, [m for m in order if m["test"]], gains)
     volume = found["hypervolume"]["validation"]
@@ -91,6 +92,29 @@ def print_front(found: Mapping[str, Any]) -> None:
 def _alone(member: Mapping[str, Any]) -> bool:
     """Whether a gain is resolved by itself, but not over the whole front."""
     return "alone" in (member.get("holds") or "")
+
+
+def _print_choice(found: Mapping[str, Any], order: Sequence[Mapping[str, Any]]) -> None:
+    """Who chose the members, by which numbers, and what the race saved; in runs that know."""
+    from mergefront.cli.display import race_line
+
+    belief, race = found.get("belief"), race_line(found.get("race") or {})
+    if belief is not None and belief["by_model"]:
+        names = found["objectives"]
+        columns = [column for n in names for column in (f"{n} scored", f"{n} believed")]
+        rows = [
+            [
+                str(m["number"]),
+                *(percent(m[step][n]) for n in names for step in ("search", "believed")),
+            ]
+            for m in order
+        ]
+        title = "chosen by what the model of all candidates believes, on search items"
+        out.print(table(title, ["member", *columns], rows))
+    elif belief is not None:
+        out.print(f"chosen by scores on search items: {belief['why']}", markup=False)
+    if race:
+        out.print(race, markup=False, soft_wrap=True)
 
 
 def _print_answers(found: Mapping[str, Any], order: Sequence[Mapping[str, Any]]) -> None:
@@ -129,7 +153,10 @@ def export(
     run: Annotated[str, typer.Argument(help="Name or path of a run.")],
     destination: Annotated[Path, typer.Option("--out", help="Folder to make.")],
     pick: Annotated[
-        str, typer.Option(help="knee, guarded, best:OBJECTIVE, or a candidate's number.")
+        str,
+        typer.Option(
+            help="knee, guarded, best:OBJECTIVE, weighted:OBJECTIVE=2,OTHER=1, or a number."
+        ),
     ] = "knee",
     runs: Runs = Path("runs"),
     as_json: Json = False,

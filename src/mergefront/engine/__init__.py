@@ -41,6 +41,12 @@ class Engine(Protocol):
        weights and the items it is given.
     """
 
+    @property
+    def batch(self) -> int:
+        """Questions that together take hardly longer than one alone; 1 on a CPU. A function of
+        settings and device, so that whoever divides items by it can do so again."""
+        ...
+
     def load(self, recipe: Recipe) -> Seconds:
         """Build the recipe's weights in place and drop caches; `build` and `reset` are filled.
 

@@ -60,6 +60,7 @@ class TransformersEngine:
         self._processor: Any = load_processor(self._folder, settings.trust_remote_code)
         self._model: Any = _load_model(self._folder, settings)
         self._limit = settings.max_model_len or context_length(self._folder)
+        self.batch = 1 if self._model.device.type == "cpu" else settings.batch_size
         self._images: Kept[Any] = Kept(image_size)
         self._labels = LabelTokens(self._processor.tokenizer)
         self._broken = ""

@@ -80,6 +80,8 @@ class VllmEngine:
             self.close()
             raise
         self._limit = int(self._llm.model_config.max_model_len)
+        on_cpu = self._llm.llm_engine.vllm_config.device_config.device_type == "cpu"
+        self.batch = 1 if on_cpu else settings.max_num_seqs
         logger.info("vLLM started in %.1f s", time.perf_counter() - started)
 
     def _open_sources(

@@ -26,6 +26,7 @@ from mergefront.planning.memory import Memory, memory_of
 from mergefront.planning.tasks import TaskSize, task_sizes
 from mergefront.space import Space
 from mergefront.space_file import SpaceSpec, load_space
+from mergefront.suited import suited_candidates
 
 __all__ = ["Hub", "Plan", "Remark", "make_plan"]
 
@@ -77,7 +78,7 @@ class Plan:
                 "dimension": self.dimension,
                 "layers_known_from": self.stack,
                 "candidates": self.config.budget.candidates,
-                "suits": checks.suited_candidates(self.dimension),
+                "suits": suited_candidates(self.dimension),
             },
             "tasks": [asdict(one) for one in self.tasks],
             "questions": [asdict(one) | {"asked": one.asked} for one in self.questions],
@@ -116,7 +117,8 @@ def make_plan(
     verdicts, remarks = _judged(models, spec, config.vocabulary == "by_token")
     receiver = models[0]
     stack = cost.groups_of(receiver, backbones.get("receiver"))
-    dimension, problem = _dimension(config, spec, stack)
+    space, problem = _laid_out(config, spec, stack)
+    dimension = None if space is None else space.dimension
     sizes = task_sizes(config)
     asked = tuple(cost.questions(config))
     need = memory_of(config, spec, receiver, stack, backbones.get("receiver"), gpu_gib)
@@ -127,7 +129,7 @@ def make_plan(
         *checks.bases(config, spec),
         *remarks,
         *problem,
-        *checks.budget(config, dimension),
+        *checks.budget(config, space),
         *checks.items(config, sizes, need.context),
         *checks.engine(config, receiver),
         *checks.memory(config, need),
@@ -177,10 +179,10 @@ def _judged(
     return verdicts, remarks
 
 
-def _dimension(
+def _laid_out(
     config: RunConfig, spec: SpaceSpec, stack: cost.Stack
-) -> tuple[int | None, list[Remark]]:
-    """D, or None with the reason: the space does not fit, or depends on the layers' number."""
+) -> tuple[Space | None, list[Remark]]:
+    """The space, or None with the reason: it does not fit, or depends on the layers' number."""
     if stack.source == "assumed" and any(line.layers == "each" for line in spec.knobs):
         return None, []
     try:
@@ -189,4 +191,4 @@ def _dimension(
         if stack.source == "assumed":
             return None, []
         return None, [Remark("error", "space", problem.message, problem.hint)]
-    return space.dimension, []
+    return space, []

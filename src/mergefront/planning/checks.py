@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Final
 
 from mergefront.config import RunConfig
 from mergefront.errors import MergefrontError, UserError
@@ -21,19 +20,10 @@ from mergefront.planning.tasks import TaskSize
 from mergefront.recorded import evaluations, open_study
 from mergefront.records import SPLITS
 from mergefront.rundir import RunDirectory
+from mergefront.space import Space
 from mergefront.space_file import SpaceSpec
+from mergefront.suited import doubt
 from mergefront.tasks import item_set
-
-PER_DIMENSION: Final = (7, 70)
-"""Candidates per dimension, from too few to more than are worth their time; the shipped spaces'
-comments say the same of 7 to 18 dimensions."""
-
-
-def suited_candidates(dimension: int | None) -> tuple[int, int] | None:
-    """Candidates that suit a space of D dimensions: from, to; None without D."""
-    if dimension is None:
-        return None
-    return max(10, PER_DIMENSION[0] * dimension), max(50, PER_DIMENSION[1] * dimension)
 
 
 def models(found: Sequence[ModelFacts]) -> list[Remark]:
@@ -72,14 +62,10 @@ def bases(config: RunConfig, spec: SpaceSpec) -> list[Remark]:
     return remarks
 
 
-def budget(config: RunConfig, dimension: int | None) -> list[Remark]:
-    """Too few candidates for the space's dimension."""
-    suits = suited_candidates(dimension)
-    if suits is None or config.budget.candidates >= suits[0]:
-        return []
-    message = f"{config.budget.candidates} candidates are few for {dimension} dimensions"
-    mend = f"allow {suits[0]} or more, or take a smaller space (uniform, early_middle_late)"
-    return [Remark("warning", "budget", message, mend)]
+def budget(config: RunConfig, space: Space | None) -> list[Remark]:
+    """Too few candidates for the space's dimension; a search refuses what is an error here."""
+    found = None if space is None else doubt(space, config.budget.candidates)
+    return [] if found is None else [Remark(found.level, "budget", found.message, found.hint)]
 
 
 def items(config: RunConfig, sizes: Sequence[TaskSize], context: int) -> list[Remark]:

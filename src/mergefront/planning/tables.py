@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mergefront.planning import Plan, checks, cost
+from mergefront.planning import Plan, cost
 from mergefront.planning.memory import ACTIVATIONS, one_sequence
+from mergefront.suited import suited_candidates
 
 TableRows = tuple[str, list[str], list[list[str]]]
 
@@ -63,7 +64,7 @@ def _search(plan: Plan) -> TableRows:
         "config": "the receiver's config.json",
         "assumed": f"{cost.ASSUMED_LAYERS} layers assumed, the receiver is not known",
     }[plan.stack]
-    suits = checks.suited_candidates(plan.dimension)
+    suits = suited_candidates(plan.dimension)
     rows = [
         ["method", plan.spec.method],
         ["space", plan.config.space],

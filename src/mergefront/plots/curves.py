@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mergefront.pareto import hypervolume
 from mergefront.plots.style import BLACK, GREY, MARKERS, PALETTE, legend, new_figure
-from mergefront.records import Evaluation
+from mergefront.records import Estimate, Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,16 +19,25 @@ if TYPE_CHECKING:
 
 
 def history_figure(
-    candidates: Sequence[Evaluation], objectives: Sequence[str], reference: Mapping[str, float]
+    candidates: Sequence[Evaluation],
+    objectives: Sequence[str],
+    reference: Mapping[str, float],
+    believed: Mapping[int, Mapping[str, Estimate]] = MappingProxyType({}),
 ) -> Figure:
     """Draw what the search had found after each candidate: hypervolume, best of each objective.
 
-    Estimates on search items. `reference` is the hypervolume's point, by objective; up to four.
+    Dots are scores on search items; lines follow what is `believed` of the candidates (by number)
+    now that the search is over, or the scores where nothing is given. `reference` is the
+    hypervolume's point, by objective; up to four.
     """
     done = sorted((c for c in candidates if not c.failure), key=lambda c: c.number)
     figure, axes = new_figure(1 + len(objectives), 1, size=(7.2, 1.9), sharex=True)
     numbers = [c.number + 1 for c in done]
-    values_NM = np.array([[c.objectives[name].mean for name in objectives] for c in done])
+    shape = (len(done), len(objectives))
+    scores_NM = np.array([[c.objectives[o].mean for o in objectives] for c in done]).reshape(shape)
+    values_NM = np.array(
+        [[believed.get(c.number, c.objectives)[o].mean for o in objectives] for c in done]
+    ).reshape(shape)
     covered = [
         hypervolume(values_NM[: i + 1], [reference[name] for name in objectives])
         for i in range(len(done))
@@ -38,18 +48,18 @@ def history_figure(
     top.set_ylim(bottom=0)
     for column, (name, colour) in enumerate(zip(objectives, PALETTE, strict=False)):
         axis = axes[column + 1][0]
-        percent = 100 * values_NM[:, column] if done else np.array([])
+        percent = 100 * scores_NM[:, column]
         axis.plot(numbers, percent, "o", color=GREY, markersize=3, alpha=0.6, linewidth=0)
-        best = np.maximum.accumulate(percent) if done else percent
+        best = np.maximum.accumulate(100 * values_NM[:, column])
         axis.step(numbers, best, where="post", color=colour, linewidth=2)
         axis.axhline(100 * reference[name], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
         axis.set_ylabel(f"{name} (%)")
     axes[-1][0].set_xlabel("candidates evaluated")
     axes[-1][0].set_xlim(0, max([*numbers, 1]) + 1)
-    figure.suptitle(
-        "Found so far, on search items (line: best; dashed: reference)",
-        x=0.02, ha="left", fontsize=12, fontweight="bold",
-    )  # fmt: skip
+    line = "best so far, by what is believed at the end" if believed else "best so far"
+    top.set_title(f"dots: scores; lines: {line}; dashed: reference", loc="left", fontsize=9)
+    title = "What the search had found, on search items"
+    figure.suptitle(title, x=0.02, ha="left", fontsize=12, fontweight="bold")
     figure.align_ylabels()
     return figure
 

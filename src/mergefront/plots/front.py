@@ -1,4 +1,4 @@
-"""The front as a picture: candidates, validated members with intervals, receiver, reference.
+"""The front as a picture: candidates, members as believed and as validated, receiver, reference.
 
 Reading order: `front_figure`, `_front_panel`, then its parts.
 """
@@ -6,6 +6,7 @@ Reading order: `front_figure`, `_front_panel`, then its parts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,19 +22,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+Believed = Mapping[int, Mapping[str, Estimate]]
+"""Number -> objective -> what the model believes of a candidate; empty where scores choose."""
+
+
 def front_figure(
-    front: Mapping[str, Any], candidates: Sequence[Evaluation], *, sampler: str
+    front: Mapping[str, Any],
+    candidates: Sequence[Evaluation],
+    *,
+    sampler: str,
+    believed: Believed = MappingProxyType({}),
 ) -> Figure:
     """Draw a run's front: one panel for the first objective against each other one.
 
     Args:
         front: front.json (format mergefront/front@1) of two or more objectives.
         candidates: all candidates; failed ones are left out. Those whose origin is not `sampler`
-            are marked as warm starts.
+            are marked as warm starts; those that left the race early are small and light.
+        believed: what the model believes of every candidate, if the model chose the members.
 
-    Small grey dots, the line and the shade (the hypervolume; two objectives only) are estimates on
-    search items, which flatter; members of the front and the receiver are drawn where validation
-    items put them, with 95 % Wilson intervals.
+    Dots are scores on search items, which flatter. The line and the shade (the hypervolume; two
+    objectives only) are of what is believed, or of the scores if the model does not choose. Members
+    of the front and the receiver are drawn where validation items put them, with 95 % Wilson
+    intervals; a thin line leads there from what was believed of a member (hollow).
 
     Raises:
         ValueError: fewer than two objectives.
@@ -44,9 +55,9 @@ def front_figure(
     figure, axes = new_figure(1, len(names) - 1, size=(7.2, 5.6) if len(names) == 2 else (5.4, 5.0))
     done = [c for c in candidates if not c.failure]
     for axis, other in zip(axes[0], names[1:], strict=True):
-        _front_panel(axis, front, done, (names[0], other), sampler)
+        _front_panel(axis, front, done, (names[0], other), sampler, believed)
         if len(names) == 2:
-            _shade(axis, front, done)
+            _shade(axis, front, done, believed)
         axis.set_xlabel(f"{names[0]} (% of items)")
         axis.set_ylabel(f"{other} (% of items)")
     title = f"{front['run']}: front of {front['candidates']} candidates"
@@ -62,39 +73,84 @@ def _front_panel(
     done: Sequence[Evaluation],
     pair: tuple[str, str],
     sampler: str,
+    believed: Believed,
 ) -> None:
-    """Everything but the shade: cloud, warm starts, members, receiver, reference, limits."""
-    cloud = _percent([c.objectives for c in done], pair)
-    warm = np.array([c.origin != sampler for c in done], dtype=bool)
-    axis.plot(
-        *cloud[~warm].T, "o", color=GREY, markersize=3.5, alpha=0.55, markeredgewidth=0,
-        label="candidates (search items)", zorder=2,
-    )  # fmt: skip
-    axis.plot(
-        *cloud[warm].T, "s", color="white", markeredgecolor="#666666", markersize=5,
-        label="warm starts (search items)", zorder=2.5,
-    )  # fmt: skip
+    """Everything but the shade: cloud, members, receiver, reference, limits."""
+    cloud = _cloud(axis, done, pair, sampler)
     others = [m for m in front["members"] if not m["picks"]]
     picked = [m for m in front["members"] if m["picks"]]
+    shown = _beliefs(axis, (others, picked), pair, believed)
     for members, colour, marker, label in (
         (others, BLUE, "o", "front"),
         (picked, ORANGE, "D", "picks"),
     ):
         _intervals(
             axis, [m["validation"] for m in members], pair, colour, marker,
-            f"{label} (validation items, 95 %)",
+            f"{label} (validation, 95 %)",
         )  # fmt: skip
     receiver = front["receiver"]
     there = receiver.get("validation") or receiver["search"]
-    _intervals(axis, [there], pair, BLACK, "*", "receiver (validation items, 95 %)", size=13)
+    _intervals(axis, [there], pair, BLACK, "*", "receiver (validation, 95 %)", size=13)
     corner = [100 * front["reference"][name] for name in pair]
-    axis.plot(*corner, "+", color=BLACK, markersize=9, label="reference point", zorder=3)
-    validated = [m["validation"] for m in front["members"]]
-    shown = [_percent([*validated, there], pair), np.array([corner])]
+    axis.plot(
+        *corner, "+", color=BLACK, markersize=9, zorder=3,
+        label=f"reference ({corner[0]:.1f}, {corner[1]:.1f})",
+    )  # fmt: skip
+    shown.append(_percent([*(m["validation"] for m in front["members"]), there], pair))
     if len(cloud):
         shown.append(np.quantile(cloud, [0.1, 1.0], axis=0))
-    _limit(axis, np.vstack(shown))
+    _limit(axis, np.vstack(shown), np.array(corner))
     _name(axis, picked, pair)
+
+
+def _cloud(
+    axis: Axes, done: Sequence[Evaluation], pair: tuple[str, str], sampler: str
+) -> NDArray[np.float64]:
+    """Draw every candidate's scores on search items: who stayed, who left early, warm starts."""
+    cloud = _percent([c.objectives for c in done], pair)
+    warm = np.array([c.origin != sampler for c in done], dtype=bool)
+    left = np.array([bool(c.raced.left) for c in done], dtype=bool) & ~warm
+    if left.any():
+        axis.plot(
+            *cloud[left].T, "o", color=GREY, markersize=2.2, alpha=0.5, markeredgewidth=0,
+            label="left the race early", zorder=1.9,
+        )  # fmt: skip
+    axis.plot(
+        *cloud[~warm & ~left].T, "o", color="#777777", markersize=4, alpha=0.6, markeredgewidth=0,
+        label="candidates (search items)", zorder=2,
+    )  # fmt: skip
+    axis.plot(
+        *cloud[warm].T, "s", color="white", markeredgecolor="#666666", markersize=5,
+        label="warm starts (search items)", zorder=2.5,
+    )  # fmt: skip
+    return cloud
+
+
+def _beliefs(
+    axis: Axes,
+    groups: Sequence[Sequence[Mapping[str, Any]]],
+    pair: tuple[str, str],
+    believed: Believed,
+) -> list[NDArray[np.float64]]:
+    """Draw what the model believed of members, each tied to its validated place; return points."""
+    drawn = []
+    for members, colour, marker in zip(groups, (BLUE, ORANGE), ("o", "D"), strict=True):
+        known = [m for m in members if m["number"] in believed]
+        if not known:
+            continue
+        start = _percent([believed[m["number"]] for m in known], pair)
+        end = _percent([m["validation"] for m in known], pair)
+        axis.plot(
+            *np.stack([start, end]).transpose(2, 0, 1), "-", color=colour, linewidth=1.1,
+            alpha=0.55, zorder=3,
+        )  # fmt: skip
+        axis.plot(
+            *start.T, marker, color="white", markeredgecolor=colour, markersize=5.5,
+            markeredgewidth=1.3, linewidth=0, zorder=3.5,
+            label=f"{'picks' if colour == ORANGE else 'front'} as believed",
+        )  # fmt: skip
+        drawn.append(start)
+    return drawn
 
 
 def _intervals(
@@ -137,16 +193,18 @@ def _name(axis: Axes, picked: Sequence[Mapping[str, Any]], pair: tuple[str, str]
             f"{names} (#{member['number']})", points[index],
             xytext=(14 if left else -14, -30 - 18 * place), textcoords="offset points",
             ha="left" if left else "right", va="center", fontsize=9, color=ORANGE, zorder=5,
-            arrowprops={"arrowstyle": "-", "color": ORANGE, "linewidth": 0.8, "shrinkB": 4},
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8, "shrinkB": 4},
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0},
         )  # fmt: skip
 
 
-def _shade(axis: Axes, front: Mapping[str, Any], done: Sequence[Evaluation]) -> None:
-    """Shade what the candidates dominate above the reference point, by search estimates."""
+def _shade(
+    axis: Axes, front: Mapping[str, Any], done: Sequence[Evaluation], believed: Believed
+) -> None:
+    """Shade what the candidates dominate above the reference point, by what chose the members."""
     names = front["objectives"]
     corner = np.array([100 * front["reference"][name] for name in names])
-    points = _percent([c.objectives for c in done], names)
+    points = _percent(list(believed.values()) or [c.objectives for c in done], names)
     points = points[(points > corner).all(axis=1)] if len(points) else points
     if not len(points):
         return
@@ -159,12 +217,16 @@ def _shade(axis: Axes, front: Mapping[str, Any], done: Sequence[Evaluation]) -> 
     edge_y = np.concatenate([y, corner[1:]])
     axis.step(
         edge_x, edge_y, where="post", color=BLUE, linewidth=1, alpha=0.6,
-        label="hypervolume (search items)", zorder=1.5,
+        label=f"hypervolume {'as believed' if believed else '(search items)'}", zorder=1.5,
     )  # fmt: skip
 
 
-def _limit(axis: Axes, points: NDArray[np.float64]) -> None:
+def _limit(axis: Axes, points: NDArray[np.float64], corner: NDArray[np.float64]) -> None:
+    """Show all points, and the reference point if that leaves them half of either axis."""
     low, high = points.min(axis=0), points.max(axis=0)
+    least = np.maximum(high - low, 1.0)
+    low = np.minimum(low, np.maximum(corner, low - least))
+    high = np.maximum(high, np.minimum(corner, high + least))
     pad = np.maximum(0.08 * (high - low), 1.0)
     low, high = np.maximum(low - pad, -2), np.minimum(high + pad, 100.5)
     axis.set_xlim(low[0], high[0])

@@ -13,11 +13,15 @@ nothing where collapse is as likely as not.
 A draw belongs to one trial's number. Trials in flight are therefore explored by different draws
 and need not be known, which is what law 6 asks: a proposal may depend only on what was told.
 
+A constraint, the least value of an objective, raises the corner from which hypervolume counts:
+what a draw puts below it is worth minus its shortfall. As long as nothing feasible is known, steps
+start from the candidates that fall short by least, and the smallest drawn shortfall is proposed.
+
 References: Thompson draws for several workers: Kandasamy et al., AISTATS 2018, arXiv:1705.09236.
 Thompson draws with hypervolume: Bradford, Schweidtmann and Lapkin, Journal of Global Optimization
 71 (2018). The equations are in docs/search.md.
 
-Reading order: `NoisyGpProposer.propose`, `pool`, `improvements`.
+Reading order: `NoisyGpProposer.propose`, `pool`, `improvement.improvements`.
 """
 
 from __future__ import annotations
@@ -28,9 +32,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mergefront import surrogate
+from mergefront import posterior, surrogate
 from mergefront.pareto import non_dominated
+from mergefront.propose.corner import Least, raised, reference_point, shortfalls
+from mergefront.propose.improvement import improvements
 from mergefront.propose.replay import Proposer, Tell, generator
+from mergefront.propose.unguided import QmcProposer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,40 +47,39 @@ if TYPE_CHECKING:
 Features = Callable[["Array"], "Array"]
 """Points (N, D) in the unit box -> feature vectors (N, F) on which the kernel measures distance."""
 
-MOST_DESIGN = 32
-"""Trials before the model, at most; 2 D + 5 if that is fewer. Warm starts count among them."""
+MOST_DESIGN = 16
+"""Trials before the model, at most; D + 5 if that is fewer. Warm starts count among them."""
 
-_FEWEST = 4  # candidates that stand; with fewer there is no model
-_DOUBT = 0.1  # standard error of the labels 0 and 1 of candidates that stand and that collapsed
 _FRONT = 40  # evaluated points that a draw includes: the best by posterior mean
+_NEAREST = 5  # of them, those around which to look while none meets the constraints
 _SPREAD, _NEAR, _CROSSED = 128, 192, 64  # of the pool: anywhere, near the front, between members
 _STEPS = (0.02, 0.05, 0.1, 0.2, 0.4)  # standard deviations of steps away from the front
 _SAME = 1e-3  # Euclidean distance below which two points are one
-_EXACT = {3: 32, 4: 8}  # objectives: pool points whose improvement is computed; 4 take 20 ms each
 
-_DESIGN, _DRAW = 30, 31  # purposes of derived seeds
+_DRAW = 31  # purpose of derived seeds
 
 
 @dataclass(frozen=True)
 class _Model:
-    """What is fitted to N evaluated candidates: K of them are best, the first of these the front.
+    """The surfaces, and the K best evaluated points, of which the first are the front.
 
-    No surfaces if too few candidates have not collapsed.
+    No surfaces and no points if too few candidates have not collapsed.
     """
 
-    points_ND: Array
     reference_M: Array
     surfaces: Sequence[surrogate.GaussianProcess] = ()
+    collapse: surrogate.GaussianProcess | None = None
     best_KD: Array = field(default_factory=lambda: np.empty((0, 0)))
     n_front: int = 0
-    collapse: surrogate.GaussianProcess | None = None
 
 
 class NoisyGpProposer(Proposer):
     """The sampler `noisy-gp`; caches the surfaces fitted to the tells it saw last.
 
-    `features` maps points to what the kernel sees; by default the points themselves, which lie in
-    [0, 1]^D. `reference` is the hypervolume's; without one, just below the worst values told.
+    `features` maps points to what the kernel sees, such as the coefficient of every layer; by
+    default the points themselves, which lie in [0, 1]^D. `reference` is the hypervolume's; without
+    one, just below the worst values told. `constraints` holds the least value of each objective,
+    None where any will do.
     """
 
     def __init__(
@@ -84,82 +90,66 @@ class NoisyGpProposer(Proposer):
         n_objectives: int,
         reference: Sequence[float] | None,
         features: Features | None = None,
+        constraints: Least | None = None,
     ) -> None:
-        self._dimension = dimension
+        self._design = QmcProposer(dimension=dimension, seed=seed)
+        self._design_trials = design_trials(dimension)
         self._seed = seed
         self._n_objectives = n_objectives
-        self._reference = None if reference is None else np.asarray(reference, dtype=np.float64)
+        self._reference = reference
         self._features = features or (lambda points_ND: points_ND)
+        self._constraints = constraints
         self._seen: list[Tell] = []
         self._model: _Model | None = None
 
     def propose(self, tells: Sequence[Tell], number: int) -> Array:
         """Return the point of trial `number`, given `tells` in finishing order."""
         evaluated = [tell for tell in tells if tell.values is not None]
-        if number < min(2 * self._dimension + 5, MOST_DESIGN):
-            return self._design(number)
+        if number < self._design_trials or not evaluated:
+            return self._design.propose(tells, number)
         if evaluated != self._seen or self._model is None:
-            self._model = self._fitted(evaluated)
-            self._seen = evaluated
-        model = self._model
-        if len(model.points_ND) < _FEWEST:
-            return self._design(number)
+            self._model, self._seen = self._fitted(evaluated), evaluated
+        if not self._model.surfaces:
+            return self._design.propose(tells, number)
         random = generator(self._seed, _DRAW, number)
-        pool_PD = pool(model.best_KD[: model.n_front], random)
+        pool_PD = pool(self._model.best_KD[: self._model.n_front], random)
         pool_PD = pool_PD[_new(pool_PD, np.array([tell.point for tell in tells]))]
-        both_F = self._features(np.vstack([model.best_KD, pool_PD]))
-        drawn = np.column_stack([surface.draw(both_F, random) for surface in model.surfaces])
-        front_KM, drawn_PM = np.split(drawn, [len(model.best_KD)])
-        worth_P = improvements(drawn_PM, front_KM, model.reference_M)
-        if model.collapse is not None:
-            chance_P = np.clip(model.collapse.mean(self._features(pool_PD)), 0.0, 0.5)
-            worth_P = np.where(worth_P > 0, worth_P * (1.0 - 2.0 * chance_P), worth_P - chance_P)
+        worth_P = self._worth(self._model, pool_PD, random)
         point_D: Array = pool_PD[int(np.argmax(worth_P))]
         return point_D
 
-    def _design(self, number: int) -> Array:
-        """Return point `number` of the run's scrambled Sobol sequence."""
-        from scipy.stats.qmc import Sobol
-
-        seed = generator(self._seed, _DESIGN)
-        sequence = Sobol(self._dimension, scramble=True, seed=seed)
-        if number:  # scipy 1.17 cannot skip none
-            sequence.fast_forward(number)
-        return np.asarray(sequence.random(1)[0], dtype=np.float64)
+    def _worth(self, model: _Model, pool_PD: Array, random: np.random.Generator) -> Array:
+        """Return what each new point is worth in one draw of the surfaces (P,)."""
+        both_F = self._features(np.vstack([model.best_KD, pool_PD]))
+        drawn = np.column_stack([surface.draw(both_F, random) for surface in model.surfaces])
+        front_KM, drawn_PM = np.split(drawn, [len(model.best_KD)])
+        corner_M = raised(model.reference_M, self._constraints)
+        worth_P = improvements(drawn_PM, front_KM, corner_M)
+        if model.collapse is None:
+            return worth_P
+        chance_P = np.clip(model.collapse.mean(both_F[len(model.best_KD) :]), 0.0, 0.5)
+        return np.where(worth_P > 0, worth_P * (1.0 - 2.0 * chance_P), worth_P - chance_P)
 
     def _fitted(self, evaluated: list[Tell]) -> _Model:
-        unknown = (surrogate.DEFAULT_ERROR,) * self._n_objectives
-        points_ND = np.array([tell.point for tell in evaluated]).reshape(-1, self._dimension)
-        values_NM = np.array([tell.values for tell in evaluated]).reshape(-1, self._n_objectives)
+        unknown, none = (surrogate.DEFAULT_ERROR,) * self._n_objectives, (0.0,) * self._n_objectives
+        points_ND = np.array([tell.point for tell in evaluated])
+        values_NM = np.array([tell.values for tell in evaluated])
         errors_NM = np.array([tell.errors or unknown for tell in evaluated])
-        reference_M = self._reference_point(values_NM)
-        fallen_N = surrogate.collapsed(values_NM, reference_M)
-        kept = np.flatnonzero(~fallen_N)
-        if len(kept) < _FEWEST:
-            return _Model(points_ND[kept], reference_M)
-        collapse = None
-        if fallen_N.any():
-            doubt_N = np.full(len(fallen_N), _DOUBT)
-            collapse = surrogate.fit(self._features(points_ND), fallen_N, doubt_N)
-        points_ND, values_NM, errors_NM = points_ND[kept], values_NM[kept], errors_NM[kept]
+        partial_NM = np.array([tell.partial or none for tell in evaluated])
+        reference_M = reference_point(values_NM, self._reference)
         features_NF = self._features(points_ND)
-        surfaces = [
-            surrogate.fit(features_NF, values_NM[:, m], errors_NM[:, m])
-            for m in range(self._n_objectives)
-        ]
-        mean_NM = np.column_stack([surface.mean(features_NF) for surface in surfaces])
-        best = _best_first(mean_NM)[:_FRONT]
-        n_front = len(non_dominated(mean_NM[best]))
-        return _Model(points_ND, reference_M, surfaces, points_ND[best], n_front, collapse)
+        found = posterior.fit(features_NF, values_NM, errors_NM, partial_NM, reference_M)
+        if not found.surfaces:
+            return _Model(reference_M)
+        standing_ND = points_ND[found.stands_N]
+        mean_NM = np.column_stack([surface.own_mean for surface in found.surfaces])
+        best, n_front = _best(mean_NM, shortfalls(mean_NM, self._constraints))
+        return _Model(reference_M, found.surfaces, found.collapse, standing_ND[best], n_front)
 
-    def _reference_point(self, values_NM: Array) -> Array:
-        if self._reference is not None:
-            return self._reference
-        if not len(values_NM):
-            return np.zeros(self._n_objectives)
-        low_M, high_M = values_NM.min(axis=0), values_NM.max(axis=0)
-        reference_M: Array = low_M - 0.1 * (high_M - low_M) - 1e-6
-        return reference_M
+
+def design_trials(dimension: int) -> int:
+    """Return how many first trials, warm starts included, come of no model."""
+    return min(dimension + 5, MOST_DESIGN)
 
 
 def pool(front_KD: Array, random: np.random.Generator) -> Array:
@@ -186,59 +176,21 @@ def pool(front_KD: Array, random: np.random.Generator) -> Array:
     return pool_PD
 
 
-def improvements(values_PM: Array, front_KM: Array, reference_M: Array) -> Array:
-    """Return what each of P points is worth to K others, to be maximised: (P,).
+def _best(mean_NM: Array, short_N: Array) -> tuple[NDArray[np.intp], int]:
+    """Return the best points to keep, and how many of them, the first, to look around.
 
-    The hypervolume that it adds to them, where it adds any; else minus how far it is from adding,
-    the least that all its values would have to rise by. All objectives are maximised. With three
-    objectives the volume is computed for the 32 points farthest above the others, with four for 8;
-    the rest count as adding nothing.
+    First those that meet the constraints, by how many others dominate them; then by shortfall.
     """
-    above_PKM = values_PM[:, None, :] - front_KM[None, :, :]
-    over_front_P = above_PKM.max(axis=2).min(axis=1)
-    clear_P: Array = np.minimum(over_front_P, (values_PM - reference_M).min(axis=1))
-    if len(reference_M) == 1:
-        return clear_P
-    worth_P: Array = np.minimum(clear_P, 0.0)
-    adding = np.flatnonzero(clear_P > 0)
-    if len(reference_M) == 2:
-        worth_P[adding] = _added_area(values_PM[adding], front_KM, reference_M)
-        return worth_P
-    adding = adding[np.argsort(-clear_P[adding], kind="stable")[: _EXACT[len(reference_M)]]]
-    return _added_volume(worth_P, adding, values_PM, front_KM, reference_M)
-
-
-def _added_area(values_P2: Array, front_K2: Array, reference_2: Array) -> Array:
-    """Sum over strips of the first objective, between members, what rises above the front."""
-    members = np.maximum(front_K2[non_dominated(front_K2)], reference_2)
-    members = members[np.argsort(members[:, 0], kind="stable")]
-    left = np.concatenate([reference_2[:1], members[:, 0]])  # borders of the strips
-    right = np.concatenate([members[:, 0], [np.inf]])
-    height = np.concatenate([members[:, 1], reference_2[1:]])  # the front's, falling to the right
-    wide = np.clip(np.minimum(values_P2[:, :1], right) - left, 0.0, None)
-    high = np.clip(values_P2[:, 1:] - height, 0.0, None)
-    area_P: Array = (wide * high).sum(axis=1)
-    return area_P
-
-
-def _added_volume(
-    worth_P: Array, adding: NDArray[np.intp], values_PM: Array, front_KM: Array, reference_M: Array
-) -> Array:
-    from moarchiving import get_mo_archive
-
-    archive = get_mo_archive(
-        (-front_KM).tolist(), reference_point=(-reference_M).tolist(), n_obj=len(reference_M)
-    )
-    for index in adding:
-        worth_P[index] = archive.hypervolume_improvement((-values_PM[index]).tolist())
-    return worth_P
-
-
-def _best_first(mean_NM: Array) -> NDArray[np.intp]:
-    """Order points by how many others dominate their posterior means, then by index."""
-    at_least = (mean_NM[None, :, :] >= mean_NM[:, None, :]).all(axis=2)
-    above = (mean_NM[None, :, :] > mean_NM[:, None, :]).any(axis=2)
-    return np.argsort((at_least & above).sum(axis=1), kind="stable")
+    beaten_NN = np.ones((len(mean_NM), len(mean_NM)), dtype=np.bool_)
+    above_NN = np.zeros_like(beaten_NN)
+    for mean_N in mean_NM.T:
+        beaten_NN &= mean_N[None, :] >= mean_N[:, None]
+        above_NN |= mean_N[None, :] > mean_N[:, None]
+    best = np.lexsort(((beaten_NN & above_NN).sum(axis=1), short_N))[:_FRONT]
+    n_feasible = int((short_N[best] == 0.0).sum())
+    if not n_feasible:
+        return best, min(_NEAREST, len(best))
+    return best, len(non_dominated(mean_NM[best[:n_feasible]]))
 
 
 def _new(pool_PD: Array, told_ND: Array) -> NDArray[np.intp]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import optuna
@@ -39,7 +39,8 @@ class Tell:
 
     `point` lies in [0, 1]^D; `values` holds M objectives to maximise, None if the trial failed;
     `proposed` is False for warm starts and other points that the sampler did not choose; `errors`
-    are the values' standard errors, None where nobody recorded them.
+    are the values' standard errors, None where nobody recorded them; `partial` is the part of them
+    that comes of unanswered items (`records.Estimate.partial`), None where there is none.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Tell:
     values: tuple[float, ...] | None
     proposed: bool
     errors: tuple[float, ...] | None = None
+    partial: tuple[float, ...] | None = None
 
 
 class Proposer(Protocol):
@@ -152,14 +154,17 @@ def told_trials(study: optuna.Study) -> list[FrozenTrial]:
     return sorted(trials, key=lambda t: (t.datetime_complete or t.datetime_start, t.number))
 
 
-def standard_errors(trial: FrozenTrial) -> tuple[float, ...] | None:
+def standard_errors(
+    trial: FrozenTrial, which: Literal["se", "partial"] = "se"
+) -> tuple[float, ...] | None:
     """Return the standard error of each value of a finished trial, in the values' order.
 
     A search records them in the trial's user attribute RESULT, by objective, before it tells the
-    values. None if there is no such record, or not one number for each value. Of a single item no
-    error can be computed: that is NaN.
+    values; with `which` the part of them that is `records.Estimate.partial`. None if there is no
+    such record, or not one number for each value. Of a single item no error can be computed: that
+    is NaN.
     """
-    recorded = list(trial.user_attrs.get(RESULT, {}).get("se", {}).values())
+    recorded = list(trial.user_attrs.get(RESULT, {}).get(which, {}).values())
     return tuple(map(float, recorded)) if len(recorded) == len(trial.values) else None
 
 
@@ -208,4 +213,5 @@ def _tell(trial: FrozenTrial, dimension: int) -> Tell | None:
     if trial.state == TrialState.COMPLETE and np.isfinite(trial.values).all():
         values = tuple(trial.values)
     errors = None if values is None else standard_errors(trial)
-    return Tell(trial.number, tuple(trial.params.values()), values, proposed, errors)
+    partial = None if values is None else standard_errors(trial, "partial")
+    return Tell(trial.number, tuple(trial.params.values()), values, proposed, errors, partial)

@@ -1,7 +1,7 @@
 """A finished run as one HTML page that needs nothing else: no network, no script, no other file.
 
 The numbers are front.json's; this package computes none, and explains each. `tables` and `words`
-have the sections, `markup` the pieces of HTML.
+have the sections, `choice` those about the search's own word, `markup` the pieces of HTML.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mergefront.report.choice import choice_section, race_section
 from mergefront.report.markup import STYLE, inline, text
 from mergefront.report.tables import answer_table, knob_table, member_table, pick_table
 from mergefront.report.words import definitions, provenance, reproduce, summary
@@ -38,18 +39,24 @@ def write_report(
 
     Args:
         front: front.json (format mergefront/front@1).
-        figures: the first stands before the tables, the others behind; missing files are left
-            out.
+        figures: `calibration` and `race` (the files' stems) stand in their sections, of the others
+            the first before the tables and the rest behind; missing files are left out.
         config: the resolved configuration as YAML.
         manifest: manifest.json: sources, items, versions, machine.
     """
-    pictures = list(_figures(figures))
+    drawn = dict(_figures(figures))
+    checks = [drawn.pop("calibration", ""), drawn.pop("race", "")]
+    pictures = list(drawn.values())
     sections = [
         *summary(front),
         *pictures[:1],
         *member_table(front),
         *pick_table(front),
         *answer_table(front),
+        *choice_section(front),
+        checks[0],
+        *race_section(front),
+        checks[1],
         *pictures[1:],
         *knob_table(front),
         *definitions(front),
@@ -67,9 +74,11 @@ def write_report(
     return path
 
 
-def _figures(figures: Sequence[Figure]) -> Iterator[str]:
+def _figures(figures: Sequence[Figure]) -> Iterator[tuple[str, str]]:
+    """Stem -> picture with its caption, of the files that are there."""
     for index, figure in enumerate(figures):
         if figure.svg.is_file():
             caption = text(figure.caption)
             picture = inline(figure.svg.read_text(encoding="utf-8"), f"f{index}", caption)
-            yield f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+            caption = f"<figcaption>{caption}</figcaption>"
+            yield figure.svg.stem, f"<figure>{picture}{caption}</figure>"

@@ -77,9 +77,14 @@ def knob_table(front: Front) -> Iterator[str]:
         return
     numbers = [str(m["number"]) for m in members]
     names = list(members[0]["knobs"])
-    rows = [row([text(name), *(f"{m['knobs'][name]:.3f}" for m in members)]) for name in names]
+    rows = [row([text(name), *(_knob(m["knobs"][name]) for m in members)]) for name in names]
     body = table(["knob", *numbers], rows)
     yield f"<details><summary>Knob values of the front</summary>{body}</details>"
+
+
+def _knob(value: float | str) -> str:
+    """A number, or the word that was chosen."""
+    return text(value) if isinstance(value, str) else f"{value:.3f}"
 
 
 def _pairs(names: Sequence[str], member: Front, scores: str, gains: str) -> list[str]:

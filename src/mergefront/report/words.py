@@ -14,14 +14,16 @@ def summary(front: Mapping[str, Any]) -> Iterator[str]:
     volume = front["hypervolume"]
     items = front["items"]
     rounds = front.get("test_rounds", 1)
+    left = any((front.get("race") or {"left": {}})["left"].values())
     often = "once" if rounds == 1 else f"in {rounds} rounds, since the search was extended,"
     yield f"<h1>{text(front['run'])}</h1>"
     for warning in front.get("warnings", ()):
         yield f'<p class="warning">{text(warning)}</p>'
     yield (
         f'<p class="note">{front["candidates"]} candidates ({front["failed"]} failed), each on '
-        f"{items['search']} search items an objective; {len(front['members'])} validated on "
-        f"{items['validation']}, picks tested {often} on {items['test']}.</p>"
+        f"{'up to ' if left else ''}{items['search']} search items an objective; "
+        f"{len(front['members'])} validated on {items['validation']}, "
+        f"picks tested {often} on {items['test']}.</p>"
     )
     for message in front["messages"]:
         yield f'<p class="lead">{text(message)}</p>'
@@ -50,6 +52,9 @@ def definitions(front: Mapping[str, Any]) -> Iterator[str]:
         "Search, validation, test": f"{_sets(front)} The search and the picks use "
         "search items only, so their scores flatter; members are scored again on validation "
         "items; test items are read for the picks only, at the end of a search.",
+        "Believed": "What the search items of all candidates together say of one: the mean of the "
+        "model and its standard deviation, or its own score where the model is not believed. It "
+        "chooses, and is never reported as a result.",
         "Beats the receiver": f"The interval of the {text(first)} gain lies above zero, and "
         f"{kept}.",
         "p, Holm's p": f"The chance of a {text(first)} difference as large in either direction "
@@ -66,7 +71,7 @@ def definitions(front: Mapping[str, Any]) -> Iterator[str]:
         "Hypervolume": f"What the front covers above the reference point ({reference}): an area "
         "(volume) of scores between 0 and 1. On validation items it is corrected for the luck of "
         "the best by a bootstrap over clusters, which also gives its 95 % interval.",
-        "Knee": "The member of the front, on search items, farthest above the line that joins its "
+        "Knee": "The member of the front as believed, farthest above the line that joins its "
         "extremes, each objective scaled to its range.",
     }
     yield "<h2>What the numbers mean</h2><dl>"

@@ -8,7 +8,7 @@ has of this run.
 `Tracker` projects while a search runs, in a thread of its own: the search only queues records, and
 a server that is away costs one warning. `rebuild` projects a run that exists. Both add what is
 missing, so neither minds what an earlier, interrupted one has done. The writes are in
-projection.py, the only module that knows MLflow.
+projection.py, the only module that knows MLflow; ending.py says what is told at the end.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from collections.abc import Callable, Sequence
 
 from mergefront.errors import UserError
 from mergefront.records import Evaluation
+from mergefront.tracking.ending import ending_of
 from mergefront.tracking.projection import CANDIDATE_TAG, RUN_TAG, Card, Ending, Projection
 
-__all__ = ["CANDIDATE_TAG", "RUN_TAG", "Card", "Ending", "Tracker", "rebuild"]
+__all__ = ["CANDIDATE_TAG", "RUN_TAG", "Card", "Ending", "Tracker", "ending_of", "rebuild"]
 
 logger = logging.getLogger(__name__)
 

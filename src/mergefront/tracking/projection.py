@@ -44,17 +44,19 @@ class Card:
     name: str
     objectives: Sequence[str]
     reference: Sequence[float]
-    knobs: Callable[[Sequence[float]], Mapping[str, float]]
+    knobs: Callable[[Sequence[float]], Mapping[str, float | str]]
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Ending:
-    """What is added to the parent run at the end: numbers, and files or folders."""
+    """What is added at the end: to the parent run numbers, and files or folders; to candidates,
+    by number, what is only known then."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     artifacts: Sequence[Path] = ()
+    candidates: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
 
 class Projection:
@@ -78,7 +80,7 @@ class Projection:
         """Connect, then add those candidates that MLflow has not got whole."""
         client = self._connect()
         whole = set()
-        for run in self._find(client, f"tags.`{_PARENT_TAG}` = '{self.parent}'"):
+        for run in self._children(client):
             if run.info.status in ("FINISHED", "FAILED"):
                 whole.add(int(run.data.tags[CANDIDATE_TAG]))
             else:
@@ -106,6 +108,13 @@ class Projection:
         client = self._connect()
         now = _milliseconds()
         client.log_batch(self.parent, [_metric(k, v, now) for k, v in ending.metrics.items()])
+        children = self._children(client) if ending.candidates else []
+        for run in children:
+            had = run.data.metrics
+            told = ending.candidates.get(int(run.data.tags[CANDIDATE_TAG]), {})
+            new = [_metric(k, v, now) for k, v in told.items() if had.get(_key(k)) != v]
+            if new:
+                client.log_batch(run.info.run_id, new)
         for path in ending.artifacts:
             if path.is_dir():
                 client.log_artifacts(self.parent, str(path), path.name)
@@ -144,6 +153,9 @@ class Projection:
                 client.set_tag(run.info.run_id, f"resumed.{key}", value)
         return str(run.info.run_id)
 
+    def _children(self, client: MlflowClient) -> list[Run]:
+        return self._find(client, f"tags.`{_PARENT_TAG}` = '{self.parent}'")
+
     def _find(self, client: MlflowClient, condition: str) -> list[Run]:
         found: list[Run] = []
         token = None
@@ -176,14 +188,18 @@ class Projection:
         }
         if evaluation.failure:
             tags["failure"] = evaluation.failure[:_LONGEST_PARAM]
+        raced = evaluation.raced
+        tags |= {k: v for k, v in (("left", raced.left), ("spared", raced.spared)) if v}
         name = f"{self._card.name} {evaluation.number:04d}"
         run = client.create_run(self._experiment, run_name=name, tags=tags)
-        numbers = _seconds(evaluation)
+        numbers = {**_seconds(evaluation), "rungs": raced.rungs}
         for objective, one in evaluation.objectives.items():
             numbers |= {objective: one.mean, f"{objective}.se": one.se, f"{objective}.items": one.n}
+            numbers[f"{objective}.partial"] = one.partial
         now = _milliseconds()
         metrics = [_metric(k, v, now) for k, v in numbers.items()]
-        knobs = {k: f"{v:.6g}" for k, v in self._card.knobs(evaluation.point).items()}
+        given = self._card.knobs(evaluation.point)
+        knobs = {k: v if isinstance(v, str) else f"{v:.6g}" for k, v in given.items()}
         _log_params(client, run.info.run_id, knobs, metrics)
         client.set_terminated(run.info.run_id, "FAILED" if evaluation.failure else "FINISHED")
 

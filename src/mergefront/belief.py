@@ -1,0 +1,113 @@
+"""What a search believes of its candidates: the model's word if it can be trusted, else the scores.
+
+The one place that turns recorded estimates into the numbers by which candidates are chosen: who
+leaves a race, who is validated, who is picked, what the display calls the front. Reported numbers
+never come from here (`front`: validation and test items).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mergefront import posterior, surrogate
+from mergefront.pareto import non_dominated
+from mergefront.posterior import Posterior
+from mergefront.records import Estimate, Evaluation
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What N finished candidates say together; failed ones are not among them.
+
+    `numbers` are the candidates'; `mean_NM` and `deviation_NM` what is believed of each: posterior
+    mean and standard deviation (widened by what the calibration asks) where `by_model`, else the
+    estimate and its standard error, as always of candidates that collapsed. `why`
+    says in a few words why the model does not choose; it is empty where it does.
+    """
+
+    objectives: tuple[str, ...]
+    numbers: tuple[int, ...]
+    mean_NM: Array
+    deviation_NM: Array
+    model: Posterior
+    why: str = ""
+    calibration: Mapping[str, surrogate.Calibration] = field(default_factory=dict)
+
+    @property
+    def by_model(self) -> bool:
+        """Whether the model chooses."""
+        return not self.why
+
+    @cached_property
+    def front(self) -> tuple[int, ...]:
+        """Numbers of the non-dominated candidates, best first objective first."""
+        found = non_dominated(self.mean_NM) if len(self.numbers) else np.zeros(0, dtype=np.intp)
+        return tuple(self.numbers[i] for i in sorted(found, key=lambda i: -self.mean_NM[i, 0]))
+
+    @cached_property
+    def front_KM(self) -> Array:
+        """What is believed of the front's members (K, M), in the order of `front`."""
+        rows = [self.numbers.index(number) for number in self.front]
+        return self.mean_NM[rows]
+
+    def of(self, number: int) -> dict[str, Estimate]:
+        """Objective -> what is believed of a candidate; `n` is not known here, hence 0."""
+        row = self.numbers.index(number)
+        pairs = zip(self.mean_NM[row].tolist(), self.deviation_NM[row].tolist(), strict=True)
+        return {
+            name: Estimate(mean, deviation, 0)
+            for name, (mean, deviation) in zip(self.objectives, pairs, strict=True)
+        }
+
+    def foretold(self, point: Sequence[float]) -> tuple[Array, Array] | None:
+        """Mean (M,) and deviation (M,) of a candidate not evaluated yet; None without a model."""
+        if not self.by_model:
+            return None
+        wider = [one.widening for one in self.calibration.values()]
+        return self.model.mean([point])[0], self.model.deviation([point])[0] * wider
+
+
+def believe(
+    found: Sequence[Evaluation], objectives: Sequence[str], reference: Mapping[str, float]
+) -> Belief:
+    """What finished candidates say together. `reference` is the hypervolume's, by objective."""
+    names = tuple(objectives)
+    done = [e for e in found if not e.failure]
+    shape = (len(done), len(names))
+    values, errors, partial = (
+        np.array([[getattr(e.objectives[o], what) for o in names] for e in done]).reshape(shape)
+        for what in ("mean", "se", "partial")
+    )
+    points = np.array([e.point for e in done]) if done else np.zeros((0, 1))
+    model = posterior.fit(points, values, errors, partial, [reference[name] for name in names])
+    numbers = tuple(e.number for e in done)
+    calibration = {
+        name: surface.calibration() for name, surface in zip(names, model.surfaces, strict=False)
+    }
+    why = _why_not(model, names)
+    if why:
+        return Belief(names, numbers, values, errors, model, why, calibration)
+    stands = model.stands_N
+    values[stands] = model.mean(points[stands])
+    wider = [one.widening for one in calibration.values()]
+    errors[stands] = model.deviation(points[stands]) * wider
+    return Belief(names, numbers, values, errors, model, why, calibration)
+
+
+def _why_not(model: Posterior, names: Sequence[str]) -> str:
+    """Why the model does not choose, in a few words; empty if it does."""
+    standing = int(model.stands_N.sum())
+    if standing < posterior.TRUSTED_FROM:
+        return f"{standing} of {posterior.TRUSTED_FROM} candidates that the model needs"
+    misfit = [name for name, off in zip(names, model.misfits, strict=True) if off]
+    return f"the model misjudges {' and '.join(misfit)}" if misfit else ""

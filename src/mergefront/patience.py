@@ -1,0 +1,76 @@
+"""When another hour is no longer worth it: the hypervolume that more candidates may be expected
+to gain.
+
+Not here: the budget in candidates and hours (`clock`), which point to try next (`propose`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from mergefront.belief import Belief
+from mergefront.pareto import hypervolume
+from mergefront.propose.improvement import improvements
+from mergefront.propose.noisy_gp import pool
+from mergefront.propose.replay import generator
+from mergefront.records import Evaluation
+
+EVERY: Final = 5
+"""So many candidates are between two looks, and as many looks in a row must find too little."""
+_LOOKS, _DRAWS = 3, 25
+_PURPOSE = 50  # of derived seeds
+
+
+def expected_gain(
+    belief: Belief, found: Sequence[Evaluation], reference: Sequence[float], seed: int
+) -> float | None:
+    """What the next candidate adds to the hypervolume of the believed front, on average.
+
+    Over pairs of draws of the surfaces, jointly at the front's members and at a pool of new points:
+    the point that adds most in one draw, as Thompson sampling would propose it, and what it adds
+    in the other. None while the model is not trusted.
+    """
+    if not belief.by_model or not belief.front:
+        return None
+    points = {e.number: e.point for e in found}
+    front_KD = np.array([points[number] for number in belief.front])
+    random = generator(seed, _PURPOSE, len(found))
+    both_PD = np.vstack([front_KD, pool(front_KD, random)])
+    worth = []
+    for _ in range(_DRAWS):
+        drawn = np.column_stack([one.draw(both_PD, random) for one in belief.model.surfaces])
+        front_KM, new_PM = np.split(drawn, [len(front_KD)])
+        worth.append(improvements(new_PM, front_KM, np.array(reference)))
+    gains = [b_P[int(np.argmax(a_P))] for a_P, b_P in itertools.pairwise(worth)]
+    return float(np.maximum(gains, 0.0).mean())
+
+
+class Patience:
+    """Looks every `EVERY` candidates whether the expected gain of an hour is still worth it.
+
+    `least` is a share of the present hypervolume; it must be missed three looks in a row.
+    """
+
+    def __init__(self, least: float | None, reference: Sequence[float], seed: int) -> None:
+        self._least = least
+        self._reference = list(reference)
+        self._seed = seed
+        self._missed = 0
+        self.rate: float | None = None
+
+    def ended(self, belief: Belief, found: Sequence[Evaluation]) -> bool:
+        """Whether to stop now; `rate` then holds the expected share an hour."""
+        if self._least is None or len(found) % EVERY:
+            return False
+        gain = expected_gain(belief, found, self._reference, self._seed)
+        seconds = [e.seconds.total for e in found[-4 * EVERY :] if e.seconds.generate > 0]
+        volume = hypervolume(belief.front_KM, self._reference) if belief.front else 0.0
+        if gain is None or not seconds or volume <= 0:
+            return False
+        self.rate = gain / volume * 3600.0 / float(np.mean(seconds))
+        self._missed = self._missed + 1 if self.rate < self._least else 0
+        return self._missed >= _LOOKS

@@ -1,0 +1,174 @@
+"""The race of one run: which items a rung holds, and who leaves before the last.
+
+State is what earlier candidates answered, taken in with `learn` in the order in which they were
+told; so a resumed run that learns them again decides what the undisturbed one would have.
+
+Not here: the estimate and the chance (`racing`), what is believed of candidates (`belief`), asking
+(`search`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from mergefront.belief import Belief, believe
+from mergefront.config import Racing
+from mergefront.racing import Difficulty, chance_on_front, partial_estimate, prefixes
+from mergefront.recorded import of_objective, units_of
+from mergefront.records import Estimate, Evaluation, Item
+from mergefront.rundir import ItemRecord
+from mergefront.tasks.splits import whole_prefix
+
+BEHIND: Final = "behind"
+"""Left because its chance to be on the front fell below delta."""
+KNOWN: Final = "known"
+"""Left because more answers would hardly add to what the model and the answers so far say."""
+COLLAPSED: Final = "collapsed"
+"""Left because it scores less than half the reference: a broken model."""
+
+Items = Mapping[str, Sequence[Item]]
+
+_LOT = 40  # purpose of derived seeds
+
+
+class Race:
+    """Rungs, difficulties and the verdict for one run's candidates.
+
+    `items` are the search items by objective in their fixed order, `reference` the hypervolume's
+    reference point on them, `batch` the engine's (`Engine.batch`).
+    """
+
+    def __init__(
+        self,
+        settings: Racing,
+        items: Items,
+        reference: Mapping[str, float],
+        seed: int,
+        batch: int = 1,
+    ) -> None:
+        self._settings = settings
+        self._reference = dict(reference)
+        self._seed = seed
+        self.rungs = rungs_of(items, settings, batch)
+        self._difficulty = {
+            name: Difficulty(len({(i.task, i.unit or i.id, bool(i.unit)) for i in mine}))
+            for name, mine in items.items()
+        }
+        self.found: list[Evaluation] = []
+        self._belief: Belief | None = None
+
+    def learn(self, evaluation: Evaluation, records: Sequence[ItemRecord]) -> None:
+        """Take in a finished candidate and its answers to search items."""
+        self.found.append(evaluation)
+        self._belief = None
+        if evaluation.failure or evaluation.raced.left:
+            return
+        for name, difficulty in self._difficulty.items():
+            difficulty.learn(units_of(of_objective(records, name)).scores)
+
+    @property
+    def belief(self) -> Belief:
+        """What the candidates so far say together."""
+        if self._belief is None:
+            self._belief = believe(self.found, list(self._reference), self._reference)
+        return self._belief
+
+    def answers_all(self, number: int) -> bool:
+        """Whether a candidate answers every item whatever its chances: the first ones, and one in
+        `full_every` by a lot that depends on seed and number alone."""
+        if not self._settings.enabled or number < self._settings.full_first:
+            return True
+        lot = np.random.default_rng(np.random.SeedSequence([self._seed, _LOT, number]))
+        return bool(lot.random() < 1.0 / self._settings.full_every)
+
+    def estimate(self, records: Sequence[ItemRecord]) -> dict[str, Estimate]:
+        """Objective -> estimate of a candidate from its answers to a prefix, or to all items."""
+        found = {}
+        for name, difficulty in self._difficulty.items():
+            units = units_of(of_objective(records, name))
+            found[name] = partial_estimate(units.scores, units.clusters, difficulty.mean())
+        return found
+
+    def verdict(self, point: Sequence[float], estimates: Mapping[str, Estimate]) -> str:
+        """BEHIND, KNOWN or COLLAPSED if a candidate should leave now, else empty.
+
+        With a model that is trusted, what it foretold of the point and what the candidate has
+        shown are joined, each weighted by its precision, and compared with the front that the
+        model believes. Without, the estimate is compared with the front of the scores. Enough is
+        known of a candidate when all answers would make its error smaller by less than the factor
+        `enough`; the surer it is to be on the front, the nearer that factor comes to 1.
+        """
+        if any(
+            one.mean + 2.0 * one.partial < 0.5 * self._reference[name]
+            for name, one in estimates.items()
+        ):
+            return COLLAPSED
+        belief = self.belief
+        shown = [estimates[name] for name in self._reference]
+        mean_M, deviation_M = np.array([(one.mean, one.partial) for one in shown]).T
+        whole_M = np.array([math.sqrt(max(0.0, e.se**2 - e.partial**2)) for e in shown])
+        foretold, enough = belief.foretold(point), self._settings.enough
+        if foretold is not None:
+            kernels = [surface.kernel for surface in belief.model.surfaces]
+            both = list(zip(kernels, shown, whole_M, strict=True))
+            noise_M = np.array([kernel.noise(e.se, e.partial) for kernel, e, _ in both])
+            full_M = np.array([kernel.noise(whole, 0.0) for kernel, _, whole in both])
+            before_M = 1.0 / np.maximum(foretold[1], 1e-6) ** 2
+            deviation_M = 1.0 / np.sqrt(before_M + 1.0 / noise_M)
+            mean_M = deviation_M**2 * (before_M * foretold[0] + mean_M / noise_M)
+            whole_M = 1.0 / np.sqrt(before_M + 1.0 / full_M)
+        chance = chance_on_front(mean_M, deviation_M, belief.front_KM, self._settings.margin)
+        if chance < self._settings.delta:
+            return BEHIND
+        enough = 1.0 + (enough - 1.0) * (1.0 - chance)  # who may be on the front is asked more
+        known = self._settings.enough > 1.0 and bool((deviation_M <= enough * whole_M).all())
+        return KNOWN if known else ""
+
+
+def rungs_of(items: Items, settings: Racing, batch: int = 1) -> list[dict[str, list[Item]]]:
+    """What each rung asks, objective -> items not asked before; together all items, once.
+
+    Every rung ends at the same share of all objectives, units stay whole, and none holds fewer
+    items than `batch`. Without racing there is one rung.
+    """
+    longest = max(len(mine) for mine in items.values())
+    total = sum(len(mine) for mine in items.values())
+    least = -(-batch * longest // total)
+    ends = prefixes(longest, settings.rungs, least) if settings.enabled else [longest]
+    rungs: list[dict[str, list[Item]]] = []
+    asked = dict.fromkeys(items, 0)
+    for end in ends:
+        rung = {}
+        for name, mine in items.items():
+            upto = len(whole_prefix(mine, max(1, round(end / longest * len(mine)))))
+            upto = len(mine) if end == longest else max(upto, asked[name])
+            rung[name] = list(mine[asked[name] : upto])
+            asked[name] = upto
+        rungs.append(rung)
+    return [rung for rung in rungs if any(rung.values())]
+
+
+def told(found: Sequence[Evaluation]) -> dict[str, Any]:
+    """What the race saved, as plain values; empty before any candidate has answered everything.
+
+    `items` and `seconds` are shares of what all candidates would have cost in full, the seconds
+    by the mean of those that answered all. `spared` are the candidates that answered all items
+    only to keep the rule honest, with why each would have left.
+    """
+    done = [e for e in found if not e.failure and e.seconds.generate > 0]
+    full = [e.seconds.generate for e in done if not e.raced.left]
+    if not done or not full:
+        return {}
+    asked = [sum(one.n for one in e.objectives.values()) for e in done]
+    spent = sum(e.seconds.generate for e in done)
+    reasons = [e.raced.left for e in done]
+    return {
+        "items": sum(asked) / (len(done) * max(asked)),
+        "seconds": spent / (len(done) * float(np.mean(full))),
+        "left": {why: reasons.count(why) for why in (BEHIND, KNOWN, COLLAPSED)},
+        "spared": {str(e.number): e.raced.spared for e in done if e.raced.spared},
+    }
