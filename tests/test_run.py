@@ -248,7 +248,8 @@ def test_front_plots_report_and_mlflow_can_be_deleted_and_rebuilt(
     shutil.rmtree(run.plots)
     assert command("rebuild", "x")[0] == 0
     assert run.front.read_text() == before
-    assert {p.stem for p in run.plots.iterdir()} == {"front", "history", "profiles"}
+    drawn = {"front", "calibration", "race", "history", "profiles"}
+    assert {p.stem for p in run.plots.iterdir()} == drawn
     assert "<svg" in run.report.read_text()
     assert tracked() == (1, 16)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -72,20 +73,23 @@ def fit(
 ) -> Posterior:
     """Return what N candidates say, each with F features; see `surrogate.fit` for the arrays.
 
-    Who asks again with the same numbers gets the same object: sampler, race and display do.
+    Who asks again with the same numbers gets the same object: sampler, race and display do, from
+    two threads; the second waits for the first.
     """
     arrays = [
         np.asarray(a, dtype=np.float64)
         for a in (features_NF, values_NM, errors_NM, partial_NM, reference_M)
     ]
     key = tuple((array.shape, array.tobytes()) for array in arrays)
-    if key not in _known:
-        _known[key] = _fit(*arrays)
-        while len(_known) > _REMEMBERED:
-            _known.popitem(last=False)
-    return _known[key]
+    with _one_at_a_time:
+        if key not in _known:
+            _known[key] = _fit(*arrays)
+            while len(_known) > _REMEMBERED:
+                _known.popitem(last=False)
+        return _known[key]
 
 
+_one_at_a_time = Lock()
 _known: OrderedDict[tuple[object, ...], Posterior] = OrderedDict()
 
 

@@ -122,6 +122,7 @@ class Search:
             point = self.point(trial)
             proposed = time.perf_counter() - began
             origin = str(trial.user_attrs.get("origin", self.sampler_name()))
+            sampler.ahead(self.study)
             try:
                 evaluation = self._evaluate_twice(trial.number, point, origin)
                 seconds = replace(evaluation.seconds, propose=proposed)

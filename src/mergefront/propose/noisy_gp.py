@@ -82,6 +82,8 @@ class NoisyGpProposer(Proposer):
     None where any will do.
     """
 
+    beside = True
+
     def __init__(
         self,
         *,

@@ -12,6 +12,7 @@ calls it), `pending` (what a resumed run does first).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -52,7 +53,13 @@ class Tell:
 
 
 class Proposer(Protocol):
-    """Chooses points. May cache what it can rebuild, nothing else: same call, same answer."""
+    """Chooses points. May cache what it can rebuild, nothing else: same call, same answer.
+
+    `beside` says that it may work in a thread of its own while a candidate is evaluated. Its
+    proposals then do not see the candidate just before them, whether or not that has been told.
+    """
+
+    beside: bool = False
 
     def propose(self, tells: Sequence[Tell], number: int) -> NDArray[np.float64]:
         """Return the point in [0, 1]^D of trial `number`, given `tells` in finishing order."""
@@ -70,13 +77,32 @@ class ReplaySampler(optuna.samplers.BaseSampler):
         self._proposer = proposer
         self._dimension = dimension
         self._latest: tuple[int, str, NDArray[np.float64]] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="propose")
+        self._coming: tuple[int, str, Future[NDArray[np.float64]]] | None = None
+
+    def ahead(self, study: optuna.Study) -> None:
+        """Begin to work on the next trial's point while the one before is evaluated.
+
+        Changes no proposal, only when it is computed; `ask` waits for it.
+        """
+        trials = study.get_trials(deepcopy=False)
+        if not self._proposer.beside or any(t.state == TrialState.WAITING for t in trials):
+            return
+        number, seen = len(trials), self._seen(study, len(trials))
+        tells = self._tells(study, seen)
+        self._coming = number, seen, self._thread.submit(self._proposer.propose, tells, number)
+
+    def _seen(self, study: optuna.Study, number: int) -> str:
+        """What the proposal of a trial sees, compact."""
+        last = number - 1 if self._proposer.beside else number
+        return compact([told.number for told in told_trials(study) if told.number < last])
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Write down what the trial sees, once: a trial that is resumed keeps its record."""
         if TELLS not in trial.system_attrs:
-            numbers = [told.number for told in told_trials(study)]
-            trial.system_attrs[TELLS] = compact(numbers)
-            study._storage.set_trial_system_attr(trial._trial_id, TELLS, compact(numbers))
+            seen = self._seen(study, trial.number)
+            trial.system_attrs[TELLS] = seen
+            study._storage.set_trial_system_attr(trial._trial_id, TELLS, seen)
 
     def ask(self, study: optuna.Study, names: Sequence[str]) -> optuna.Trial:
         """Return the study's next trial: a queued one if there is any, else a new proposal.
@@ -88,13 +114,13 @@ class ReplaySampler(optuna.samplers.BaseSampler):
         trials = study.get_trials(deepcopy=False)
         if any(trial.state == TrialState.WAITING for trial in trials):
             return study.ask()
-        number, seen = len(trials), [told.number for told in told_trials(study)]
-        point_D = self._proposed(study, number, compact(seen))
+        number, seen = len(trials), self._seen(study, len(trials))
+        point_D = self._proposed(study, number, seen)
         proposal = create_trial(
             state=TrialState.RUNNING,
             params=dict(zip(names, point_D.tolist(), strict=True)),
             distributions=dict.fromkeys(names, UNIT),
-            system_attrs={TELLS: compact(seen)},
+            system_attrs={TELLS: seen},
         )
         study.add_trial(proposal)
         return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
@@ -141,11 +167,18 @@ class ReplaySampler(optuna.samplers.BaseSampler):
 
     def _proposed(self, study: optuna.Study, number: int, seen: str) -> NDArray[np.float64]:
         if self._latest is None or self._latest[:2] != (number, seen):
-            trials = {told.number: told for told in told_trials(study)}
-            tells = [_tell(trials[told], self._dimension) for told in expand(seen)]
-            point_D = self._proposer.propose([t for t in tells if t is not None], number)
+            coming, self._coming = self._coming, None
+            if coming is not None:
+                point_D = coming[2].result()  # also when it is another's: one at a time
+            if coming is None or coming[:2] != (number, seen):
+                point_D = self._proposer.propose(self._tells(study, seen), number)
             self._latest = (number, seen, point_D)
         return self._latest[2]
+
+    def _tells(self, study: optuna.Study, seen: str) -> list[Tell]:
+        trials = {told.number: told for told in told_trials(study)}
+        tells = [_tell(trials[told], self._dimension) for told in expand(seen)]
+        return [tell for tell in tells if tell is not None]
 
 
 def told_trials(study: optuna.Study) -> list[FrozenTrial]:
