@@ -1,11 +1,14 @@
 # Shortcuts. `make demo` and `make test` are the README's two commands.
-.PHONY: methods families bench-search demo test check bench docs zoo
+.PHONY: methods families bench-search bench-peers demo test check bench docs zoo
 demo:
 	bash scripts/demo.sh
 test check:
 	bash scripts/test.sh
 bench-search:
 	.venv/bin/python benchmarks/search_gain.py --seeds 9 --json benchmarks/search_gain.json
+bench-peers:
+	.venv/bin/python benchmarks/search/run.py --seeds 5 --out build/search
+	.venv/bin/python benchmarks/search/table.py build/search --json benchmarks/search/results.json --plot docs/pictures/search_benchmark.svg
 bench:
 	.venv/bin/python benchmarks/turnaround.py
 zoo:

@@ -31,7 +31,7 @@ from mergefront.recorded import RESULT, estimates_of, open_study, paired_units, 
 from mergefront.records import Estimate, Evaluation, Item, Split
 from mergefront.report import write_report
 from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, blind_name
-from mergefront.select import blind_items, record_opening
+from mergefront.select import blind_items, nobody, record_opening
 
 N = 120
 ABILITY = {  # (reasoning, perception) of the receiver and three candidates
@@ -345,7 +345,7 @@ def test_finalists_are_whole_fronts_of_what_is_believed_without_the_receiver() -
         1,
         2,
         3,
-        4,
+        5,
     ]
 
 
@@ -362,6 +362,14 @@ def test_a_lucky_score_is_not_believed_by_the_model() -> None:
     raw = believed(scored, config, done[0].objectives)
     assert "23 of 24 candidates" in raw.why
     assert picks(range(1, 23), config, done[0].objectives, raw)["best:reasoning"] == 20
+
+
+def test_a_run_in_which_all_failed_says_with_what() -> None:
+    failed = [Evaluation(n, (0.5,), "x", {}, failure=f"overflow {n}") for n in range(3)]
+    error = nobody(Path("runs/x"), failed)
+    assert error.message == "runs/x: all 3 candidates failed, the last with: overflow 2"
+    assert "log.txt" in error.hint
+    assert nobody(Path("runs/x"), []).hint == "raise the budget"
 
 
 def test_weighted_picks_and_those_that_are_none() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergefront.pareto import hypervolume, knee, non_dominated
+from mergefront.pareto import covering, hypervolume, knee, non_dominated
 
 GRID = st.integers(0, 4).map(lambda k: k / 4)  # a coarse grid makes ties and duplicates
 
@@ -111,3 +111,20 @@ def test_knees(points: list[tuple[float, ...]], expected: int) -> None:
 def test_the_knee_of_nothing() -> None:
     with pytest.raises(ValueError, match="the knee of no points"):
         knee([])
+
+
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 1000))
+def test_a_greedy_choice_covers_most_of_what_the_best_choice_does(
+    n: int, k: int, seed: int
+) -> None:
+    points = np.random.default_rng(seed).random((n, 2))
+    chosen = covering(points, [0.2, 0.1], k)
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) <= k
+    best = max(
+        hypervolume(points[list(some)], [0.2, 0.1])
+        for some in itertools.combinations(range(n), min(k, n))
+    )
+    assert hypervolume(points[chosen], [0.2, 0.1]) >= (1 - 1 / np.e) * best - 1e-12
+    every = covering(points, [0.2, 0.1], n)
+    assert hypervolume(points[every], [0.2, 0.1]) == pytest.approx(hypervolume(points, [0.2, 0.1]))

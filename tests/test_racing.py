@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mergefront.belief import believe
 from mergefront.config import Racing
 from mergefront.posterior import TRUSTED_FROM
-from mergefront.race import BEHIND, COLLAPSED, KNOWN, Race, rungs_of
+from mergefront.race import BEHIND, COLLAPSED, KNOWN, Race, flat, rungs_of
 from mergefront.racing import Difficulty, chance_on_front, partial_estimate, prefixes
 from mergefront.records import Estimate, Evaluation, Item, Raced
 from mergefront.rundir import ItemRecord
@@ -305,3 +305,14 @@ def test_failed_candidates_are_not_believed_and_collapsed_ones_keep_their_scores
     assert belief.of(60)["reasoning"] == Estimate(0.01, 0.03, 0)
     assert 60 not in belief.front
     assert believe([], NAMES, REFERENCE).front == ()
+
+
+def test_an_objective_that_never_changes_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    items = {name: [item(name, i) for i in range(8)] for name in NAMES}
+    race = Race(Racing(), items, REFERENCE, 0)
+    for number in range(12):
+        rows = records("reasoning", np.arange(8) < number % 8) + records("perception", np.ones(8))
+        race.learn(Evaluation(number, (0.1 * number,), "x", race.estimate(rows)), rows)
+    assert flat(race.found, NAMES) == ["perception"]
+    (line,) = caplog.records
+    assert line.getMessage().startswith("objective perception: all of the first candidates score")

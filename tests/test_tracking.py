@@ -7,7 +7,6 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,9 +28,9 @@ from mergefront.tracking import CANDIDATE_TAG, RUN_TAG, Card, Ending, Tracker, e
 FOUND = candidates(12)
 
 
-def knobs(point: Sequence[float]) -> dict[str, float]:
+def knobs(one: Evaluation) -> dict[str, float]:
     names = [name.replace(".m.", ".mlp+norm.") for name in KNOBS]
-    return {name: 1.5 * x for name, x in zip(names, point, strict=True)}
+    return {name: 1.5 * x for name, x in zip(names, one.point, strict=True)}
 
 
 CARD = Card(
@@ -94,7 +93,7 @@ def check_whole(store: Store, found: list[Evaluation]) -> None:
         assert child.data.tags["mlflow.parentRunId"] == store.parent.info.run_id
         assert child.data.tags["origin"] == e.origin
         assert child.info.status == ("FAILED" if e.failure else "FINISHED")
-        named = {name.replace("+", "-"): value for name, value in knobs(e.point).items()}
+        named = {name.replace("+", "-"): value for name, value in knobs(e).items()}
         told = {name: float(value) for name, value in child.data.params.items()}
         assert told == pytest.approx(named, rel=1e-5)  # MLflow takes no +
         for name, one in e.objectives.items():
@@ -239,7 +238,7 @@ def test_two_runs_do_not_mix(uri: str) -> None:
 
 
 def test_many_knobs_and_unknown_errors_are_stored(uri: str) -> None:
-    wide = replace(CARD, knobs=lambda point: {f"k{i}": i / 7 for i in range(250)})
+    wide = replace(CARD, knobs=lambda one: {f"k{i}": i / 7 for i in range(250)})
     e = FOUND[2]
     one = {name: replace(v, se=math.nan) for name, v in e.objectives.items()}
     rebuild(uri, "mergefront", wide, [replace(e, objectives=one)], Ending())

@@ -17,11 +17,10 @@ from pathlib import Path
 
 import judging
 import numpy as np
-from returned import thin
 from workbench import OBJECTIVES, SETTINGS, Workbench
 
 from mergefront import surrogate
-from mergefront.pareto import non_dominated
+from mergefront.pareto import covering, non_dominated
 from mergefront.recipe import Recipe
 from mergefront.rundir import write_text
 
@@ -56,7 +55,10 @@ def pooled(bench: Workbench, out: Path, setting: str) -> list[Recipe]:
     ]
     smooth_NM = np.column_stack([surface.mean(features_NF) for surface in surfaces])
     front = non_dominated(smooth_NM)
-    return [bench.recipe(found[front[i]]["table"]) for i in thin(smooth_NM[front], EXTRA)]
+    return [
+        bench.recipe(found[front[i]]["table"])
+        for i in covering(smooth_NM[front], smooth_NM.min(axis=0), EXTRA)
+    ]
 
 
 def judge(bench: Workbench, out: Path, setting: str) -> int:

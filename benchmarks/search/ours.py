@@ -1,13 +1,13 @@
 """Our own arms, through the product's own search: warm starts, sampler, race, belief.
 
-`noisy-gp`: the sampler of docs/search.md with racing as it is by default: candidates without a
-    chance leave early, so that the same items pay for more candidates. What it would have returned
-    after as many candidates as the others is judged as well: "first".
+`noisy-gp`: the sampler of docs/search.md with racing as it is by default: candidates leave early,
+    so that the same items pay for more candidates; those that would be members answer the rest.
+`noisy-gp, as many candidates`: the same with as many candidates as the others: what racing saves.
 `noisy-gp full`, `como-cma full`: every candidate answers every item.
 
 All search `knots_by_part` and begin with the receiver and the uniform line, which count against the
-budget. What is returned is the front that the model of all candidates believes (raw scores where it
-is not trusted), thinned as the peers' is; the values claimed are the believed ones.
+budget. What is returned is of the front that the model of all candidates believes (raw scores where
+it is not trusted), the five that cover most, as of the peers'; values claimed are those believed.
 """
 
 from __future__ import annotations
@@ -20,37 +20,41 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from returned import MOST, Point, thin
+from returned import MOST, Point
 from workbench import METHOD, OBJECTIVES, SETTINGS, Workbench, engine_seconds
 
 from mergefront.assemble import assemble
 from mergefront.belief import believe
+from mergefront.completing import complete_members
 from mergefront.config import Budget, Racing, RunConfig, SamplerName, Tracking
 from mergefront.config import Items as ItemCounts
 from mergefront.config import Search as SearchConfig
+from mergefront.pareto import covering
 from mergefront.recorded import evaluations
 from mergefront.records import Evaluation
 from mergefront.search import Search
 from mergefront.tasks import ItemSet
 
-ARMS: dict[str, tuple[SamplerName, bool]] = {
-    "noisy-gp": ("noisy-gp", True),
-    "noisy-gp full": ("noisy-gp", False),
-    "como-cma full": ("como-cma", False),
+ARMS: dict[str, tuple[SamplerName, bool, int]] = {
+    "noisy-gp": ("noisy-gp", True, 20),
+    "noisy-gp, as many candidates": ("noisy-gp", True, 1),
+    "noisy-gp full": ("noisy-gp", False, 1),
+    "como-cma full": ("como-cma", False, 1),
 }
-"""Arm -> sampler, and whether candidates race."""
+"""Arm -> sampler, whether candidates race, and how many times the others' candidates it may have;
+20: no limit but the items."""
 
 SPACE = "knots_by_part"
-_MANY = 20  # times the candidates: no limit but the items
+_KEPT = 0.1  # of the items, for those that would be returned and have not answered everything
 
 
 def open_search(
     bench: Workbench, setting: str, seed: int, arm: str, folder: Path, candidates: int
 ) -> Search:
     """An ordinary run, new or resumed, but for the workbench's engine and items."""
-    sampler, racing = ARMS[arm]
+    sampler, racing, times = ARMS[arm]
     config = RunConfig(
-        name=f"{setting}.{seed}.{arm}".replace(" ", "-"),
+        name=f"{setting}.{seed}.{arm}".replace(",", "").replace(" ", "-"),
         receiver=bench.models.receiver,
         base=bench.models.base,
         donors={name: bench.models.donors[name] for name in SETTINGS[setting]},
@@ -58,7 +62,7 @@ def open_search(
         objectives={name: (task,) for name, task in OBJECTIVES.items()},
         items=ItemCounts(search=bench.search_count, validation=1, test=1),
         search=SearchConfig(sampler=sampler, seed=seed, racing=Racing(enabled=racing)),
-        budget=Budget(candidates=candidates * (_MANY if racing else 1)),
+        budget=Budget(candidates=candidates * times),
         tracking=Tracking(enabled=False),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,14 +89,17 @@ def run(
     spent = {one.number: _items(one) for one in evaluations(search.study, search.run)}
     cpu: dict[int, float] = {}
     used = time.process_time()
-    for one in search.candidates(lambda: sum(spent.values()) >= budget):
+    kept = _KEPT if ARMS[arm][1] else 0.0
+    for one in search.candidates(lambda: sum(spent.values()) >= (1.0 - kept) * budget):
         spent[one.number] = _items(one)
         cpu[one.number], used = time.process_time() - used, time.process_time()
+    for _ in complete_members(search):
+        if sum(map(_items, evaluations(search.study, search.run))) >= budget:
+            break
     search.release()
     found = [one for one in evaluations(search.study, search.run) if not one.failure]
+    cpu[found[-1].number] = cpu.get(found[-1].number, 0.0) + time.process_time() - used
     rules = {"front": believed(found, reference)}
-    if len(found) > candidates:
-        rules["first"] = believed(found[:candidates], reference)
     return {
         "dimension": search.space.dimension,
         "candidates": [{**_record(search, one), "cpu": cpu.get(one.number)} for one in found],
@@ -113,7 +120,7 @@ def believed(found: Sequence[Evaluation], reference: Sequence[float]) -> list[Po
     rows = better or rows
     by_number = {one.number: one for one in found}
     points = []
-    for row in (rows[i] for i in thin(belief.mean_NM[rows], MOST)):
+    for row in (rows[i] for i in covering(belief.mean_NM[rows], reference, MOST)):
         one, errors = by_number[belief.numbers[row]], belief.deviation_NM[row].tolist()
         if belief.by_model and belief.model.stands_N[row]:
             errors = [

@@ -32,7 +32,7 @@ import best
 import judging
 import ours
 from peers import PEERS, spec_of
-from returned import best_sum, raw_front
+from returned import Point, best_sum, raw_front
 from workbench import OBJECTIVES, SETTINGS, Items, Workbench, estimates, reference
 
 from mergefront.rundir import write_text
@@ -78,6 +78,16 @@ def receiver_means(bench: Workbench, items: Items) -> list[float]:
     return [scores[o].mean for o in OBJECTIVES]
 
 
+def rules_of(
+    arm: str, candidates: list[dict[str, Any]], origin: list[float]
+) -> dict[str, list[Point]]:
+    """What a peer returns, by rule."""
+    rules = {"front": raw_front(candidates, origin)}
+    if arm == "mergekit-evolve":
+        rules["best"] = best_sum(candidates)
+    return rules
+
+
 def search(bench: Workbench, args: argparse.Namespace, key: tuple[str, int, str]) -> dict[str, Any]:
     """One run, whole: its candidates and what it returns by each of its rules."""
     setting, seed, arm = key
@@ -85,15 +95,12 @@ def search(bench: Workbench, args: argparse.Namespace, key: tuple[str, int, str]
     origin = list(reference(receiver_means(bench, bench.search_items(seed))))
     if arm in PEERS:
         run = run_peer(bench, setting, seed, arm, args.candidates)
-        rules = {"front": raw_front(run["candidates"], origin)}
-        if arm == "mergekit-evolve":
-            rules["best"] = best_sum(run["candidates"])
+        rules = rules_of(arm, run["candidates"], origin)
     else:
         folder = args.out / "ours"
         run, rules = ours.run(bench, setting, seed, arm, folder, args.candidates, origin)
     return {
-        "setting": setting, "seed": seed, "arm": arm, "first": args.candidates,
-        "search_reference": origin, **run,
+        "setting": setting, "seed": seed, "arm": arm, "search_reference": origin, **run,
         "returned": rules, "items": sum(sum(one["n"]) for one in run["candidates"]),
         "engine": sum(one["engine"] for one in run["candidates"]),
         "propose": sum(one["propose"] for one in run["candidates"]),
@@ -103,10 +110,13 @@ def search(bench: Workbench, args: argparse.Namespace, key: tuple[str, int, str]
 
 def do(bench: Workbench, args: argparse.Namespace, key: tuple[str, int, str]) -> None:
     """Do a run, or what is left of it: search, then judging what it returned."""
-    path = judging.path_of(args.out, *key)
+    path, arm = judging.path_of(args.out, *key), key[2]
     if not path.is_file():
         write_text(path, json.dumps(search(bench, args, key)))
     run, began, asked = json.loads(path.read_text()), time.perf_counter(), 0
+    if arm in PEERS:  # what is returned follows from what was scored
+        run["returned"] = rules_of(arm, run["candidates"], run["search_reference"])
+        write_text(path, json.dumps(run))
     points = [point for rule in run["returned"].values() for point in rule]
     for number in dict.fromkeys(point["number"] for point in points):
         asked += judging.judge(bench, args.out, judging.recipe_of(bench, run, number))

@@ -55,8 +55,6 @@ def rows_of(judge: Judge, runs: Sequence[judging.Run]) -> Iterator[Row]:
                 print(f"{run['setting']}, seed {run['seed']}, {run['arm']}: not judged yet")
                 continue
             upto = run["candidates"]
-            if rule == "first":
-                upto = upto[: run["first"]]
             yield {
                 "setting": run["setting"], "seed": run["seed"], "arm": name_of(run["arm"], rule),
                 **_scored(judge, points, marks),
@@ -72,7 +70,7 @@ def name_of(arm: str, rule: str) -> str:
     """What a row is called."""
     if rule == "front":
         return arm
-    return f"{arm}, one best" if rule == "best" else f"{arm}, as many candidates"
+    return f"{arm}, one best"
 
 
 def _cpu(candidates: Sequence[Row]) -> float | None:

@@ -7,4 +7,4 @@ recipe becomes answers), `search` (the main loop), `select` (where a score becom
 
 from __future__ import annotations
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

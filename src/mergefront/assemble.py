@@ -24,6 +24,7 @@ from mergefront.search import Search
 from mergefront.space import Space, SpaceSpec, load_space
 from mergefront.suited import doubt
 from mergefront.tasks import item_set
+from mergefront.versions import check_refinable
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ def assemble(config: RunConfig, runs: Path) -> Search:
     spec = load_space(shipped.find("search_spaces", config.space, Path()))
     space, sources = lay_out(config, spec)
     started = (runs / config.name / "manifest.json").is_file()
+    if config.search.refine != "never":
+        check_refinable(space)
     if not started:  # a run that exists is never refused for its budget
         check_budget(space, config.budget.candidates)
     items = item_set(config.objectives, config.items, Path())

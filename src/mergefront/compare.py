@@ -17,8 +17,8 @@ from mergefront.profiles import Profile, distance, profile
 from mergefront.recipe import Recipe, refs
 from mergefront.recorded import evaluations, open_study
 from mergefront.rundir import RunDirectory
-from mergefront.search import recipe_of
 from mergefront.status import open_run
+from mergefront.versions import Versions
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,10 @@ def candidate(run: RunDirectory, pick: str) -> Named:
     if number not in found:
         raise RunError(f"{run.path}: candidate {number} was not evaluated")
     space, sources = run_space(run)
-    recipe = recipe_of(space, models_of(config), found[number].point)
+    one = found[number]
+    recipe = Versions.read(space, study).recipe(models_of(config), one.point, one.version)
     members = front["members"] if front is not None else []
-    search = {name: asdict(one) for name, one in found[number].objectives.items()}
+    search = {name: asdict(one) for name, one in one.objectives.items()}
     member = next((m for m in members if m["number"] == number), None)
     member = member or {"number": number, "search": search, "picks": []}
     return Named(f"{config.name}:{pick}", recipe, sources, member, number)

@@ -20,10 +20,10 @@ from mergefront.records import Evaluation
 from mergefront.report import Figure, write_report
 from mergefront.rundir import RECEIVER, RunDirectory
 from mergefront.search import Search
-from mergefront.space import Space
 from mergefront.tasks import item_set
 from mergefront.tracking import Card, Ending, Tracker, ending_of
 from mergefront.tracking import rebuild as rebuild_tracking
+from mergefront.versions import Versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -42,23 +42,20 @@ def open_tracker(search: Search, known: Sequence[Evaluation]) -> Tracker | None:
     settings = search.config.tracking
     if not settings.enabled:
         return None
-    card = _card(search.run, search.space)
+    card = _card(search.run, lambda: search.versions)
     return Tracker(default_uri(search.run), settings.experiment, card, known)
 
 
-def _card(run: RunDirectory, space: Space) -> Card:
+def _card(run: RunDirectory, versions: Callable[[], Versions]) -> Card:
+    """What MLflow is told; a running search may refine its space, hence the function."""
     manifest = run.manifest()
     receiver = estimates_of(run.read_items(RECEIVER, "search"))
-
-    def knobs(point: Sequence[float]) -> Mapping[str, float | str]:
-        return {k.name: k.value(u) for k, u in zip(space.knobs, point, strict=True)}
-
     return Card(
         run_id=manifest["run_id"],
         name=run.config.name,
         objectives=list(run.config.objectives),
         reference=list(reference_point(run.config, receiver).values()),
-        knobs=knobs,
+        knobs=lambda one: versions().knobs(one),
         params={"config": run.config.model_dump(mode="json"), "versions": manifest["versions"]},
         tags={"mergefront.items": _item_hashes(manifest)},
     )
@@ -112,10 +109,11 @@ def _figures(
     if any(e.raced.left or e.raced.spared for e in found):
         yield "race", plots.race_figure(front, found)
     space, sources = run_space(run)
-    points = {e.number: e.point for e in found}
+    versions, by_number = Versions.read(space, open_study(run)), {e.number: e for e in found}
     chosen = [m for m in front["members"] if m["picks"]]
     labels = [f"{', '.join(m['picks'])} (#{m['number']})" for m in chosen]
-    profiles = [profile(space.table(points[m["number"]]), sources.groups) for m in chosen]
+    tables = [versions.table(by_number[m["number"]]) for m in chosen]
+    profiles = [profile(table, sources.groups) for table in tables]
     yield "profiles", plots.profile_figure(labels, profiles)
 
 
@@ -210,7 +208,8 @@ def rebuild(run: RunDirectory, say: Say) -> Iterator[str]:
     if run.config.tracking.enabled:
         space, _ = run_space(run)
         try:
-            card = _card(run, space)
+            versions = Versions.read(space, study)
+            card = _card(run, lambda: versions)
             experiment = run.config.tracking.experiment
             rebuild_tracking(default_uri(run), experiment, card, found, _ending(run))
         except MergefrontError as error:

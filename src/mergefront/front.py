@@ -35,6 +35,7 @@ from mergefront.members import (
     picks,
     points_of,
 )
+from mergefront.race import flat
 from mergefront.race import told as race_told
 from mergefront.recorded import (
     RESULT,
@@ -45,7 +46,7 @@ from mergefront.recorded import (
     reference_point,
     units_of,
 )
-from mergefront.records import SPLITS, Evaluation, Split
+from mergefront.records import REFINEMENT, SPLITS, Evaluation, Split
 from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, blind_name, write_text
 
 
@@ -108,7 +109,7 @@ def summarise(run: RunDirectory, study: optuna.Study) -> dict[str, Any]:
         "seconds": _seconds(everything),
         "openings": openings,
         "test_rounds": len({o["candidates"] for o in openings if o["split"] == "test"}),
-        "messages": [*_messages(rows, names[0]), *_modes(run)],
+        "messages": [*_messages(rows, names[0]), *_modes(run), *_refined(study)],
     }
 
 
@@ -244,6 +245,15 @@ def _messages(rows: Sequence[Mapping[str, Any]], first: str) -> list[str]:
     return [_outcome(rows, first), *blind]
 
 
+def _flat(found: Sequence[Evaluation], names: Sequence[str]) -> list[str]:
+    """Which objectives never changed."""
+    return [
+        f"{name} scored the same for every candidate: its items tell nothing apart, and the search "
+        "could only move along the others."
+        for name in flat(found, names)
+    ]
+
+
 def _modes(run: RunDirectory) -> list[str]:
     """Which tasks were not answered in words."""
     tasks = run.manifest()["items"]["tasks"]
@@ -251,6 +261,17 @@ def _modes(run: RunDirectory) -> list[str]:
     if not labels:
         return []
     return [f"Answers by label log-probability, not generated: {', '.join(labels)}."]
+
+
+def _refined(study: optuna.Study) -> list[str]:
+    """That the space was refined on the way, and how to tell its candidates."""
+    found = study.user_attrs.get(REFINEMENT)
+    if found is None:
+        return []
+    return [
+        f"The space was refined after {found['after']} candidates: those that came later have "
+        "more knobs, whose names begin with v1."
+    ]
 
 
 def _outcome(rows: Sequence[Mapping[str, Any]], first: str) -> str:

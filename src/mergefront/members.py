@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from mergefront.config import RunConfig
 from mergefront.errors import RunError, UserError
 from mergefront.recorded import reference_point
 from mergefront.records import Estimate, Evaluation
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 GUARDED: Final = "guarded"
 WEIGHTED: Final = "weighted:"
@@ -54,7 +57,8 @@ def choose_finalists(
 
     The non-dominated candidates come first; if they are fewer than `report.finalists`, the front
     of what remains follows, and so on, since noise hides good candidates just behind the front.
-    The layer that does not fit whole is thinned evenly along its first objective, ends kept.
+    Of a layer that does not fit whole, the best on each objective stay, and then those that cover
+    most hypervolume.
     """
     left = [e.number for e in _distinct(finished)]
     mean = {number: belief.mean_NM[i] for i, number in enumerate(belief.numbers)}
@@ -62,14 +66,23 @@ def choose_finalists(
     while left and len(chosen) < config.report.finalists:
         points = np.array([mean[number] for number in left])
         layer = [left[i] for i in pareto.non_dominated(points)]
-        room = config.report.finalists - len(chosen)
-        layer.sort(key=lambda number: (mean[number][0], number))
-        if len(layer) > room:
-            keep = np.unique(np.linspace(0, len(layer) - 1, room).round().astype(int))
-            layer = [layer[i] for i in keep]
-        chosen += layer
+        chosen += _thinned(layer, mean, config.report.finalists - len(chosen))
         left = [number for number in left if number not in set(layer)]
     return sorted(chosen)
+
+
+def _thinned(layer: Sequence[int], mean: Mapping[int, NDArray[np.float64]], room: int) -> list[int]:
+    """At most `room` of a layer: the best on each objective, and then what covers most."""
+    if len(layer) <= room:
+        return list(layer)
+    points = np.array([mean[number] for number in layer])
+    kept = list(dict.fromkeys(int(i) for i in points.argmax(axis=0)))[:room]
+    corner = points.min(axis=0) - 0.1 * np.ptp(points, axis=0) - 1e-9
+    rest = [i for i in range(len(layer)) if i not in kept]
+    while len(kept) < room:
+        volumes = [pareto.hypervolume(points[[*kept, i]], corner) for i in rest]
+        kept.append(rest.pop(int(np.argmax(volumes))))
+    return [layer[i] for i in kept]
 
 
 def _distinct(finished: Sequence[Evaluation]) -> list[Evaluation]:
@@ -77,7 +90,7 @@ def _distinct(finished: Sequence[Evaluation]) -> list[Evaluation]:
     first: dict[tuple[float, ...], Evaluation] = {}
     for evaluation in finished:
         if evaluation.origin != "receiver":
-            first.setdefault(evaluation.point, evaluation)
+            first.setdefault(evaluation.place, evaluation)
     return list(first.values()) or list(finished)
 
 

@@ -9,6 +9,7 @@ Not here: the estimate and the chance (`racing`), what is believed of candidates
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -33,6 +34,9 @@ COLLAPSED: Final = "collapsed"
 Items = Mapping[str, Sequence[Item]]
 
 _LOT = 40  # purpose of derived seeds
+_LOOK = 10  # candidates after which an objective should have moved
+
+logger = logging.getLogger(__name__)
 
 
 class Race:
@@ -65,10 +69,23 @@ class Race:
         """Take in a finished candidate and its answers to search items."""
         self.found.append(evaluation)
         self._belief = None
+        if len(self.found) == _LOOK:
+            for name in flat(self.found, list(self._reference)):
+                logger.warning(
+                    "objective %s: all of the first candidates score the same, so that its items "
+                    "tell nothing apart; look at its answers in the item files, and at its task",
+                    name,
+                )
         if evaluation.failure or evaluation.raced.left:
             return
         for name, difficulty in self._difficulty.items():
             difficulty.learn(units_of(of_objective(records, name)).scores)
+
+    def correct(self, evaluation: Evaluation) -> None:
+        """Take in what a candidate that had left scores now that it has answered the rest."""
+        numbers = [e.number for e in self.found]
+        self.found[numbers.index(evaluation.number)] = evaluation
+        self._belief = None
 
     @property
     def belief(self) -> Belief:
@@ -150,6 +167,13 @@ def rungs_of(items: Items, settings: Racing, batch: int = 1) -> list[dict[str, l
             asked[name] = upto
         rungs.append(rung)
     return [rung for rung in rungs if any(rung.values())]
+
+
+def flat(found: Sequence[Evaluation], objectives: Sequence[str]) -> list[str]:
+    """The objectives on which all candidates, two or more, score exactly the same."""
+    done = [e.objectives for e in found if not e.failure]
+    same = [name for name in objectives if len({one[name].mean for one in done}) == 1]
+    return same if len(done) > 1 else []
 
 
 def told(found: Sequence[Evaluation]) -> dict[str, Any]:

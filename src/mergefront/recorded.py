@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
 
 from mergefront import ledger, statistics
 from mergefront.config import RunConfig
+from mergefront.propose.replay import carried_points
 from mergefront.records import RESULT as RESULT
 from mergefront.records import Estimate, Evaluation, Raced, Seconds
 from mergefront.rundir import ItemRecord, RunDirectory
 
 SAMPLER = "sampler"
 """Attribute of the study: what the sampler `auto` was decided to be, and why."""
+COMPLETED = "completed:"
+"""Attribute of the study, by candidate: what changed when it answered the rest of the items."""
 ELAPSED = "elapsed"
 """Wall seconds used when something was recorded: in RESULT, and of the study after the search."""
 
@@ -101,20 +104,42 @@ def reference_point(config: RunConfig, receiver: Mapping[str, Estimate]) -> dict
 
 def evaluations(study: optuna.Study, run: RunDirectory) -> list[Evaluation]:
     """Every finished candidate of a run as recorded, failed ones included, by number."""
-    found = []
+    found, attributes = [], study.user_attrs
+    carried = carried_points(attributes)
     for trial in ledger.finished(study):
         result = trial.user_attrs.get(RESULT)
         if result is None:  # failed outside our loop: nothing is known but that
             continue
+        later = attributes.get(f"{COMPLETED}{trial.number}", {})
+        result = {**result, **later}
+        values = later.get("values", trial.values) or ()
         partial = result.get("partial", {})  # runs of versions that did not race have none
         estimates = {
             name: Estimate(value, result["se"][name], result["n"][name], partial.get(name, 0.0))
-            for name, value in zip(run.config.objectives, trial.values or (), strict=False)
+            for name, value in zip(run.config.objectives, values, strict=False)
         }
         point = tuple(trial.params[name] for name in result["knobs"])
         seconds, raced = Seconds(**result["seconds"]), Raced(**result.get("raced", {}))
         failure = str(result["failure"])
-        found.append(
-            Evaluation(trial.number, point, result["origin"], estimates, seconds, failure, raced)
-        )
+        one = Evaluation(
+            trial.number, point, result["origin"], estimates, seconds, failure, raced,
+            version=int(bool(carried) and trial.number not in carried),
+            carried=carried.get(trial.number, ()),
+        )  # fmt: skip
+        found.append(one)
     return found
+
+
+def numbers_of(evaluation: Evaluation, objectives: Sequence[str]) -> dict[str, Any]:
+    """What is recorded of an evaluation, beside its values, and may change when it is completed.
+
+    Samplers read the errors in the order of the values, which is that of `objectives`.
+    """
+    found = {name: evaluation.objectives[name] for name in objectives if evaluation.objectives}
+    return {
+        "se": {name: one.se for name, one in found.items()},
+        "partial": {name: one.partial for name, one in found.items()},
+        "n": {name: one.n for name, one in found.items()},
+        "raced": dict(vars(evaluation.raced)),
+        "seconds": dict(vars(evaluation.seconds)),
+    }

@@ -38,6 +38,9 @@ RuleName = Literal[
 
 RESULT = "result"
 """Trial attribute with everything about a finished candidate but its point and values."""
+REFINEMENT = "refinement"
+"""Study attribute of a run whose space was refined: how many trials belong to the space before,
+the finer one's file, and the points of those trials in it, by number (`versions`)."""
 
 Table = Mapping[str, Mapping[str, float]]
 """Coefficients: source alias -> group name -> coefficient (a K x G table)."""
@@ -161,12 +164,14 @@ class Raced:
 
     `left` says why it left before the last rung (`race.BEHIND`, `race.COLLAPSED`); it is empty if
     it answered all. `spared` says why it would have left, had it not been one of those that answer
-    every item to keep the rule honest.
+    every item to keep the rule honest. `completed` is set where it left, but was believed to be on
+    the front in the end, and so answered the rest before the members were chosen.
     """
 
     rungs: int = 1
     left: str = ""
     spared: str = ""
+    completed: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,8 @@ class Evaluation:
 
     `point` lies in [0, 1]^D in the order of the space's knobs. `origin` says where it came from
     (a warm start's name, or the sampler's). `failure` is empty unless the candidate failed.
+    `version` counts refinements of the space before this candidate: `point` is one of that space.
+    `carried` is where `point` lies in a finer space that came later, empty if none did.
     """
 
     number: int
@@ -184,3 +191,10 @@ class Evaluation:
     seconds: Seconds = field(default_factory=Seconds)
     failure: str = ""
     raced: Raced = Raced()
+    version: int = 0
+    carried: tuple[float, ...] = ()
+
+    @property
+    def place(self) -> tuple[float, ...]:
+        """The point in the finest space of the run: what candidates are compared by."""
+        return self.carried or self.point

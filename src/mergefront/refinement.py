@@ -1,7 +1,8 @@
 """More knobs for a space during a run: the finer file, and old points in its terms.
 
 A curve over n equally spaced knots is one over 2n - 1 as well, with every other knot halfway
-between its neighbours, so that nothing that was evaluated is lost. Not here: when a search does so.
+between its neighbours, so that nothing that was evaluated is lost. Not here: when a search does so
+(`patience`), and which trials belong to which space (`versions`).
 """
 
 from __future__ import annotations

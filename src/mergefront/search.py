@@ -21,15 +21,17 @@ from mergefront.engine import Engine, open_engine
 from mergefront.errors import EngineError
 from mergefront.merging.plan import UNTOUCHED, plan_of
 from mergefront.merging.sources import Sources
-from mergefront.patience import Patience
-from mergefront.propose import AUTO, ReplaySampler, choose, make_sampler, pending
+from mergefront.patience import Exhaustion, Patience
+from mergefront.propose import ReplaySampler, pending
 from mergefront.race import Race
 from mergefront.recipe import Models, Recipe
-from mergefront.recorded import ELAPSED, RESULT, SAMPLER, estimates_of, evaluations, reference_point
-from mergefront.records import SPLITS, Estimate, Evaluation, Item, Raced, Seconds, Split
+from mergefront.recorded import ELAPSED, estimates_of, evaluations, numbers_of, reference_point
+from mergefront.records import RESULT, SPLITS, Estimate, Evaluation, Item, Raced, Seconds, Split
 from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory
+from mergefront.sampling import sampler_name, sampler_of
 from mergefront.space import Space
 from mergefront.tasks import ItemSet
+from mergefront.versions import Versions, refine
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,8 @@ class Search:
     release: Callable[[], None] = lambda: None
     engine: Engine | None = None
     _race: Race | None = None
+    _sampler: ReplaySampler | None = None
+    _versions: Versions | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -86,9 +90,16 @@ class Search:
         self.release()
         self.release = lambda: None
 
-    def recipe(self, point: Sequence[float]) -> Recipe:
-        """The recipe of a point in [0, 1]^D."""
-        return recipe_of(self.space, self.models, point)
+    @property
+    def versions(self) -> Versions:
+        """The run's space, and the finer one that it may have become."""
+        if self._versions is None:
+            self._versions = Versions.read(self.space, self.study)
+        return self._versions
+
+    def recipe(self, point: Sequence[float], version: int = 0) -> Recipe:
+        """The recipe of a point in [0, 1]^D of a version of the space."""
+        return self.versions.recipe(self.models, point, version)
 
     def receiver_recipe(self) -> Recipe:
         """The receiver itself: every coefficient at identity."""
@@ -104,25 +115,14 @@ class Search:
         Raises:
             EngineError: the engine failed MAX_FAILURES times in a row.
         """
-        names = list(self.config.objectives)
-        sampler = make_sampler(
-            self.sampler_name(),
-            dimension=self.space.dimension,
-            seed=self.config.search.seed,
-            start=self.space.start_point(),
-            n_objectives=len(names),
-            reference=list(reference_point(self.config, self.receiver("search")).values()),
-            constraints=[self.config.constraints.get(name) for name in names],
-        )
-        self.study.sampler = sampler
-        race = self.race()
         failures = 0
+        self.race()
         began = time.perf_counter()
-        for trial in self._trials(sampler, stop):
+        for trial in self._trials(stop):
             point = self.point(trial)
             proposed = time.perf_counter() - began
             origin = str(trial.user_attrs.get("origin", self.sampler_name()))
-            sampler.ahead(self.study)
+            self.sampler().ahead(self.study)
             try:
                 evaluation = self._evaluate_twice(trial.number, point, origin)
                 seconds = replace(evaluation.seconds, propose=proposed)
@@ -135,20 +135,22 @@ class Search:
                 logger.warning("candidate %d failed: %s", trial.number, error.message)
                 evaluation = Evaluation(trial.number, point, origin, {}, failure=error.message)
             told = self._tell(trial, evaluation)
-            race.learn(told, self.run.read_items(str(told.number), "search"))
+            self.race().learn(told, self.run.read_items(str(told.number), "search"))
             yield told
             began = time.perf_counter()
 
     def sampler_name(self) -> str:
         """The sampler of this run; `auto` is decided once, by what the run was started with."""
-        if self.config.search.sampler != AUTO:
-            return self.config.search.sampler
-        if SAMPLER not in self.study.user_attrs:
-            budget, names = self.config.budget, self.config.objectives
-            choice = choose(self.space.dimension, budget.candidates, len(names))
-            logger.info("sampler auto: %s, since %s", *choice)
-            self.study.set_user_attr(SAMPLER, list(choice))
-        return str(self.study.user_attrs[SAMPLER][0])
+        return sampler_name(self.config, self.study, self.space)
+
+    def sampler(self) -> ReplaySampler:
+        """The sampler of the finest space, which also becomes the study's."""
+        if self._sampler is None:
+            reference = reference_point(self.config, self.receiver("search"))
+            finest = self.versions.finest
+            self._sampler = sampler_of(self.sampler_name(), self.config, finest, reference)
+            self.study.sampler = self._sampler
+        return self._sampler
 
     def _evaluate_twice(self, number: int, point: Sequence[float], origin: str) -> Evaluation:
         """Evaluate; if the engine fails, once more in a fresh one."""
@@ -159,7 +161,8 @@ class Search:
             self.close_engine()
             return self.evaluate(number, point, origin)
 
-    def _trials(self, sampler: ReplaySampler, stop: Callable[[], bool]) -> Iterator[optuna.Trial]:
+    def _trials(self, stop: Callable[[], bool]) -> Iterator[optuna.Trial]:
+        self.sampler()  # trials in flight may ask it for what they lack
         for trial in pending(self.study):
             if stop():
                 return
@@ -167,20 +170,27 @@ class Search:
         reference = reference_point(self.config, self.receiver("search"))
         least, seed = self.config.budget.min_gain, self.config.search.seed
         patience = Patience(least, list(reference.values()), seed)
+        exhaustion = Exhaustion(reference, seed)
         while len(self.study.get_trials(deepcopy=False)) < self._trial_limit() and not stop():
-            if self.clock.left() < reserve(
-                self.config, self.items, evaluations(self.study, self.run)
-            ):
+            if self.clock.left() < reserve(self.config, self.items, self.race().found):
                 logger.warning("the time budget leaves no room for another candidate")
                 return
+            if self._refined(exhaustion):
+                patience = Patience(least, list(reference.values()), seed)
             if patience.ended(self.race().belief, self.race().found):
-                logger.warning(
-                    "the search ends early: another hour is expected to add %.2g %% to the "
-                    "hypervolume, less than budget.min_gain",
-                    100 * (patience.rate or 0.0),
-                )
                 return
-            yield sampler.ask(self.study, [knob.name for knob in self.space.knobs])
+            yield self.sampler().ask(self.study, self.versions.names(self.versions.latest))
+
+    def _refined(self, exhaustion: Exhaustion) -> bool:
+        """Go on in a finer space, once a run, if the present one has next to nothing left."""
+        budget, found = self.config.budget.candidates, self.race().found
+        queued = self._trial_limit() > budget
+        wanted = self.config.search.refine != "never" and not self.versions.latest and not queued
+        if not (wanted and exhaustion.reached(found, budget)):
+            return False
+        self._versions = refine(self.versions, self.study, found)
+        self._sampler = self._race = None  # they compare candidates, now in the finer space
+        return True
 
     def _trial_limit(self) -> int:
         """WAITING warm starts count as trials already, so they are added back while they wait."""
@@ -189,7 +199,8 @@ class Search:
 
     def point(self, trial: optuna.Trial) -> tuple[float, ...]:
         """The trial's point, asking the sampler if it was killed before it had one."""
-        return tuple(trial.suggest_float(knob.name, 0.0, 1.0) for knob in self.space.knobs)
+        names = self.versions.names(self.versions.of(trial.number))
+        return tuple(trial.suggest_float(name, 0.0, 1.0) for name in names)
 
     def evaluate(self, number: int, point: Sequence[float], origin: str) -> Evaluation:
         """Build one candidate in the engine, ask the search items, mark and store the answers.
@@ -197,7 +208,7 @@ class Search:
         Rung by rung: a candidate without a chance to be on the front leaves early, unless it is one
         of those that answer every item to keep that rule honest.
         """
-        recipe = self.recipe(point)
+        recipe = self.recipe(point, self.versions.of(number))
         plan = plan_of(recipe, self.sources.groups)
         if all(choice == UNTOUCHED for choice in plan.values()):
             estimates = self.receiver("search")
@@ -217,7 +228,7 @@ class Search:
             if verdict and not to_the_end:
                 break
         records.sort(key=lambda record: list(self.config.objectives).index(record.objective))
-        seconds += self._keep(str(number), records)
+        seconds += self.keep(str(number), records)
         left, spared = ("", verdict) if to_the_end else (verdict, "")
         raced = Raced(rung + 1, left, spared)
         return Evaluation(number, tuple(point), origin, estimates, seconds, raced=raced)
@@ -255,10 +266,10 @@ class Search:
         asked = self.items.items[split] if by_objective is None else by_objective
         built = self.open_engine().load(recipe)
         records, spent = answer(self.open_engine(), asked, split)
-        kept = self._keep(name, records)
+        kept = self.keep(name, records)
         return estimates_of(records), built + spent + kept
 
-    def _keep(self, name: str, records: Sequence[ItemRecord]) -> Seconds:
+    def keep(self, name: str, records: Sequence[ItemRecord]) -> Seconds:
         """Store marked answers under `name`."""
         start = time.perf_counter()
         self.run.add_items(name, records)
@@ -269,18 +280,14 @@ class Search:
 
         One attribute holds all but the values, since every write to the journal waits for the disk.
         """
+        evaluation = replace(evaluation, version=self.versions.of(trial.number))
         objectives = evaluation.objectives
-        knobs = zip(self.space.knobs, evaluation.point, strict=True)
         result = {
             "origin": evaluation.origin,
             ELAPSED: round(self.clock.elapsed(), 3),
-            "knobs": {knob.name: knob.value(u) for knob, u in knobs},
-            "se": {o: objectives[o].se for o in self.config.objectives if o in objectives},
-            "partial": {o: e.partial for o, e in objectives.items()},
-            "n": {name: e.n for name, e in objectives.items()},
-            "raced": dict(vars(evaluation.raced)),
-            "seconds": dict(vars(evaluation.seconds)),
+            "knobs": self.versions.knobs(evaluation),
             "failure": evaluation.failure,
+            **numbers_of(evaluation, list(self.config.objectives)),
         }
         trial.set_user_attr(RESULT, result)
         scores = {name: (round(e.mean, 4), round(e.se, 4)) for name, e in objectives.items()}
@@ -290,8 +297,3 @@ class Search:
         else:
             self.study.tell(trial, [objectives[name].mean for name in self.config.objectives])
         return evaluation
-
-
-def recipe_of(space: Space, models: Models, point: Sequence[float]) -> Recipe:
-    """The recipe of a point in [0, 1]^D."""
-    return Recipe(space.spec.method, models, space.table(point), space.parameters(point))

@@ -119,6 +119,11 @@ class Search(Strict):
     racing: Racing = Field(
         default_factory=Racing, description="Candidates without a chance leave early."
     )
+    refine: Literal["never", "exhausted"] = Field(
+        "never",
+        description="exhausted: when the model expects next to nothing more from the present "
+        "knots, every line with knots gets twice as many (n -> 2n - 1), once.",
+    )
 
     @model_validator(mode="after")
     def _earlier(self) -> Search:

@@ -18,12 +18,14 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
 
 from mergefront import ledger
+from mergefront.completing import Step, complete_members
 from mergefront.config import BLIND_ITEMS
 from mergefront.errors import RunError
 from mergefront.front import read_front, write_front
@@ -38,16 +40,6 @@ __all__ = ["Step", "digest", "finish", "read_front", "record_opening", "resolve_
 __all__ += ["blind_items", "write_front"]
 
 
-@dataclass(frozen=True)
-class Step:
-    """Progress of the final stage: `done` of `total` models scored on `split`."""
-
-    split: Split
-    name: str
-    done: int
-    total: int
-
-
 def finish(search: Search) -> Iterator[Step]:
     """Score finalists on validation items and picks on test items, then write front.json.
 
@@ -57,9 +49,11 @@ def finish(search: Search) -> Iterator[Step]:
         RunError: no candidate was evaluated.
     """
     receiver = search.receiver("search")
+    everything = evaluations(search.study, search.run)
+    if all(e.failure for e in everything):
+        raise nobody(search.run.path, everything)
+    yield from complete_members(search)
     finished = [e for e in evaluations(search.study, search.run) if not e.failure]
-    if not finished:
-        raise RunError(f"{search.run.path}: no candidate was evaluated", hint="raise the budget")
     belief = believed(finished, search.config, receiver)
     finalists = choose_finalists(finished, search.config, belief)
     by_number = {e.number: e for e in finished}
@@ -73,10 +67,21 @@ def finish(search: Search) -> Iterator[Step]:
     write_front(search.run, search.study)
 
 
+def nobody(path: Path, found: Sequence[Evaluation]) -> RunError:
+    """The error of a run in which no candidate has a score."""
+    if not found:
+        return RunError(f"{path}: no candidate was evaluated", hint="raise the budget")
+    return RunError(
+        f"{path}: all {len(found)} candidates failed, the last with: {found[-1].failure}",
+        hint="mend what the message names, or narrow the space's bounds; then start a new run "
+        "under another name (log.txt has every failure)",
+    )
+
+
 def _models(search: Search, chosen: Sequence[Evaluation]) -> list[tuple[str, Any]]:
     """Name and recipe of the receiver and of the chosen candidates."""
     models: list[tuple[str, Any]] = [(RECEIVER, search.receiver_recipe())]
-    return models + [(str(e.number), search.recipe(e.point)) for e in chosen]
+    return models + [(str(e.number), search.recipe(e.point, e.version)) for e in chosen]
 
 
 def _score(search: Search, split: Split, chosen: Sequence[Evaluation]) -> Iterator[Step]:

@@ -5,7 +5,6 @@ Not here: what becomes of them (`warm`).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,7 @@ from mergefront.recorded import evaluations, open_study
 from mergefront.records import Evaluation, Table
 from mergefront.rundir import RunDirectory
 from mergefront.space import Space, SpaceSpec
-
-logger = logging.getLogger(__name__)
+from mergefront.versions import Versions
 
 MOST: Final = 8
 """Candidates taken of one run, evenly along its front."""
@@ -42,8 +40,6 @@ class Earlier:
 def read_earlier(folders: Sequence[str], space: Space, hashes: Hashes) -> list[Earlier]:
     """Return the fronts of earlier runs by search scores, at most MOST of each.
 
-    Candidates of a refined space that this one's file does not describe are left out.
-
     Raises:
         RunError: a folder is no run, or its run searched other models or another method.
     """
@@ -54,14 +50,12 @@ def read_earlier(folders: Sequence[str], space: Space, hashes: Hashes) -> list[E
         spec = SpaceSpec.model_validate(manifest["space"])
         _check_method(run, spec, space.spec)
         ours = _same_donors(run, manifest["sources"], space, hashes)
-        then = Space.build(spec, list(run.config.donors), space.groups)
-        for one in _front(evaluations(open_study(run), run), list(run.config.objectives)):
-            if len(one.point) != then.dimension:
-                logger.warning(
-                    "%s: candidate %d is of a refined space and left out", run.path, one.number
-                )
-                continue
-            table = {ours[donor]: row for donor, row in then.table(one.point).items()}
+        study = open_study(run)
+        first = Space.build(spec, list(run.config.donors), space.groups)
+        versions = Versions.read(first, study)
+        for one in _front(evaluations(study, run), list(run.config.objectives)):
+            then = versions.spaces[one.version]
+            table = {ours[donor]: row for donor, row in versions.table(one).items()}
             origin = f"earlier {run.config.name} {one.number}"
             found.append(Earlier(origin, table, then.parameters(one.point)))
     return found

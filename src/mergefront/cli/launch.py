@@ -90,7 +90,7 @@ def _run(config: RunConfig, runs: Path) -> None:
     with err.status("checking configuration, items and checkpoints"):
         opened = assemble(config, runs)
     say(
-        f"run {opened.run.path}: {opened.space.dimension} knobs, "
+        f"run {opened.run.path}: {opened.versions.finest.dimension} knobs, "
         f"{len(opened.items.flat('search'))} search items a candidate, "
         f"{config.budget.candidates} candidates"
     )

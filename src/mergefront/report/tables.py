@@ -71,19 +71,21 @@ def answer_table(front: Front) -> Iterator[str]:
 
 
 def knob_table(front: Front) -> Iterator[str]:
-    """The members' knob values, folded away."""
+    """The members' knob values, folded away; a member of a refined space has knobs of its own."""
     members = front["members"]
     if not members:
         return
     numbers = [str(m["number"]) for m in members]
-    names = list(members[0]["knobs"])
-    rows = [row([text(name), *(_knob(m["knobs"][name]) for m in members)]) for name in names]
+    names = dict.fromkeys(name for m in members for name in m["knobs"])
+    rows = [row([text(name), *(_knob(m["knobs"].get(name)) for m in members)]) for name in names]
     body = table(["knob", *numbers], rows)
     yield f"<details><summary>Knob values of the front</summary>{body}</details>"
 
 
-def _knob(value: float | str) -> str:
-    """A number, or the word that was chosen."""
+def _knob(value: float | str | None) -> str:
+    """A number, the word that was chosen, or nothing where the member has no such knob."""
+    if value is None:
+        return ""
     return text(value) if isinstance(value, str) else f"{value:.3f}"
 
 

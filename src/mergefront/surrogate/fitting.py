@@ -1,9 +1,8 @@
 """Fitting a kernel: the highest marginal likelihood, held back by a prior on its scales.
 
-A lengthscale for each feature, since a few knobs move a model's scores and most hardly do (measured
-on the zoo, docs/lab.md: residuals of what is foretold fall by a quarter to a half against one scale
-for all). The prior is wide: log lengthscales about 0.5 with deviation 1, so that with few
-candidates all scales are alike.
+A lengthscale for each feature, since a few knobs move a model's scores and most hardly do (on the
+zoo the error of what is foretold falls by a quarter against one for all, docs/lab.md). The prior is
+wide: log lengthscales about 0.5 with deviation 1, so that with few candidates all scales are alike.
 
 The search is deterministic: one start, gradients, no random restarts. It is repeated at milestones
 only, a seventh more candidates each; between them the kernel stays, unless a candidate comes as a

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import cho_solve, solve_triangular
+from scipy.linalg.lapack import dtrtri
 
 from mergefront.surrogate.fitting import fitted_kernel, milestone
 from mergefront.surrogate.kernel import (
@@ -129,8 +130,8 @@ class GaussianProcess:
 
         The deviation includes the noise of the score itself. The kernel is not fitted again.
         """
-        inverse_NN = cho_solve((self._lower_NN, True), np.eye(len(self._values_N)))
-        variance_N = 1.0 / np.diag(inverse_NN)
+        inverse_NN, _ = dtrtri(self._lower_NN, lower=1)  # of the factor: a sixth of the work
+        variance_N = 1.0 / (inverse_NN**2).sum(axis=0)
         return self._weights_N * variance_N, np.sqrt(variance_N)
 
     def calibration(self) -> Calibration:

@@ -36,15 +36,15 @@ class Card:
     """What MLflow is told about a run.
 
     `run_id` names the run for ever (found again by it); `params` may nest and is flattened with
-    dots; `reference` has one value for each objective, for the hypervolume; `knobs` translates a
-    point in [0, 1]^D to named knob values, the candidates' parameters.
+    dots; `reference` has one value for each objective, for the hypervolume; `knobs` says a
+    candidate's knobs by name, its parameters.
     """
 
     run_id: str
     name: str
     objectives: Sequence[str]
     reference: Sequence[float]
-    knobs: Callable[[Sequence[float]], Mapping[str, float | str]]
+    knobs: Callable[[Evaluation], Mapping[str, float | str]]
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
 
@@ -198,7 +198,7 @@ class Projection:
             numbers[f"{objective}.partial"] = one.partial
         now = _milliseconds()
         metrics = [_metric(k, v, now) for k, v in numbers.items()]
-        given = self._card.knobs(evaluation.point)
+        given = self._card.knobs(evaluation)
         knobs = {k: v if isinstance(v, str) else f"{v:.6g}" for k, v in given.items()}
         _log_params(client, run.info.run_id, knobs, metrics)
         client.set_terminated(run.info.run_id, "FAILED" if evaluation.failure else "FINISHED")
