@@ -144,6 +144,7 @@ def test_rungs_hold_every_item_once_in_order_and_units_whole() -> None:
         "reasoning": [item("r", i, unit=f"u{i // 3}") for i in range(60)],
         "perception": [item("p", i) for i in range(20)],
     }
+    many = [item("p", i) for i in range(200)]
     rungs = rungs_of(items, Racing(rungs=4))
     assert len(rungs) == 4
     for name, mine in items.items():
@@ -154,6 +155,8 @@ def test_rungs_hold_every_item_once_in_order_and_units_whole() -> None:
         share = sum(len(rung["perception"]) for rung in rungs[:upto]) / 20
         assert share == pytest.approx(len(asked) / 60, abs=0.06)
     assert rungs_of(items, Racing(enabled=False)) == [items]
+    few = {"reasoning": [item("r", i, unit=f"u{i // 5}") for i in range(10)], "perception": many}
+    assert [len(rung["reasoning"]) for rung in rungs_of(few, Racing(rungs=4))] == [5, 0, 0, 5]
     assert all(sum(map(len, rung.values())) >= 24 for rung in rungs_of(items, Racing(), 24)[:1])
 
 

@@ -162,11 +162,18 @@ def rungs_of(items: Items, settings: Racing, batch: int = 1) -> list[dict[str, l
         rung = {}
         for name, mine in items.items():
             upto = len(whole_prefix(mine, max(1, round(end / longest * len(mine)))))
+            if not upto:  # the first unit is larger than that: nobody is judged on nothing
+                upto = next((k for k in range(1, len(mine)) if not _together(mine, k)), len(mine))
             upto = len(mine) if end == longest else max(upto, asked[name])
             rung[name] = list(mine[asked[name] : upto])
             asked[name] = upto
         rungs.append(rung)
     return [rung for rung in rungs if any(rung.values())]
+
+
+def _together(items: Sequence[Item], k: int) -> bool:
+    """Whether a cut before item k would break a unit."""
+    return bool(items[k].unit) and items[k].unit == items[k - 1].unit
 
 
 def flat(found: Sequence[Evaluation], objectives: Sequence[str]) -> list[str]:
