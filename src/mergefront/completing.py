@@ -15,8 +15,8 @@ from mergefront.recorded import COMPLETED, ELAPSED, evaluations, numbers_of
 from mergefront.records import Evaluation, Split
 from mergefront.search import Search
 
-ROUNDS = 3
-"""Rounds of completing those that would be members, at most."""
+MOST = 4
+"""So many times `report.finalists` candidates are completed at most."""
 
 
 @dataclass(frozen=True)
@@ -32,20 +32,27 @@ class Step:
 def complete_members(search: Search) -> Iterator[Step]:
     """Complete the candidates that would be members, and ask anew who is.
 
-    Ends when all that would be members have answered everything, or after `ROUNDS` rounds.
+    Ends when all that would be members have answered everything, or after `MOST` times
+    `report.finalists` candidates. Members are then chosen among those that have (`ready`).
     """
-    receiver = search.receiver("search")
-    for _ in range(ROUNDS):
+    receiver, room = search.receiver("search"), MOST * search.config.report.finalists
+    while room > 0:
         found = [e for e in evaluations(search.study, search.run) if not e.failure]
         belief = believed(found, search.config, receiver)
         numbers = set(choose_finalists(found, search.config, belief)) if found else set()
-        left = [e for e in found if e.number in numbers and e.raced.left and not e.raced.completed]
+        left = [e for e in found if e.number in numbers and not ready(e)][:room]
         if not left:
             return
+        room -= len(left)
         for done, evaluation in enumerate(left):
             yield Step("search", str(evaluation.number), done, len(left))
             complete(search, evaluation)
             search.study.set_user_attr(ELAPSED, round(search.clock.elapsed(), 3))
+
+
+def ready(evaluation: Evaluation) -> bool:
+    """Whether a candidate has answered every search item."""
+    return evaluation.raced.completed or not evaluation.raced.left
 
 
 def complete(search: Search, evaluation: Evaluation) -> Evaluation:

@@ -25,7 +25,7 @@ from typing import Any
 import optuna
 
 from mergefront import ledger
-from mergefront.completing import Step, complete_members
+from mergefront.completing import Step, complete_members, ready
 from mergefront.config import BLIND_ITEMS
 from mergefront.errors import RunError
 from mergefront.front import read_front, write_front
@@ -55,7 +55,7 @@ def finish(search: Search) -> Iterator[Step]:
     yield from complete_members(search)
     finished = [e for e in evaluations(search.study, search.run) if not e.failure]
     belief = believed(finished, search.config, receiver)
-    finalists = choose_finalists(finished, search.config, belief)
+    finalists = choose_finalists([e for e in finished if ready(e)], search.config, belief)
     by_number = {e.number: e for e in finished}
     yield from _score(search, "validation", [by_number[n] for n in finalists])
     chosen = picks(finalists, search.config, receiver, belief)
