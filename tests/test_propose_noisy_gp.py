@@ -123,16 +123,16 @@ def test_it_covers_more_than_random_search_under_noise() -> None:
 
 def test_it_leaves_a_cliff_alone() -> None:
     fell: list[list[bool]] = []
-    for seed in range(4):
+    for seed in range(8):
         proposer, tells = make(dimension=3, seed=seed), list[Tell]()
         for number in range(41):
             x = proposer.propose(tells, number)
             values = (0.02, 0.05) if x.mean() > 0.5 else tuple(objectives(x.tolist()))
             tells.append(Tell(number, tuple(x.tolist()), values, True, (0.01, 0.01)))
         fell.append([tell.values == (0.02, 0.05) for tell in tells])
-    design, later = np.array(fell)[:, :8], np.array(fell)[:, 8:]
-    assert design.mean() == 0.5
-    assert later.mean() < 0.7 * design.mean()  # the front ends at the cliff's edge
+    design, later = np.array(fell)[:, :8], np.array(fell)[:, 21:]
+    assert design.mean() > 0.45
+    assert later.mean() < 0.6 * design.mean()  # .47 when written; the front ends at the edge
 
 
 def test_the_kernel_sees_the_features() -> None:
