@@ -27,7 +27,7 @@ from mergefront.front import summarise, write_front
 from mergefront.gains import ALONE, BEATS, OVER_THE_FRONT, TRADES, overlap, paired_gains
 from mergefront.members import believed, choose_finalists, picks, resolve_pick
 from mergefront.recipe import Models, Recipe
-from mergefront.recorded import RESULT, estimates_of, open_study, paired_units, units_of
+from mergefront.recorded import COMPLETED, RESULT, estimates_of, open_study, paired_units, units_of
 from mergefront.records import Estimate, Evaluation, Item, Split
 from mergefront.report import write_report
 from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, blind_name
@@ -196,6 +196,17 @@ def test_a_gain_may_hold_for_the_member_alone(tmp_path: Path) -> None:
     assert two["holds"] == three["holds"] == ALONE
     assert "1 of them hold over the whole front" in front["messages"][0]
     assert "2 for the member alone" in front["messages"][0]
+
+
+def test_an_objective_that_never_changed_is_said(tmp_path: Path) -> None:
+    run, study = made_run(tmp_path)
+    assert not [one for one in summarise(run, study)["messages"] if "scored the same" in one]
+    for trial in study.trials[1:]:
+        level = study.trials[0].values[1]
+        changed = {"values": [trial.values[0], level]}
+        study.set_user_attr(f"{COMPLETED}{trial.number}", changed)
+    (words,) = [one for one in summarise(run, study)["messages"] if "scored the same" in one]
+    assert words.startswith("perception scored the same for every candidate")
 
 
 def test_how_models_answered_is_told(tmp_path: Path) -> None:

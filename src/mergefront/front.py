@@ -109,7 +109,12 @@ def summarise(run: RunDirectory, study: optuna.Study) -> dict[str, Any]:
         "seconds": _seconds(everything),
         "openings": openings,
         "test_rounds": len({o["candidates"] for o in openings if o["split"] == "test"}),
-        "messages": [*_messages(rows, names[0]), *_modes(run), *_refined(study)],
+        "messages": [
+            *_messages(rows, names[0]),
+            *_flat(everything, names),
+            *_modes(run),
+            *_refined(study),
+        ],
     }
 
 

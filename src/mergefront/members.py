@@ -76,13 +76,9 @@ def _thinned(layer: Sequence[int], mean: Mapping[int, NDArray[np.float64]], room
     if len(layer) <= room:
         return list(layer)
     points = np.array([mean[number] for number in layer])
-    kept = list(dict.fromkeys(int(i) for i in points.argmax(axis=0)))[:room]
+    best = list(dict.fromkeys(points.argmax(axis=0).tolist()))
     corner = points.min(axis=0) - 0.1 * np.ptp(points, axis=0) - 1e-9
-    rest = [i for i in range(len(layer)) if i not in kept]
-    while len(kept) < room:
-        volumes = [pareto.hypervolume(points[[*kept, i]], corner) for i in rest]
-        kept.append(rest.pop(int(np.argmax(volumes))))
-    return [layer[i] for i in kept]
+    return [layer[i] for i in pareto.covering(points, corner, room, kept=best)]
 
 
 def _distinct(finished: Sequence[Evaluation]) -> list[Evaluation]:

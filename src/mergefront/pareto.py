@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
 
@@ -55,18 +57,21 @@ def hypervolume(points_NM: ArrayLike, reference_M: ArrayLike) -> float:
     return float(archive.hypervolume)
 
 
-def covering(points_NM: ArrayLike, reference_M: ArrayLike, most: int) -> list[int]:
+def covering(
+    points_NM: ArrayLike, reference_M: ArrayLike, most: int, kept: Sequence[int] = ()
+) -> list[int]:
     """Return at most `most` indices, ascending, of points that together cover much hypervolume.
 
     Greedy: each next point adds most to those chosen before, the first of equals; at least 63 % of
-    what the best subset of that size covers. When no point adds any more, fewer are returned.
+    what the best subset of that size covers. When no point adds any more, fewer are returned. The
+    points in `kept` are chosen before all others.
 
     Reference: Guerreiro, Fonseca and Paquete, Greedy Hypervolume Subset Selection in Low
     Dimensions, Evolutionary Computation 24 (2016).
     """
     points = _points(points_NM)
-    chosen: list[int] = []
-    covered = 0.0
+    chosen = list(kept)[:most]
+    covered = hypervolume(points[chosen], reference_M)
     while len(chosen) < min(most, len(points)):
         volumes = [hypervolume(points[[*chosen, i]], reference_M) for i in range(len(points))]
         best = int(np.argmax(volumes))
