@@ -1,8 +1,9 @@
 """Fitting a kernel: the highest marginal likelihood, held back by a prior on its scales.
 
 A lengthscale for each feature, since a few knobs move a model's scores and most hardly do (on the
-zoo the error of what is foretold falls by a quarter against one for all, docs/lab.md). The prior is
-wide: log lengthscales about 0.5 with deviation 1, so that with few candidates all scales are alike.
+zoo the error of what is foretold falls by a quarter against one for all, docs/lab.md). The prior
+has a common scale, its log about log 0.5 with deviation 1, and each log lengthscale about that with
+deviation 0.7: with few candidates, or knobs that count alike, all scales are alike.
 
 The search is deterministic: one start, gradients, no random restarts. It is repeated at milestones
 only, a seventh more candidates each; between them the kernel stays, unless a candidate comes as a
@@ -19,7 +20,8 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor
+from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
 
 from mergefront.surrogate.kernel import (
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 FIT_ON: Final = 200
 """Candidates that choose a kernel at most, evenly spaced over the run."""
 
-_CENTRE, _WIDTH = math.log(0.5), 1.0  # of the prior of log lengthscales
+_CENTRE, _COMMON, _APART = math.log(0.5), 1.0, 0.7  # of the prior of log lengthscales
 _STEADY = 16  # up to so many candidates every one is a milestone
 _GROWTH = 7  # then a seventh more each
 _ITERATIONS = 30
@@ -56,6 +58,14 @@ def milestone(n: int) -> int:
     while reached + -(-reached // _GROWTH) <= n:
         reached += -(-reached // _GROWTH)
     return reached
+
+
+def surprised(n: int) -> int:
+    """Return the number of candidates, at most n, at which a kernel that failed is fitted anew.
+
+    All, up to 100 of them; then up to a fiftieth fewer, so that not every proposal fits one.
+    """
+    return n - n % max(1, n // 50)
 
 
 def fitted_kernel(features_NF: Array, values_N: Array, errors_N: Array, partial_N: Array) -> Kernel:
@@ -110,18 +120,30 @@ def objective(
         factor = cho_factor(total_NN, lower=True, check_finite=False)
     except LinAlgError:
         return 1e10, np.zeros_like(theta)
-    inverse_NN = cho_solve(factor, np.eye(len(centred_N)), check_finite=False)
+    inverse_NN, _ = dpotri(factor[0], lower=1)  # its lower triangle, a third of the work
+    inverse_NN = np.tril(inverse_NN) + np.tril(inverse_NN, -1).T
     weights_N = inverse_NN @ centred_N
-    away_F = (theta[:-2] - _CENTRE) / _WIDTH
+    away_F = theta[:-2] - _CENTRE
+    held_F = _held_back(away_F)
     value = 0.5 * float(centred_N @ weights_N) + float(np.log(np.diag(factor[0])).sum())
-    value += 0.5 * float(away_F @ away_F) + 0.5 * float(log_amplitude**2)
+    value += 0.5 * float(away_F @ held_F) + 0.5 * float(log_amplitude**2)
     outer_NN = inverse_NN - np.outer(weights_N, weights_N)
     pull_NN = outer_NN * (5.0 / 6.0) * (1.0 + root_NN) * fading_NN / features_NF.shape[1]
     by_scale_F = 2.0 * (pull_NN.sum(axis=1) @ scaled_NF**2)
     by_scale_F -= 2.0 * (scaled_NF * (pull_NN @ scaled_NF)).sum(axis=0)
     by_amplitude = float((outer_NN * signal_NN).sum()) + float(log_amplitude)
     by_share = 0.5 * share * (1.0 - share) * float(np.diag(outer_NN) @ noise[1])
-    return value, np.array([*(by_scale_F + away_F / _WIDTH), by_amplitude, by_share])
+    return value, np.array([*(by_scale_F + held_F), by_amplitude, by_share])
+
+
+def _held_back(away_F: Array) -> Array:
+    """Return deviations from the centre times the precision of the prior.
+
+    Its covariance is _APART^2 I + _COMMON^2 11'; the inverse is by Sherman and Morrison.
+    """
+    together = _COMMON**2 / (_APART**2 + len(away_F) * _COMMON**2)
+    held_F: Array = (away_F - together * away_F.sum()) / _APART**2
+    return held_F
 
 
 def _logistic(x: float) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from scipy.linalg.lapack import dpotrf
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -20,6 +21,7 @@ DEFAULT_ERROR: Final = 0.03
 MEAN_VARIANCE: Final = 1.0
 """Of the constant c: scores lie in [0, 1], so this says nothing about it."""
 
+_ROWS = 128  # of a block: large enough for a matrix product, small enough for a cache
 _JITTER = 1e-10  # times the amplitude squared; raised tenfold until a covariance is positive
 
 
@@ -44,10 +46,33 @@ class Kernel:
 
     def covariance(self, a_NF: Array, b_PF: Array) -> Array:
         """Return a^2 k (N, P) between feature vectors, without the constant."""
-        scales_F = np.asarray(self.lengthscales)
-        root_NP = np.sqrt(5.0 * squared_distances(a_NF / scales_F, b_PF / scales_F))
-        correlation_NP: Array = (1.0 + root_NP + root_NP**2 / 3.0) * np.exp(-root_NP)
-        return self.amplitude**2 * correlation_NP
+        return self._of_scaled(*(one / np.asarray(self.lengthscales) for one in (a_NF, b_PF)))
+
+    def lower_covariance(self, a_NF: Array) -> Array:
+        """Return the lower triangle of `covariance` of N feature vectors among themselves.
+
+        What lies above it is partly 0: half the work, and all that a Cholesky factor needs.
+        """
+        scaled_NF = a_NF / np.asarray(self.lengthscales)
+        lower_NN = np.zeros((len(a_NF), len(a_NF)))
+        for start in range(0, len(a_NF), _ROWS):
+            end = min(start + _ROWS, len(a_NF))
+            lower_NN[start:end, :end] = self._of_scaled(scaled_NF[start:end], scaled_NF[:end])
+        return lower_NN
+
+    def _of_scaled(self, a_NF: Array, b_PF: Array) -> Array:
+        """Return a^2 k of features in units of their lengthscales: few passes, few temporaries."""
+        squared_NP = squared_distances(a_NF, b_PF)
+        squared_NP *= 5.0
+        root_NP = np.sqrt(squared_NP)
+        factor_NP = squared_NP
+        factor_NP /= 3.0
+        factor_NP += root_NP
+        factor_NP += 1.0
+        np.negative(root_NP, out=root_NP)
+        factor_NP *= np.exp(root_NP, out=root_NP)
+        factor_NP *= self.amplitude**2
+        return factor_NP
 
 
 def noise_parts(errors_N: ArrayLike, partial_N: ArrayLike) -> tuple[Array, Array]:
@@ -59,23 +84,33 @@ def noise_parts(errors_N: ArrayLike, partial_N: ArrayLike) -> tuple[Array, Array
 
 def squared_distances(a_NF: Array, b_PF: Array) -> Array:
     """Return mean squared differences (N, P) over features, to about 1e-15."""
-    squared_NP = (a_NF**2).sum(1)[:, None] + (b_PF**2).sum(1)[None, :] - 2.0 * (a_NF @ b_PF.T)
-    clipped_NP: Array = np.maximum(squared_NP, 0.0) / a_NF.shape[1]
-    return clipped_NP
+    squared_NP: Array = a_NF @ b_PF.T
+    squared_NP *= -2.0
+    squared_NP += (a_NF**2).sum(1)[:, None]
+    squared_NP += (b_PF**2).sum(1)[None, :]
+    np.maximum(squared_NP, 0.0, out=squared_NP)
+    squared_NP /= a_NF.shape[1]
+    return squared_NP
 
 
 def cholesky(covariance_NN: Array, amplitude: float) -> Array:
-    """Return the lower factor, adding to the diagonal as little as makes it positive."""
+    """Return the lower factor, adding to the diagonal as little as makes it positive.
+
+    Only the lower triangle is read; the diagonal is written to.
+
+    Raises:
+        numpy.linalg.LinAlgError: nothing finite makes it positive.
+    """
+    diagonal_N = covariance_NN.diagonal().copy()
     jitter = _JITTER * amplitude**2
-    while True:
-        try:
-            lower_NN = np.linalg.cholesky(covariance_NN + jitter * np.eye(len(covariance_NN)))
-        except np.linalg.LinAlgError:
-            jitter *= 10.0
-            if not math.isfinite(jitter):
-                raise
-        else:
-            return np.asarray(lower_NN, dtype=np.float64)
+    while math.isfinite(jitter):
+        np.fill_diagonal(covariance_NN, diagonal_N + jitter)
+        upper_NN, failed = dpotrf(covariance_NN.T, lower=0, overwrite_a=0, clean=1)
+        if not failed:
+            lower_NN: Array = upper_NN.T
+            return lower_NN
+        jitter *= 10.0
+    raise np.linalg.LinAlgError("a covariance is not finite")
 
 
 def matrix(features: ArrayLike) -> Array:

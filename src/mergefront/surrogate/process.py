@@ -11,7 +11,7 @@ import numpy as np
 from scipy.linalg import cho_solve, solve_triangular
 from scipy.linalg.lapack import dtrtri
 
-from mergefront.surrogate.fitting import fitted_kernel, milestone
+from mergefront.surrogate.fitting import fitted_kernel, milestone, surprised
 from mergefront.surrogate.kernel import (
     DEFAULT_ERROR,
     MEAN_VARIANCE,
@@ -73,12 +73,14 @@ class GaussianProcess:
         self._features_NF, self._errors_N = features_NF, errors_N
         self._centre = float(values_N.mean())
         self._values_N = values_N - self._centre
-        total_NN = self._prior(features_NF, features_NF)
+        total_NN = kernel.lower_covariance(features_NF)
+        total_NN += MEAN_VARIANCE
         partial_N = np.zeros_like(errors_N) if partial_N is None else partial_N
         self._noise_N = kernel.noise(errors_N, partial_N)
         total_NN[np.diag_indices_from(total_NN)] += self._noise_N
         self._lower_NN = cholesky(total_NN, kernel.amplitude)
-        self._weights_N = cho_solve((self._lower_NN, True), self._values_N)
+        upper_NN = self._lower_NN.T  # as LAPACK stores it: not copied
+        self._weights_N = cho_solve((upper_NN, False), self._values_N, check_finite=False)
 
     def log_likelihood(self) -> float:
         """Return the log marginal likelihood of the scores (equation 2.30)."""
@@ -145,7 +147,9 @@ class GaussianProcess:
         return Calibration(n, mean_square, within, excess, misfit)
 
     def _prior(self, a_NF: Array, b_PF: Array) -> Array:
-        return self.kernel.covariance(a_NF, b_PF) + MEAN_VARIANCE
+        covariance_NP = self.kernel.covariance(a_NF, b_PF)
+        covariance_NP += MEAN_VARIANCE
+        return covariance_NP
 
 
 def fit(
@@ -161,7 +165,7 @@ def fit(
     ones as `SMALLEST_ERROR`. `partial_N` is the part of each error that comes of unanswered items
     (`records.Estimate.partial`); without it there is none. The process is conditioned on all; its
     kernel is that of the candidates up to the last milestone (`fitting.milestone`), unless those
-    after it came as a surprise: then of all.
+    after it came as a surprise: then of all up to `fitting.surprised`.
 
     Raises:
         ValueError: no candidates, lengths that differ, or a number that is not finite.
@@ -178,10 +182,10 @@ def fit(
     errors = np.maximum(np.where(np.isfinite(errors), errors, DEFAULT_ERROR), SMALLEST_ERROR)
     partial = np.zeros_like(errors) if partial_N is None else np.asarray(partial_N, dtype=float)
     data = features, values, errors, partial
-    upto = milestone(len(values))
+    upto, latest = milestone(len(values)), surprised(len(values))
     process = GaussianProcess(fitted_kernel(*(one[:upto] for one in data)), *data)
-    if upto < len(values) and process.calibration().mean_square > _SURPRISED:
-        process = GaussianProcess(fitted_kernel(*data), *data)
+    if upto < latest and process.calibration().mean_square > _SURPRISED:
+        process = GaussianProcess(fitted_kernel(*(one[:latest] for one in data)), *data)
     return process
 
 
