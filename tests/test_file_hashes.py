@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from mergefront import file_hashes
-from mergefront.file_hashes import file_sha256
+from mergefront.file_hashes import file_hash
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def forget() -> None:
 
 def right(file: Path) -> bool:
     forget()
-    return file_sha256(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+    return file_hash(file) == f"xxh3:{xxhash.xxh3_128_hexdigest(file.read_bytes())}"
 
 
 def test_a_hash_is_remembered_across_processes(large: Path, tmp_path: Path) -> None:
@@ -45,10 +45,10 @@ def test_a_hash_is_remembered_across_processes(large: Path, tmp_path: Path) -> N
     (note,) = notes(tmp_path)
     held = json.loads(note.read_text())
     assert held["path"] == str(large)
-    note.write_text(json.dumps(held | {"sha256": "remembered"}))  # proves that it is read
+    note.write_text(json.dumps(held | {"hash": "remembered"}))  # proves that it is read
     forget()
-    assert file_sha256(large) == "remembered"
-    assert file_sha256(large.parent / "." / large.name) == "remembered"
+    assert file_hash(large) == "remembered"
+    assert file_hash(large.parent / "." / large.name) == "remembered"
 
 
 def test_any_change_is_seen(large: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mergefront.errors import CheckpointError, UserError
-from mergefront.file_hashes import file_sha256
+from mergefront.file_hashes import file_hash
 from mergefront.folder import (
     NO_GGUF,
     check_index,
@@ -137,7 +137,7 @@ class Checkpoint:
         return handle, header.name
 
     def file_hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of all that decides answers, by path in the folder.
+        """Return the hash of all that decides answers, by path in the folder.
 
         These are the weight files and whatever makes prompts: config, generation config,
         tokenizer, processor and chat templates. Not the weights' index, licences or pages, and
@@ -146,7 +146,7 @@ class Checkpoint:
         files = {header.file for header in self.headers.values()}
         files |= {file for pattern in _PROMPTING for file in self.folder.glob(pattern)}
         return {
-            file.relative_to(self.folder).as_posix(): file_sha256(file)
+            file.relative_to(self.folder).as_posix(): file_hash(file)
             for file in sorted(files)
             if file.is_relative_to(self.folder)
             and file.is_file()

@@ -25,7 +25,7 @@ MOST: Final = 8
 """Candidates taken of one run, evenly along its front."""
 
 Hashes = Mapping[str, Mapping[str, str]]
-"""Source -> file -> SHA-256, as `Sources.file_hashes` and a run's manifest have them."""
+"""Source -> file -> hash, as `Sources.file_hashes` and a run's manifest have them."""
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class Sources:
                 self._finite_tensor(model, own)
 
     def file_hashes(self) -> dict[str, dict[str, str]]:
-        """Return source -> file -> SHA-256 of all that decides answers."""
+        """Return source -> file -> hash of all that decides answers."""
         return {name: model.file_hashes() for name, model in self.models.items()}
 
     def check_method(self, method: Method, parameters: Mapping[str, Any]) -> None:
