@@ -20,10 +20,10 @@ from fixtures_models import tensors_of
 from mergefront.anatomy import groups
 from mergefront.checkpoint import Checkpoint
 from mergefront.errors import EngineError, PairingError
-from mergefront.export import load_in_transformers, same_tensors
 from mergefront.merging.sources import Sources, check_heads
 from mergefront.pairing import pair
 from mergefront.recipe import refs
+from mergefront.verification import load_in_transformers, same_tensors
 
 LOADED = [case for case in CASES if FAMILIES[case[0]].loads(case[1])]
 ALL = ("*", "embedding", "head")

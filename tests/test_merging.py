@@ -496,6 +496,6 @@ def test_overflow_is_named(zoo: dict[str, Path], tmp_path: Path) -> None:
     recipe = Recipe("task_arithmetic", named, {"a": {"1.mlp": 1e6}})
     with pytest.raises(
         CheckpointError,
-        match=r"merged tensor 'model\.text_model\.layers\.1\.mlp\S+' overflows F16",
+        match=r"merged tensor 'model\.text_model\.layers\.1\.mlp\S+' overflows float16",
     ):
         written(recipe, tmp_path / "out")

@@ -19,13 +19,14 @@ from mergefront.assemble import assemble
 from mergefront.cli import main
 from mergefront.config import EngineConfig, Items, RunConfig, validate
 from mergefront.errors import EngineError, RunError
-from mergefront.export import Scored, export_candidate
+from mergefront.export import export_candidate
 from mergefront.propose import SAMPLERS
 from mergefront.race import Race
 from mergefront.recorded import estimates_of, evaluations, open_study
 from mergefront.rundir import RECEIVER, RunDirectory
 from mergefront.select import read_front
 from mergefront.tasks import item_set
+from mergefront.verification import Scored
 
 KIND = "vllm" if importlib.util.find_spec("vllm") else "transformers"
 CONFIG: dict[str, Any] = {
@@ -226,6 +227,29 @@ def test_a_candidate_that_was_not_validated_exports_and_says_so(
     assert "such numbers are optimistic" in card
     run_again = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())
     assert list(run_again["objectives"]) == list(CONFIG["objectives"])
+
+
+def test_an_export_in_another_type_says_what_it_could_not_compare(
+    command: Command, run: RunDirectory, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    code, printed, err = command("export", "x", "--out", out, "--dtype", "bfloat16")
+    assert code == 0
+    assert printed.strip() == str(out)
+    assert "verified: loads in transformers in bfloat16" in err
+    assert "not compared: parameter hashes, for it is written in bfloat16 and was scored in" in err
+    provenance = json.loads((out / "provenance.json").read_text())
+    assert provenance["dtype"] == {"written": "bfloat16", "receiver": ["float32"]}
+    checks = provenance["verified"]
+    assert checks["dtype"] == {"written": "bfloat16", "scored": "float32"}
+    assert not checks["engine"]["same_as_scored"]
+    asked, same = checks["answers"]["asked"], checks["answers"]["same"]
+    assert asked == 240
+    counted = "all 240 answers in bfloat16 are" if same == asked else f"{asked - same} of 240 "
+    assert counted in err
+    card = (out / "README.md").read_text()
+    assert "measured on weights rounded to float32" in card
+    assert "--dtype bfloat16" in card
 
 
 def test_unknown_picks_name_the_legal_ones(command: Command) -> None:

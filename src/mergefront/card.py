@@ -40,10 +40,12 @@ def model_card(
     licence_of: Mapping[str, str],
     front: Mapping[str, Any] | None,
     member: Mapping[str, Any] | None,
+    recast: tuple[str, str] | None = None,
 ) -> str:
     """Markdown with YAML front matter: base models, licence, scores with intervals, recipe.
 
-    `front` and `member` are of front.json; None for a recipe merged without a search.
+    `front` and `member` are of front.json; None for a recipe merged without a search. `recast`
+    is (the floating type written, the receiver's own), where these differ.
     """
     models = recipe.models
     based_on = [models.receiver]
@@ -63,6 +65,7 @@ def model_card(
         "embeddings and head are the receiver's unless the recipe says otherwise. Coefficients "
         "for every layer and part are in `recipe.json`, source hashes in `provenance.json`.",
         "",
+        *_rounding(recast, scored=front is not None),
         "## Licence",
         "",
         "A merge inherits the conditions of every model in it. As their model cards say: "
@@ -72,11 +75,30 @@ def model_card(
     ]
     if front is not None and member is not None:
         body += _scores(front, member)
-    return "\n".join([*header, *body, *_reproduce(recipe, searched=front is not None)])
+    reproduce = _reproduce(recipe, recast, searched=front is not None)
+    return "\n".join([*header, *body, *reproduce])
 
 
-def _reproduce(recipe: Recipe, *, searched: bool) -> list[str]:
-    commands = ["mergefront merge recipe.json --out DIR    # these weights"]
+def _rounding(recast: tuple[str, str] | None, *, scored: bool) -> list[str]:
+    """In which type the weights are, where it is not the receiver's."""
+    if recast is None:
+        return []
+    written, own = recast
+    words = (
+        f"All weights are in {written}; the receiver's are in {own}. Each was rounded once: a "
+        "merged one from fp32 arithmetic, a copied one from the receiver's."
+    )
+    if scored:
+        words += (
+            f" The scores below were measured on weights rounded to {own}; `provenance.json` says "
+            "what could be verified of these."
+        )
+    return [words, ""]
+
+
+def _reproduce(recipe: Recipe, recast: tuple[str, str] | None, *, searched: bool) -> list[str]:
+    option = f" --dtype {recast[0]}" if recast else ""
+    commands = [f"mergefront merge recipe.json --out DIR{option}    # these weights"]
     if searched:
         commands.append("mergefront search run.yaml                # the search that found them")
     made = (

@@ -29,12 +29,16 @@ from mergefront.folder import (
     shards_of,
     weight_files,
 )
+from mergefront.records import Dtype
 from mergefront.safetensors_file import DTYPES, TensorHeader, read_header
 from mergefront.writing import (
+    PLAIN,
     SHARD_BYTES,
     CheckpointWriter,
     copy_companions,
+    set_config_dtype,
     whole_folder,
+    written_dtype,
 )
 
 __all__ = [
@@ -46,7 +50,9 @@ __all__ = [
     "copy_companions",
     "downloaded",
     "locate",
+    "set_config_dtype",
     "whole_folder",
+    "written_dtype",
 ]
 
 _WANTED: Final = (  # no pickles
@@ -157,6 +163,35 @@ class Checkpoint:
     def n_bytes(self) -> int:
         """Bytes of all tensors together."""
         return sum(header.n_bytes for header in self.headers.values())
+
+    def planned(self, dtype: Dtype = "auto") -> dict[str, torch.Tensor]:
+        """Return name -> a tensor without data, of the shape and type it has written in `dtype`."""
+        return {
+            name: torch.empty(
+                header.shape, dtype=written_dtype(DTYPES[header.dtype], dtype), device="meta"
+            )
+            for name, header in self.headers.items()
+        }
+
+    def written_bytes(self, dtype: Dtype = "auto") -> int:
+        """Bytes of all tensors together, written in `dtype`."""
+        return sum(tensor.nbytes for tensor in self.planned(dtype).values())
+
+    def recast(self, dtype: Dtype) -> bool:
+        """Whether writing in `dtype` rounds or widens any tensor."""
+        return dtype != "auto" and set(self.float_types()) != {dtype}
+
+    def float_types(self) -> tuple[str, ...]:
+        """Return the floating types of its tensors, by torch's names, those with most bytes first.
+
+        8-bit floats do not count: they are never rounded.
+        """
+        total: dict[torch.dtype, int] = {}
+        for header in self.headers.values():
+            own = DTYPES[header.dtype]
+            total[own] = total.get(own, 0) + header.n_bytes
+        ordered = sorted((own for own in total if own in PLAIN), key=lambda own: -total[own])
+        return tuple(str(own).removeprefix("torch.") for own in ordered)
 
 
 def locate(model: str, revision: str | None = None) -> Path:

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 from mergefront import compare, plots
 from mergefront.assemble import run_space
 from mergefront.errors import MergefrontError, RunError
-from mergefront.export import Progress, Scored, export_candidate
+from mergefront.export import Progress, export_candidate
 from mergefront.front import read_front, write_front
 from mergefront.members import GUARDED, believed
 from mergefront.profiles import profile
 from mergefront.recorded import estimates_of, evaluations, open_study, reference_point
-from mergefront.records import Evaluation
+from mergefront.records import Dtype, Evaluation
 from mergefront.report import Figure, write_report
 from mergefront.rundir import RECEIVER, RunDirectory
 from mergefront.search import Search
 from mergefront.tasks import item_set
 from mergefront.tracking import Card, Ending, Tracker, ending_of
 from mergefront.tracking import rebuild as rebuild_tracking
+from mergefront.verification import Scored
 from mergefront.versions import Versions
 
 if TYPE_CHECKING:
@@ -160,13 +161,19 @@ def _how_to_look(run: RunDirectory) -> str:
 
 
 def export_pick(
-    run: RunDirectory, pick: str, out: Path, *, progress: Progress | None = None, say: Say
+    run: RunDirectory,
+    pick: str,
+    out: Path,
+    *,
+    progress: Progress | None = None,
+    say: Say,
+    dtype: Dtype = "auto",
 ) -> dict[str, Any]:
     """Export a candidate of a finished run; see `export.export_candidate`.
 
     Raises:
         RunError: the run has no front yet, or no such candidate.
-        UserError: `out` exists or the disk is too full.
+        UserError: `out` exists, the disk is too full, or a value overflows `dtype`.
         EngineError: the written checkpoint is not what was scored.
     """
     named = compare.candidate(run, pick)
@@ -187,6 +194,7 @@ def export_pick(
         config=(run.path / "config.yaml").read_text(),
         progress=progress,
         say=say,
+        dtype=dtype,
     )
 
 

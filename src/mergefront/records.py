@@ -17,6 +17,9 @@ PARTS: tuple[Part, ...] = ("attention", "mlp", "norm", "embedding", "head", "oth
 Split = Literal["search", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("search", "validation", "test")
 
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""Floating type of weights or of an engine's arithmetic; auto: the receiver's own."""
+
 Status = Literal["ok", "no_answer", "truncated", "parse_error"]
 
 RuleName = Literal[

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from mergefront.records import Dtype
 from mergefront.yaml_file import Strict
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -177,9 +178,7 @@ class EngineConfig(Strict):
     """The inference engine and its resources."""
 
     kind: EngineKind = Field("vllm", description="vllm, or transformers (reference, slower).")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Arithmetic of the engine; auto: the receiver's own."
-    )
+    dtype: Dtype = Field("auto", description="Arithmetic of the engine; auto: the receiver's own.")
     max_model_len: Count | None = Field(None, description="Longest prompt plus answer, tokens.")
     max_num_seqs: Count = Field(256, description="Questions answered at the same time.")
     batch_size: Count = Field(64, description="Same, for the transformers engine.")

@@ -3,6 +3,9 @@
 Not here: reading (`checkpoint`) and what the tensors are (`merging.build`). `checkpoint`
 re-exports everything public of this module.
 
+A checkpoint may be written in another floating type than the one it is made from: `written_dtype`
+says which tensors that changes, `set_config_dtype` lets config.json follow.
+
 Reading order: `whole_folder`, `CheckpointWriter`, `copy_companions`.
 """
 
@@ -16,11 +19,12 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
-from mergefront.errors import UserError
+from mergefront.errors import CheckpointError, UserError
+from mergefront.records import Dtype
 from mergefront.safetensors_file import Layout, raw_bytes
 
 WEIGHT_INDEX: Final = "model.safetensors.index.json"
@@ -28,6 +32,9 @@ SHARD_BYTES: Final = 4 * 10**9
 _WEIGHTS: Final = re.compile(
     r"\.(safetensors|bin|pt|pth|ckpt|pkl|gguf|h5|msgpack|onnx|npz|npy|tflite)$"
 )
+PLAIN: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""The floating types that a value may be rounded from and to; 8-bit floats come with scales."""
+_CONFIG_KEYS: Final = ("dtype", "torch_dtype")
 _LEFT_BEHIND: Final = frozenset({"README.md", WEIGHT_INDEX, "pytorch_model.bin.index.json"})
 
 
@@ -187,3 +194,44 @@ def copy_companions(src: Path, dst: Path) -> list[str]:
             shutil.copyfile(file, dst / file.name)
             copied.append(file.name)
     return copied
+
+
+def written_dtype(own: torch.dtype, dtype: Dtype) -> torch.dtype:
+    """Return the type in which a tensor of type `own` is written where `dtype` is asked for.
+
+    Integers, truth values and 8-bit floats stay what they are.
+    """
+    if dtype == "auto" or own not in PLAIN:
+        return own
+    chosen: torch.dtype = getattr(torch, dtype)
+    return chosen
+
+
+def set_config_dtype(file: Path, dtype: Dtype) -> None:
+    """Make a config.json say that its weights are of type `dtype`, and nothing else of them.
+
+    Rewritten are `dtype` and `torch_dtype`, of the whole and of every part (text_config,
+    vision_config, ...), wherever they name a type. A config that names none gets `torch_dtype`,
+    which transformers 4 and 5 both read.
+
+    Raises:
+        CheckpointError: the file holds no JSON object.
+    """
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise CheckpointError(f"{file}: not valid JSON: {problem}") from problem
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file}: expected a JSON object")
+    _rename_dtypes(config, dtype)
+    if not any(config.get(key) for key in _CONFIG_KEYS):
+        config["torch_dtype"] = dtype
+    file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _rename_dtypes(config: dict[str, Any], dtype: Dtype) -> None:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _rename_dtypes(value, dtype)
+        elif key in _CONFIG_KEYS and isinstance(value, str):
+            config[key] = dtype

@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from mergefront.cli.terminal import Json, emit_json, out, say, table, tensor_bar
+from mergefront.cli.terminal import (
+    Json,
+    WrittenDtype,
+    emit_json,
+    out,
+    say,
+    table,
+    tensor_bar,
+)
 from mergefront.config import VocabularyMode
 from mergefront.errors import ConfigError, UserError
 
@@ -53,8 +61,15 @@ def merge(
     shard_gb: Annotated[
         float, typer.Option(min=0.01, help="Largest weight file, in GB (10^9 bytes).")
     ] = 5.0,
+    dtype: WrittenDtype = "auto",
 ) -> None:
-    """Merge a recipe into a complete checkpoint, without any search."""
+    """Merge a recipe into a complete checkpoint, without any search.
+
+    With --dtype every floating tensor is written in that type, and config.json says so: merged ones
+    are rounded once, from fp32 arithmetic, and copied ones (tower, connector, embeddings) once,
+    from the receiver's own. A value too large for float16 is an error that names the tensor; below
+    6e-5 values lose digits there, below 3e-8 they become 0.
+    """
     from mergefront import lineage
     from mergefront.export import merge as merge_recipe
     from mergefront.merging.sources import Sources
@@ -71,10 +86,11 @@ def merge(
             say(line)
     try:
         with tensor_bar() as progress:
-            merge_recipe(read, sources, destination, progress, int(shard_gb * 1e9))
+            merge_recipe(read, sources, destination, progress, int(shard_gb * 1e9), dtype)
     except ConfigError as problem:  # all that is a recipe's fault
         raise ConfigError(f"{recipe}: {problem.message}", hint=problem.hint) from problem
-    say(f"merged {len(sources.receiver.headers)} tensors by {read.method}")
+    how = f", written in {dtype}" if sources.receiver.recast(dtype) else ""
+    say(f"merged {len(sources.receiver.headers)} tensors by {read.method}{how}")
     typer.echo(destination)
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from mergefront.cli.terminal import (
     Json,
+    WrittenDtype,
     emit_json,
     out,
     percent,
@@ -159,19 +160,24 @@ def export(
         ),
     ] = "knee",
     runs: Runs = Path("runs"),
+    dtype: WrittenDtype = "auto",
     as_json: Json = False,
 ) -> None:
     """Write a candidate as a complete Hugging Face checkpoint, verified against what was scored.
 
     It must load in transformers without missing or unexpected tensors, and in a fresh engine give
     the parameter hashes and the answers that were scored; otherwise no folder appears.
+
+    With --dtype it is the same merge rounded otherwise (see merge --help), and not the weights that
+    were scored unless the engine computed in that type on weights of that type or float32: then
+    hashes are compared. Else answers are asked again in an engine of that type, and counted.
     """
     from mergefront.conclude import export_pick
     from mergefront.status import open_run
 
     opened = open_run(runs, run)
     with tensor_bar() as progress:
-        checks = export_pick(opened, pick, destination, progress=progress, say=say)
+        checks = export_pick(opened, pick, destination, progress=progress, say=say, dtype=dtype)
     if as_json:
         emit_json({"folder": str(destination), **checks})
         return

@@ -24,6 +24,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from mergefront.records import Dtype
+
+WrittenDtype = Annotated[
+    Dtype,
+    typer.Option(
+        help="Floating type of the weights written; auto: that of each tensor in the receiver."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)

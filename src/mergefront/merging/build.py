@@ -12,9 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergefront.checkpoint import DTYPES, SHARD_BYTES, CheckpointWriter, copy_companions
+from mergefront.checkpoint import (
+    DTYPES,
+    SHARD_BYTES,
+    CheckpointWriter,
+    copy_companions,
+    set_config_dtype,
+    written_dtype,
+)
 from mergefront.errors import CheckpointError
 from mergefront.recipe import Recipe
+from mergefront.records import Dtype
 
 from . import METHODS
 from .arithmetic import CPU_CHUNK, combine
@@ -76,29 +84,52 @@ def _pieces(
     return lambda at: whole[at]
 
 
-def combined(sources: Sources, recipe: Recipe, name: str, choice: Choice) -> Tensor:
+def combined(
+    sources: Sources, recipe: Recipe, name: str, choice: Choice, dtype: Dtype = "auto"
+) -> Tensor:
     """Return a receiver tensor as its group's choice makes it (see `plan.plan_of`).
 
+    `dtype` is the floating type it is rounded to, once, from the fp32 arithmetic or from the
+    receiver's own value (of F64 by way of fp32); "auto" is the receiver's own of this tensor.
+
     Raises:
-        CheckpointError: if a value overflows the checkpoint's dtype.
+        CheckpointError: if a value overflows that type.
     """
+    own = DTYPES[sources.receiver.headers[name].dtype]
+    wanted = written_dtype(own, dtype)
     if choice == UNTOUCHED:
         mergeable = name in sources.models["receiver"].pairs
-        return sources.tensor("receiver", name) if mergeable else sources.receiver.tensor(name)
+        read = sources.tensor("receiver", name) if mergeable else sources.receiver.tensor(name)
+        return _cast(name, read, wanted)
     method, parameters = METHODS[recipe.method], recipe.parameters
     slot = SourceSlot(sources, name)
-    header = sources.receiver.headers[name]
-    dtype = DTYPES[header.dtype]
     if isinstance(choice, str):
-        out = _carried_out(method, slot, copied(choice), parameters, dtype)
+        out = _carried_out(method, slot, copied(choice), parameters, wanted)
     else:
-        out = merged(method, slot, choice, recipe.donors, parameters, dtype)
+        out = merged(method, slot, choice, recipe.donors, parameters, wanted)
     if not is_finite(out):
-        raise CheckpointError(
-            f"merged tensor {name!r} overflows {header.dtype}",
-            hint="the coefficients of its group are too large",
-        )
+        raise _overflow("merged", name, wanted)
     return out
+
+
+def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round a copied tensor; what is infinite or NaN in the receiver stays so, but nothing more."""
+    if tensor.dtype == dtype:
+        return tensor
+    out = tensor.to(dtype)
+    if not is_finite(out) and not torch.equal(out.isfinite(), tensor.isfinite()):
+        raise _overflow("copied", name, dtype)
+    return out
+
+
+def _overflow(kind: str, name: str, dtype: torch.dtype) -> CheckpointError:
+    written, largest = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
+    ways = ["lower the coefficients of its group"] if kind == "merged" else []
+    ways += ["write it in bfloat16 or float32"] if dtype == torch.float16 else []
+    return CheckpointError(
+        f"{kind} tensor {name!r} overflows {written}, whose largest value is {largest:g}",
+        hint=", or ".join(ways) or "leave the tensors their own type",
+    )
 
 
 def write(
@@ -107,11 +138,14 @@ def write(
     out: Path,
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int, int], None] | None = None,
+    dtype: Dtype = "auto",
 ) -> dict[str, Any]:
     """Write the recipe's complete checkpoint into the existing folder `out`.
 
     Every receiver tensor is merged or copied; companions (config, tokenizer, processor, ...) are
-    copied. Wrap the call in `checkpoint.whole_folder`. `progress(done, all)` is told of bytes.
+    copied. Wrap the call in `checkpoint.whole_folder`. `progress(done, all)` is told of bytes
+    written. `dtype` is the type of all floating tensors (see `combined`), and config.json says
+    so; with "auto" each has the receiver's, and config.json is copied as it is.
 
     Returns:
         {"merged": names, "copied": names, "companions": file names, "bytes": of the tensors}.
@@ -123,19 +157,17 @@ def write(
     plan = plan_of(recipe, sources.groups)
     choices = {member: plan[group.name] for group in sources.groups for member in group.tensors}
     account: dict[str, list[str]] = {"merged": [], "copied": []}
-    names = list(sources.receiver.headers)
-    planned = {
-        name: torch.empty(header.shape, dtype=DTYPES[header.dtype], device="meta")
-        for name, header in sources.receiver.headers.items()
-    }
+    planned = sources.receiver.planned(dtype)
     with CheckpointWriter(out, planned, shard_bytes) as writer:
-        done, total = 0, sources.receiver.n_bytes
-        for name in names:
+        done = 0
+        for name, one in planned.items():
             choice = choices.get(name, UNTOUCHED)
             account["copied" if choice == UNTOUCHED else "merged"].append(name)
-            writer.add(name, combined(sources, recipe, name, choice))
-            done += sources.receiver.headers[name].n_bytes
+            writer.add(name, combined(sources, recipe, name, choice, dtype))
+            done += one.nbytes
             if progress is not None:
-                progress(done, total)
+                progress(done, writer.total_bytes)
     companions = copy_companions(sources.receiver.folder, out)
+    if dtype != "auto":
+        set_config_dtype(out / "config.json", dtype)
     return account | {"companions": companions, "bytes": writer.total_bytes}
