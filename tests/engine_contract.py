@@ -24,7 +24,7 @@ import fixtures_models as tiny
 from mergefront.config import Donor, EngineConfig
 from mergefront.engine import Engine, open_engine
 from mergefront.errors import EngineError
-from mergefront.merging import METHODS, build
+from mergefront.merging import METHODS, build, low_rank
 from mergefront.merging.sources import ModelRefs, Sources
 from mergefront.recipe import Models, Override, Recipe, refs
 from mergefront.records import Answer, Item
@@ -138,6 +138,34 @@ class EveryMethod:
         assert self.written_hashes(case, tmp_path) == hashes
         case.engine.load(case.recipe(0.0, 0.0))
         assert case.engine.parameter_hashes() == case.fresh_hashes
+
+    def test_law_4_ranks_in_any_order_come_of_one_decomposition(
+        self, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A searched rank changes terms between candidates; the exporter decomposes for itself."""
+        decompose, made = low_rank.svd, []
+
+        def counting(matrix: torch.Tensor) -> Any:
+            made.append(matrix.shape)
+            return decompose(matrix)
+
+        monkeypatch.setattr(low_rank, "svd", counting)
+        found: dict[int, dict[str, str]] = {}
+        case.engine.load(case.recipe(0.1, 0.1))
+        for rank in (2, 5, 1, 5, 40, 2):
+            recipe = case.recipe(0.4, 0.3, method="low_rank", parameters={"rank": rank})
+            case.engine.load(recipe)
+            hashes = case.engine.parameter_hashes()
+            assert found.setdefault(rank, hashes) == hashes
+            if len(found) == 1:
+                once = len(made)
+        assert len(made) == once > 0
+        assert len({tuple(one.values()) for one in found.values()}) == 4
+        for rank in (1, 40):
+            recipe = case.recipe(0.4, 0.3, method="low_rank", parameters={"rank": rank})
+            (tmp_path / str(rank)).mkdir()
+            build.write(Sources.open(case.refs), recipe, tmp_path / str(rank))
+            assert self.written_hashes(case, tmp_path / str(rank)) == found[rank]
 
 
 class EngineContract:

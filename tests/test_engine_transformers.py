@@ -40,6 +40,16 @@ class TestBfloat16Tied(EveryMethod, EngineContract):
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=case.settings.dtype)
         return {name: digest(parameter.data) for name, parameter in model.named_parameters()}
 
+    def test_terms_of_one_rank_are_held_at_a_time(self, case: Case) -> None:
+        held = []
+        for rank in (3, 1, 9):
+            case.engine.load(case.recipe(0.4, 0.3, method="low_rank", parameters={"rank": rank}))
+            inplace = case.engine._inplace  # type: ignore[attr-defined]
+            held.append(inplace.held_bytes())
+            ranks = {term.split(":")[1] for term in inplace._held if term.startswith("top:")}
+            assert ranks == {str(rank)}
+        assert len(set(held)) == 1
+
 
 @pytest.mark.parametrize("family", ["llava", "old llava", "qwen2_vl", "idefics3"])
 def test_every_language_tensor_finds_its_parameter(family: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from agreement import agree
 from fixtures_slots import DictSlot
 from mergefront.errors import ConfigError
-from mergefront.merging import METHODS, build
+from mergefront.merging import METHODS, build, low_rank
 from mergefront.merging.spectral import svd
 
 
@@ -52,6 +52,44 @@ def test_low_rank(rank: int, rescale: bool) -> None:
         wanted = wanted + c * scale * low
     found = ours("low_rank", named, row, {"rank": rank, "rescale": rescale})
     agree("low_rank", "the paper's equations, in fp64", found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_ranks_of_one_run_are_cut_from_one_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any order the bits of a slot that starts anew, and no decomposition more than is said."""
+    method, named = METHODS["low_rank"], models("a", shape=(150, 130))
+    counted: list[int] = []
+
+    def counting(matrix: Tensor) -> Any:
+        counted.append(1)
+        return svd(matrix)
+
+    monkeypatch.setattr(low_rank, "svd", counting)
+    slot = DictSlot(named)
+    ranks = (5, 64, 1, 2, 64, 33, 70, 100, 128, 90, 129, 130, 999, 7)
+    decomposed = []
+    for rank in ranks:
+        counted.clear()
+        found = method.prepare(f"top:{rank}:a", slot, {})
+        decomposed.append(len(counted))
+        assert torch.equal(found, method.prepare(f"top:{rank}:a", DictSlot(named), {}))
+        approximated = delta(named, "a")
+        u, s, vt = np.linalg.svd(approximated, full_matrices=False)
+        low = u[:, :rank] * s[:rank] @ vt[:rank]
+        low *= np.linalg.norm(approximated) / np.linalg.norm(low)
+        np.testing.assert_allclose(found.numpy(), low, rtol=1e-4, atol=1e-6)
+    again = {0, ranks.index(70), ranks.index(129)}  # beyond 64, and beyond the 128 kept then
+    assert decomposed == [int(place in again) for place in range(len(ranks))]
+
+
+def test_experts_are_kept_and_cut_alike() -> None:
+    method, named = METHODS["low_rank"], models("a", shape=(3, 8, 10))
+    slot = DictSlot(named)
+    for rank in (2, 5, 1, 50):
+        found = method.prepare(f"top:{rank}:a", slot, {"rescale": False})
+        for expert in range(3):
+            one = DictSlot({source: tensor[expert] for source, tensor in named.items()})
+            alone = method.prepare(f"top:{rank}:a", one, {"rescale": False})
+            assert torch.equal(found[expert], alone)
 
 
 @pytest.mark.parametrize("donors", ["a", "ab", "abc"])

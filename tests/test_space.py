@@ -329,6 +329,7 @@ DIMENSIONS = {  # over L layers, for K donors: what each file's header says
     "blocks_by_part": lambda n, k: 9 * k,
     "ties_density": lambda n, k: 7 * k + 1,
     "dare_density": lambda n, k: 4 * k + 1,
+    "low_rank": lambda n, k: 4 * k + 1,
     "layer_choice": lambda n, k: 8,
     "every_layer": lambda n, k: n * k,
     "every_layer_and_part": lambda n, k: (2 * n + 1) * k,
@@ -457,8 +458,15 @@ def test_warm_starts_leave_parameters_at_their_start() -> None:
         ("ties", {"density": {"low": 0.1, "high": 0.5, "start": 0.9}}, r"start 0\.9 is outside"),
         (
             "low_rank",
-            {"rank": {"low": 1, "high": 4, "start": 2}},
-            "rank .* cannot be searched|rank is",
+            {"rank": {"low": 1, "high": 4, "start": 2.5}},
+            r"rank is 2\.5, expected an int",
+        ),
+        ("low_rank", {"rank": {"low": 1.5, "high": 4}}, r"rank is 1\.5, expected an integer"),
+        ("low_rank", {"rank": {"low": 0, "high": 4}}, r"rank is 0, expected a number in \[1, 655"),
+        (
+            "ram_plus",
+            {"epsilon": {"low": 0, "high": 1}},
+            "epsilon of method ram_plus cannot be sea",
         ),
         ("linear", {"density": {"low": 0.1, "high": 0.5}}, "no parameter 'density'; it has: none"),
     ],
@@ -467,6 +475,43 @@ def test_faulty_parameter_ranges(method: str, parameters: dict[str, Any], words:
     line = {"parts": BODY, "low": 0.0, "high": 1.0}
     with pytest.raises(ConfigError, match=words):
         validate({"method": method, "parameters": parameters, "knobs": [line]}, SpaceSpec, "x")
+
+
+def ranks(**rank: Any) -> SpaceSpec:
+    line = {"parts": BODY, "layers": {"knots": 2}, "low": 0.0, "high": 2.0}
+    document = {"method": "low_rank", "parameters": {"rank": rank}, "knobs": [line]}
+    return validate(document | {"frozen": ["embedding", "head"]}, SpaceSpec, "my.yaml")
+
+
+def test_a_whole_parameter_shares_its_knob_equally() -> None:
+    found = Space.build(ranks(low=3, high=7), DONORS, receiver_groups(6))
+    assert found.spec.opening == {"rank": 5}
+    assert found.parameters(found.start_point()) == {"rank": 5}
+    point = [0.5] * found.dimension
+    seen = []
+    for u in np.linspace(0.0, 1.0, 1001):
+        point[-1] = float(u)
+        (rank,) = found.parameters(point).values()
+        assert type(rank) is int
+        seen.append(rank)
+    assert seen == sorted(seen)
+    assert {one: seen.count(one) for one in seen} == {3: 200, 4: 200, 5: 200, 6: 200, 7: 201}
+    for rank in (3, 4, 7):
+        point[-1] = found.nearest(found.table(point), {"rank": rank})[-1]
+        assert found.parameters(point) == {"rank": rank}
+    assert found.parameters(found.nearest({}, {"rank": 99})) == {"rank": 7}
+    half = Space.build(ranks(low=1, high=64), DONORS, receiver_groups(6))
+    assert half.spec.opening == half.parameters(half.start_point()) == {"rank": 32}
+
+
+def test_points_of_one_rank_have_no_distance() -> None:
+    found = Space.build(ranks(low=1, high=8, start=2), DONORS, receiver_groups(6))
+    points = np.full((4, found.dimension), 0.5)
+    points[:, -1] = [0.01, 0.12, 0.13, 1.0]
+    one, same, next_one, last = found.features(points)
+    assert np.array_equal(one, same)
+    steps = [np.mean((x - one) ** 2) for x in (next_one, last)]
+    assert steps[1] == pytest.approx(49 * steps[0])
 
 
 # --- ramps and choices ----------------------------------------------------------------------------

@@ -33,14 +33,16 @@ class FeatureMap:
 
     m the mean over all entries of the table (embedding, norms and tied donors counted one by one),
     C the number of claims: a parameter weighs as much as a line of knobs does on average. Choices
-    show in the coefficients alone, for one model must have one vector however it came about.
+    show in the coefficients alone, and whole parameters by their values, for one model must have
+    one vector however it came about.
     """
 
     def __init__(self, claims: Sequence[Claim], knobs: Sequence[Knob]) -> None:
         """Prepare the map of a space's claims and all its D knobs, those of parameters last."""
         self._claims = claims
-        rows = [(knob.low, knob.high - knob.low, len(knob.choices)) for knob in knobs]
-        self._low_D, self._width_D, self._choices_D = np.array(rows, dtype=np.float64).T
+        rows = [(knob.low, knob.high - knob.low, knob.bins, knob.whole) for knob in knobs]
+        self._low_D, self._width_D, self._bins_D, whole_D = np.array(rows, dtype=np.float64).T
+        self._whole_D = whole_D > 0
         entries = np.array([n for claim in claims for n in claim.multiplicity_C], dtype=np.float64)
         n_parameters = len(knobs) - sum(len(claim.knobs) for claim in claims)
         units = len(claims) + n_parameters
@@ -63,15 +65,18 @@ class FeatureMap:
             mine_NS = numbers_ND[:, first : first + len(claim.knobs)]
             columns.append(claim.coefficients(mine_NS) / _width(claim.line))
             first += len(claim.knobs)
-        found: Array = np.concatenate([*columns, u_ND[:, first:]], axis=1) * self._weights_F
+        units_NP = (numbers_ND - self._low_D)[:, first:] / self._width_D[first:]
+        own_NP = np.where(self._whole_D[first:], units_NP, u_ND[:, first:])
+        found: Array = np.concatenate([*columns, own_NP], axis=1) * self._weights_F
         return found
 
     def _numbers(self, u_ND: Array) -> Array:
         """What `Knob.number` gives, for all at once."""
         numbers_ND: Array = self._low_D + u_ND * self._width_D
-        if self._choices_D.any():
-            bins_ND = np.minimum(np.floor(u_ND * self._choices_D), self._choices_D - 1)
-            numbers_ND = np.where(self._choices_D > 0, bins_ND, numbers_ND)
+        if self._bins_D.any():
+            bins_ND = np.minimum(np.floor(u_ND * self._bins_D), self._bins_D - 1)
+            bins_ND = np.where(self._whole_D, self._low_D + bins_ND, bins_ND)
+            numbers_ND = np.where(self._bins_D > 0, bins_ND, numbers_ND)
         return numbers_ND
 
 

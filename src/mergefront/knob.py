@@ -16,7 +16,8 @@ class Knob:
     """One dimension: a number in [low, high], or one of `choices`, which share [0, 1] equally.
 
     A number is a coefficient, for cosines an amplitude, for a ramp's turning point a depth in
-    [0, 1], or a parameter of the method. A choice's number is its position, `start` included.
+    [0, 1], or a parameter of the method. A choice's number is its position, `start` included. Of a
+    `whole` knob the whole numbers from low to high share [0, 1] equally.
     """
 
     name: str
@@ -24,25 +25,39 @@ class Knob:
     high: float
     start: float
     choices: tuple[str, ...] = ()
+    whole: bool = False
+
+    @property
+    def bins(self) -> int:
+        """How many values share [0, 1] equally; 0 if any number may be meant."""
+        return round(self.high - self.low) + 1 if self.whole else len(self.choices)
 
     def number(self, u: float) -> float:
         """Decode u in [0, 1]: linear, exact at both bounds, and exactly 0 where 0 is meant.
 
         What lies within 1e-12 of the bounds' width around 0 is 0, a bound included. Of n choices
-        the one at position floor(n u) is meant, the last one where u is 1.
+        or whole numbers the one at position floor(n u) is meant, the last one where u is 1.
         """
-        if self.choices:
-            return float(min(len(self.choices) - 1, int(u * len(self.choices))))
+        if self.bins:
+            first = self.low if self.whole else 0.0
+            return first + min(self.bins - 1, int(u * self.bins))
         value = self.high if u == 1.0 else self.low + u * (self.high - self.low)
         return 0.0 if abs(value) < _SNAP * (self.high - self.low) else value
 
     def value(self, u: float) -> float | str:
-        """Decode u in [0, 1] for people: the number, or the word that is chosen."""
-        return self.choices[int(self.number(u))] if self.choices else self.number(u)
+        """Decode u in [0, 1] for people: a number (an int if whole), or the word that is chosen."""
+        if self.choices:
+            return self.choices[int(self.number(u))]
+        return int(self.number(u)) if self.whole else self.number(u)
 
     def position(self, value: float) -> float:
-        """Encode a number, clipped to the bounds, as u in [0, 1]; a choice as its bin's middle."""
+        """Encode a number, clipped to the bounds, as u in [0, 1].
+
+        A choice, and a whole number (the nearest), as its bin's middle.
+        """
         if self.choices:
             return (value + 0.5) / len(self.choices)
+        if self.whole:
+            return (round(min(self.high, max(self.low, value))) - self.low + 0.5) / self.bins
         u = (value - self.low) / (self.high - self.low)
         return min(1.0, max(0.0, u))

@@ -94,8 +94,9 @@ class Space:
     @cached_property
     def knobs(self) -> tuple[Knob, ...]:
         """All D knobs: those of the claims in turn, then one a parameter that is searched."""
+        whole, start = METHODS[self.spec.method].whole, self.spec.opening
         own = [
-            Knob(f"parameters.{name}", one.low, one.high, one.first)
+            Knob(f"parameters.{name}", one.low, one.high, start[name], whole=name in whole)
             for name, one in self.spec.searched.items()
         ]
         return (*(knob for claim in self.claims for knob in claim.knobs), *own)
@@ -143,7 +144,7 @@ class Space:
         """The method's parameters at a point in [0, 1]^D."""
         first = len(self.coefficient_knobs)
         values = zip(self.knobs[first:], point[first:], strict=True)
-        searched = {knob.name.removeprefix("parameters."): knob.number(u) for knob, u in values}
+        searched = {knob.name.removeprefix("parameters."): knob.value(u) for knob, u in values}
         return {**self.spec.opening, **searched}
 
     def features(self, points_ND: ArrayLike) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ Not here: fitting a space to models (`space`), and what the `layers` alternative
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -101,6 +102,13 @@ class ParameterRange(Strict):
         """Where a search starts."""
         return (self.low + self.high) / 2 if self.start is None else self.start
 
+    def whole(self, at: Literal["low", "high", "first"]) -> float:
+        """One of its numbers as an int, if it is whole; the middle is rounded down."""
+        number: float = getattr(self, at)
+        if at == "first" and self.start is None:
+            return math.floor(number)
+        return int(number) if number.is_integer() else number
+
 
 class SpaceSpec(Strict):
     """A search space file."""
@@ -145,10 +153,14 @@ class SpaceSpec(Strict):
         return self._parameters("first")
 
     def _parameters(self, at: Literal["low", "high", "first"]) -> dict[str, Any]:
-        return {
-            name: getattr(value, at) if isinstance(value, ParameterRange) else value
-            for name, value in self.parameters.items()
-        }
+        whole = method_of(self.method).whole
+        found: dict[str, Any] = {}
+        for name, value in self.parameters.items():
+            if isinstance(value, ParameterRange):
+                found[name] = value.whole(at) if name in whole else getattr(value, at)
+            else:
+                found[name] = value
+        return found
 
 
 def load_space(path: Path) -> SpaceSpec:

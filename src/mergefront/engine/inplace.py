@@ -9,7 +9,7 @@ engine's business.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -81,13 +81,14 @@ class InPlace:
         self._fixed: dict[str, Any] = {}
         self._held: dict[str, dict[str, list[Tensor]]] = {}
         self._measures: dict[str, Measures] = {}
+        self._kept: dict[Hashable, Any] = {}
         self._touched: set[str] = set()
 
     def hold(self, groups: Iterable[str], method: str, parameters: Mapping[str, Any]) -> None:
         """Read all terms and measures that a method has of `groups` now."""
         self._use(method, parameters)
         names = list(groups)
-        for term in self._method.terms(self._sources.donors, self._fixed):
+        for term in self._method.terms(self._sources.donors, parameters):
             self._hold(term, names)
         for target in (target for name in names for target in self._targets[name]):
             self._measured(target.tensor)
@@ -121,6 +122,7 @@ class InPlace:
         for group, mine in mixes.items():
             for term in dict.fromkeys(term for mix in mine for term in mix.terms):
                 needed.setdefault(term, []).append(group)
+        self._drop_passing(needed)
         for term, groups in needed.items():
             self._hold(term, groups)
         self._touched.update(changed)
@@ -141,7 +143,14 @@ class InPlace:
             plain = self._sources.models.keys()
             self._held = {term: held for term, held in self._held.items() if term in plain}
             self._measures.clear()
+            self._kept.clear()
             self._method, self._fixed = method, fixed
+
+    def _drop_passing(self, needed: Collection[str]) -> None:
+        """Drop terms of a value that was searched then, before there are those of another."""
+        for term in [one for one in self._held if one not in needed]:
+            if not self._method.lasting(term):
+                del self._held[term]
 
     def _hold(self, term: str, groups: Iterable[str]) -> None:
         held = self._held.setdefault(term, {})
@@ -150,7 +159,7 @@ class InPlace:
             return
 
         def prepared(name: str) -> Tensor:
-            return self._method.prepare(term, SourceSlot(self._sources, name), self._fixed)
+            return self._method.prepare(term, self._slot(name), self._fixed)
 
         staged = self._stage(prepared, [self._targets[group][0].group for group in missing])
         for group in missing:
@@ -165,9 +174,12 @@ class InPlace:
     def _measured(self, tensor: str) -> Measures:
         if tensor not in self._measures:
             self._measures[tensor] = self._method.measure(
-                SourceSlot(self._sources, tensor), self._sources.donors, self._fixed
+                self._slot(tensor), self._sources.donors, self._fixed
             )
         return self._measures[tensor]
+
+    def _slot(self, tensor: str) -> SourceSlot:
+        return SourceSlot(self._sources, tensor, self._kept)
 
     def _write(self, group: str, index: int, mix: Mix) -> None:
         target = self._targets[group][index]

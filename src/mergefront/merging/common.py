@@ -26,15 +26,20 @@ class SourceMethod:
     legal: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
     searchable: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    whole: ClassVar[tuple[str, ...]] = ()
 
     def check(self, parameters: Mapping[str, Any]) -> None:
-        """Accept the parameters in `legal` and `ranges`."""
-        check_parameters(self.name, parameters, self.legal, self.ranges)
+        """Accept the parameters in `legal` and `ranges`, integers for those in `whole`."""
+        check_parameters(self.name, parameters, self.legal, self.ranges, self.whole)
 
     def terms(self, donors: Sequence[str], parameters: Mapping[str, Any]) -> tuple[str, ...]:
         """The receiver, then the donors in their order."""
         self.check(parameters)
         return ("receiver", *donors)
+
+    def lasting(self, term: str) -> bool:
+        """Every term is."""
+        return True
 
     def reads(self, term: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
         """A plain source reads itself."""

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from .common import DELTA
 from .method import Measures, Slot
-from .sparse import ElectingMethod, SparseMethod, Voter, check_integer
+from .sparse import ElectingMethod, SparseMethod, Voter
 
 NOISE: Final = "noise:"
 LEVELS: Final = 1 << 15
@@ -44,12 +44,8 @@ class RandomMethod(SparseMethod):
     legal = SparseMethod.legal | {"rescale": (True, False)}
     ranges = SparseMethod.ranges | {"seed": SEEDS}
     defaults = {"density": 0.5, "rescale": True, "seed": 0}  # noqa: RUF012
+    whole = ("seed",)
     kinds: ClassVar[tuple[str, ...]] = (DELTA, NOISE)
-
-    def check(self, parameters: Mapping[str, Any]) -> None:
-        """Accept legal parameters; `seed` is an integer."""
-        super().check(parameters)
-        check_integer(self.name, "seed", parameters)
 
     def reads(self, term: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
         """Noise needs the receiver's shape only."""

@@ -14,12 +14,14 @@ A method splits into what is prepared once per run and what is combined per cand
 searches.
 
 Term names: a plain source is called by its name ("receiver", "base", a donor's alias); "delta:x"
-is x minus its base. Terms and measures never depend on searchable parameters.
+is x minus its base. Measures, and the terms that last, never depend on searchable parameters. A
+term that does says with which value in its name ("top:3:x"): it is made anew for every value, from
+what the slot has kept, and held for as long as candidates name it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -82,6 +84,11 @@ class Slot(Protocol):
     def read(self, source: str, name: str | None = None) -> Tensor:
         """A source's tensor in its own dtype: this one's counterpart, or that of a fellow."""
 
+    @property
+    def kept(self) -> MutableMapping[Hashable, Any]:
+        """What preparing for one candidate leaves for the next: lasts as long as an engine uses one
+        method, and is empty for each tensor of an export."""
+
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` returns, computed once for all tensors of the same sources."""
 
@@ -97,11 +104,18 @@ class Method(Protocol):
     def searchable(self) -> Mapping[str, tuple[float, float]]:
         """Own parameters that a candidate may vary, with their legal range (both ends)."""
 
+    @property
+    def whole(self) -> Collection[str]:
+        """Own parameters that are whole numbers."""
+
     def check(self, parameters: Mapping[str, Any]) -> None:
         """Raise ConfigError if a parameter is unknown or out of range."""
 
     def terms(self, donors: Sequence[str], parameters: Mapping[str, Any]) -> tuple[str, ...]:
         """Return all terms that a mix may name, in the fixed order in which they are combined."""
+
+    def lasting(self, term: str) -> bool:
+        """Whether a term serves every candidate; if not, its name has a searched value in it."""
 
     def reads(self, term: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the sources that `prepare` reads for a term."""
@@ -147,12 +161,14 @@ def check_parameters(
     parameters: Mapping[str, Any],
     legal: Mapping[str, tuple[Any, ...]],
     ranges: Mapping[str, tuple[float, float]] | None = None,
+    whole: Collection[str] = (),
 ) -> None:
     """Refuse parameters that a method has not, or whose value is none of the legal ones.
 
     Args:
         legal: parameter -> its legal values.
         ranges: parameter -> (lowest, highest) legal number, both included.
+        whole: those of `ranges` that must be integers.
 
     Raises:
         ConfigError: naming the method, the parameter and what is legal.
@@ -166,6 +182,8 @@ def check_parameters(
                 raise ConfigError(
                     f"method {method}: {name} is {value!r}, expected a number in [{low}, {high}]"
                 )
+            if name in whole and not isinstance(value, int):
+                raise ConfigError(f"method {method}: {name} is {value!r}, expected an integer")
         elif name not in legal:
             known = ", ".join((*legal, *ranges)) or "none"
             raise ConfigError(f"method {method} has no parameter {name!r}; it has: {known}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -23,6 +23,7 @@ class SourceSlot:
 
     sources: Sources
     name: str
+    kept: MutableMapping[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @property
     def layer(self) -> int | None:

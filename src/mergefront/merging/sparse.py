@@ -204,14 +204,3 @@ def elected(votes: Sequence[Tensor], strengths: Sequence[float] | None) -> Tenso
         agree.add_(theirs)
         total.add_(vote)
     return total.mul_(top).div_(agree.clamp_(min=min(strengths))).mul_(sign)
-
-
-def check_integer(method: str, name: str, parameters: Mapping[str, Any]) -> None:
-    """Refuse a parameter that is a number but no integer.
-
-    Raises:
-        ConfigError: naming method, parameter and value.
-    """
-    value = parameters.get(name, 0)
-    if not isinstance(value, int):
-        raise ConfigError(f"method {method}: {name} is {value!r}, expected an integer")

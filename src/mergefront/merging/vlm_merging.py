@@ -28,7 +28,7 @@ from torch import Tensor
 from .dare import DareLinear
 from .linear import Linear
 from .method import Measures, Mix, Slot
-from .sparse import Fuse, SparseMethod, check_integer
+from .sparse import Fuse, SparseMethod
 from .ties import Ties
 
 _LEGAL = {name: values for name, values in SparseMethod.legal.items() if name != "scale_receiver"}
@@ -74,11 +74,8 @@ class PaperLayerSwap(Linear):
 
     name = "paper_layer_swap"
     ranges = {"base_layer_num": (-1, 10_000)}  # noqa: RUF012
-
-    def check(self, parameters: Mapping[str, Any]) -> None:
-        """Accept `base_layer_num`, an integer from -1 (no layer is kept)."""
-        super().check(parameters)
-        check_integer(self.name, "base_layer_num", parameters)
+    searchable = ranges
+    whole = ("base_layer_num",)
 
     def measure(self, slot: Slot, donors: Sequence[str], parameters: Mapping[str, Any]) -> Measures:
         """The tensor's layer."""

@@ -181,6 +181,10 @@ class _Specimen:
         generator = torch.Generator().manual_seed(len(source) + sum(source.encode()))
         return torch.randn(4, 4, generator=generator).to(self.dtype)
 
+    @property
+    def kept(self) -> dict[Hashable, Any]:
+        return {}
+
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         return make()
 
