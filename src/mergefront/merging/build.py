@@ -25,8 +25,7 @@ from mergefront.recipe import Recipe
 from mergefront.records import Dtype
 
 from . import METHODS
-from .arithmetic import CPU_CHUNK, combine
-from .common import DELTA, difference
+from .arithmetic import combine, step_of
 from .method import Method, Mix, Slot
 from .plan import UNTOUCHED, ZERO, Choice, copied, plan_of, touched_parts
 from .slots import SourceSlot
@@ -64,24 +63,13 @@ def _carried_out(
     method: Method, slot: Slot, mix: Mix, parameters: Mapping[str, Any], dtype: torch.dtype
 ) -> Tensor:
     """Carry out a mix piece by piece: deltas of a whole tensor would not fit in any cache."""
-    pieces = [_pieces(method, slot, term, parameters) for term in mix.terms]
+    pieces = [method.pieces(term, slot, parameters) for term in mix.terms]
     out = torch.empty(slot.read("receiver").shape, dtype=dtype)
-    flat = out.view(-1)
-    for start in range(0, flat.numel(), CPU_CHUNK):
-        at = slice(start, start + CPU_CHUNK)
+    flat, step = out.view(-1), step_of(out, joined=mix.join is not None)
+    for start in range(0, flat.numel(), step):
+        at = slice(start, min(start + step, flat.numel()))
         combine(mix, [piece(at) for piece in pieces], dtype, flat[at])
     return out
-
-
-def _pieces(
-    method: Method, slot: Slot, term: str, parameters: Mapping[str, Any]
-) -> Callable[[slice], Tensor]:
-    """Return what gives any range of a term's entries; a delta's are worked out when asked for."""
-    if term.startswith(DELTA):
-        source, anchor = (slot.read(one).reshape(-1) for one in method.reads(term, parameters))
-        return lambda at: difference(source[at], anchor[at])
-    whole = method.prepare(term, slot, parameters).reshape(-1)
-    return lambda at: whole[at]
 
 
 def combined(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mergefront.errors import ConfigError
 
-from .method import Measures, Mix, Slot, check_parameters
+from .method import Measures, Mix, Piece, Slot, check_parameters
 
 DELTA: Final = "delta:"
 ANCHORS: Final = ("own", "base", "receiver")
@@ -48,6 +48,11 @@ class SourceMethod:
     def prepare(self, term: str, slot: Slot, parameters: Mapping[str, Any]) -> Tensor:
         """The source's own tensor, in its own dtype."""
         return slot.read(term)
+
+    def pieces(self, term: str, slot: Slot, parameters: Mapping[str, Any]) -> Piece:
+        """Pieces of what is prepared whole."""
+        whole = self.prepare(term, slot, parameters).reshape(-1)
+        return lambda at: whole[at]
 
     def check_row(
         self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
@@ -104,6 +109,13 @@ class DeltaMethod(SourceMethod):
         if len(sources) == 1:
             return slot.read(term)
         return delta(slot, sources[0], parameters)
+
+    def pieces(self, term: str, slot: Slot, parameters: Mapping[str, Any]) -> Piece:
+        """Pieces of a delta are worked out when asked for: a whole one would fit in no cache."""
+        if not term.startswith(DELTA):
+            return super().pieces(term, slot, parameters)
+        source, anchor = (slot.read(one).reshape(-1) for one in self.reads(term, parameters))
+        return lambda at: difference(source[at], anchor[at])
 
 
 def anchor_of(source: str, parameters: Mapping[str, Any]) -> str:

@@ -27,14 +27,14 @@ import torch
 from torch import Tensor
 
 from .common import DELTA
-from .method import Measures, Slot
+from .method import Measures, Piece, Slot
 from .sparse import ElectingMethod, SparseMethod, Voter
 
 NOISE: Final = "noise:"
 LEVELS: Final = 1 << 15
 """Noise is an integer below this."""
 
-_CHUNK: Final = 1 << 18  # a multiple of 4, the codes in a number of the stream
+_CHUNK: Final = 1 << 18
 SEEDS: Final = (0, 2**31 - 1)
 
 
@@ -55,8 +55,15 @@ class RandomMethod(SparseMethod):
         """Draw a source's noise; other terms as usual."""
         if not term.startswith(NOISE):
             return super().prepare(term, slot, parameters)
-        seed = int(parameters.get("seed", 0))
-        return noise(seed, term.removeprefix(NOISE), slot.name, slot.read("receiver").shape)
+        seed, source = int(parameters.get("seed", 0)), term.removeprefix(NOISE)
+        return noise(seed, source, slot.name, slot.read("receiver").shape)
+
+    def pieces(self, term: str, slot: Slot, parameters: Mapping[str, Any]) -> Piece:
+        """Noise is drawn when asked for, from its place in the stream; other terms as usual."""
+        if not term.startswith(NOISE):
+            return super().pieces(term, slot, parameters)
+        seed, source = int(parameters.get("seed", 0)), term.removeprefix(NOISE)
+        return noise_pieces(seed, source, slot.name)
 
 
 class DareLinear(RandomMethod):
@@ -89,16 +96,29 @@ class DareTies(DareLinear, ElectingMethod):
 
 
 def noise(seed: int, source: str, tensor: str, shape: torch.Size) -> Tensor:
-    """Return int16 integers, uniform in [0, 32768), that depend on the arguments alone.
+    """Return int16 integers, uniform in [0, 32768), that depend on the arguments alone."""
+    piece, n = noise_pieces(seed, source, tensor), shape.numel()
+    codes = torch.empty(n, dtype=torch.int16)
+    for start in range(0, n, _CHUNK):
+        end = min(start + _CHUNK, n)
+        codes[start:end] = piece(slice(start, end))
+    return codes.reshape(shape)
 
-    The stream is a bit generator's own, which numpy keeps the same in all versions.
+
+def noise_pieces(seed: int, source: str, tensor: str) -> Piece:
+    """Return what gives any range of a tensor's noise, from its place in the stream.
+
+    The stream is a bit generator's own, which numpy keeps the same in all versions: four entries
+    are the quarters of one number of it, lowest first.
     """
     digest = hashlib.sha256(f"{seed}/{source}/{tensor}".encode()).digest()
-    n = shape.numel()
-    stream = np.random.PCG64(int.from_bytes(digest, "little"))
-    codes = np.empty(n, np.int16)
-    for start in range(0, n, _CHUNK):
-        part = codes[start : start + _CHUNK]
-        drawn = stream.random_raw(-(-len(part) // 4)).astype("<u8", copy=False).view("<u2")
-        np.right_shift(drawn[: len(part)], 1, out=part.view(np.uint16))
-    return torch.from_numpy(codes).reshape(shape)
+    origin = int.from_bytes(digest, "little")
+
+    def piece(at: slice) -> Tensor:
+        stream = np.random.PCG64(origin)
+        stream.advance(at.start // 4)
+        skipped, n = at.start % 4, at.stop - at.start
+        drawn = stream.random_raw(-(-(skipped + n) // 4)).astype("<u8", copy=False).view("<u2")
+        return torch.from_numpy((drawn[skipped : skipped + n] >> 1).view(np.int16))
+
+    return piece

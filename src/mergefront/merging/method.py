@@ -36,6 +36,9 @@ Join = Callable[[Sequence[Tensor]], Tensor]
 """Elementwise: flat chunks of the terms (floats as fp32, codes as they are) -> fp32 chunk. It may
 write into the chunks, which are copies."""
 
+Piece = Callable[[slice], Tensor]
+"""Start and end (no step) among a term's entries in row-major order -> those entries, 1-D."""
+
 Measures = Mapping[str, Any]
 """A method's own numbers about one tensor: floats and small arrays by name."""
 
@@ -125,6 +128,9 @@ class Method(Protocol):
 
         Deltas come as fp32, plain sources in their own dtype, codes as integers.
         """
+
+    def pieces(self, term: str, slot: Slot, parameters: Mapping[str, Any]) -> Piece:
+        """Return what gives any range of `prepare`'s entries, for who needs each entry once."""
 
     def measure(self, slot: Slot, donors: Sequence[str], parameters: Mapping[str, Any]) -> Measures:
         """Return what `mix` needs to know of the tensor; empty where it needs nothing."""
