@@ -13,7 +13,8 @@ checkpoint's dtype. A method's own `join` is elementwise in fp32, and rounded on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
@@ -56,6 +57,22 @@ def combine(
     _join_in_chunks(mix.join, terms, checkpoint_dtype, whole, chunk)
     if whole is not out:
         out.copy_(whole)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch's CPU work in this thread.
+
+    For pieces that fit a cache, which are too small to share out: torch's threads wait for each
+    other actively after every operation, which on a busy machine was seen to cost twenty times the
+    work. vLLM's CPU worker replaces `torch.set_num_threads`, hence the function behind it.
+    """
+    before = torch.get_num_threads()
+    torch._C.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch._C.set_num_threads(before)
 
 
 def weighted_sum(

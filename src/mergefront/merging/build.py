@@ -25,7 +25,7 @@ from mergefront.recipe import Recipe
 from mergefront.records import Dtype
 
 from . import METHODS
-from .arithmetic import combine, step_of
+from .arithmetic import combine, one_thread, step_of
 from .method import Method, Mix, Slot
 from .plan import UNTOUCHED, ZERO, Choice, copied, plan_of, touched_parts
 from .slots import SourceSlot
@@ -66,9 +66,10 @@ def _carried_out(
     pieces = [method.pieces(term, slot, parameters) for term in mix.terms]
     out = torch.empty(slot.read("receiver").shape, dtype=dtype)
     flat, step = out.view(-1), step_of(out, joined=mix.join is not None)
-    for start in range(0, flat.numel(), step):
-        at = slice(start, min(start + step, flat.numel()))
-        combine(mix, [piece(at) for piece in pieces], dtype, flat[at])
+    with one_thread():
+        for start in range(0, flat.numel(), step):
+            at = slice(start, min(start + step, flat.numel()))
+            combine(mix, [piece(at) for piece in pieces], dtype, flat[at])
     return out
 
 

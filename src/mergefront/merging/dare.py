@@ -113,12 +113,15 @@ def noise_pieces(seed: int, source: str, tensor: str) -> Piece:
     """
     digest = hashlib.sha256(f"{seed}/{source}/{tensor}".encode()).digest()
     origin = int.from_bytes(digest, "little")
+    stream, position = np.random.PCG64(origin), 0  # position in entries
 
     def piece(at: slice) -> Tensor:
-        stream = np.random.PCG64(origin)
-        stream.advance(at.start // 4)
+        nonlocal stream, position
+        if at.start != position:
+            stream = np.random.PCG64(origin).advance(at.start // 4)
         skipped, n = at.start % 4, at.stop - at.start
         drawn = stream.random_raw(-(-(skipped + n) // 4)).astype("<u8", copy=False).view("<u2")
+        position = at.stop if at.stop % 4 == 0 else -1
         return torch.from_numpy((drawn[skipped : skipped + n] >> 1).view(np.int16))
 
     return piece

@@ -7,23 +7,22 @@ verification would say so where they did not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
+
+from .arithmetic import one_thread
 
 
 def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return U (m, k), S (k,), V^T (k, n) of a matrix (m, n) in fp64, k = min(m, n)."""
-    with _one_thread():
+    with one_thread():
         u, s, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
     return u, s, vt
 
 
 def matmul(left: Tensor, right: Tensor) -> Tensor:
     """Return left @ right in fp64."""
-    with _one_thread():
+    with one_thread():
         return left @ right
 
 
@@ -34,14 +33,3 @@ def orthogonalised(columns: Tensor) -> Tensor:
     """
     u, _, vt = svd(columns)
     return matmul(u, vt)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """vLLM's CPU worker replaces `torch.set_num_threads`, hence the function behind it."""
-    before = torch.get_num_threads()
-    torch._C.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch._C.set_num_threads(before)
