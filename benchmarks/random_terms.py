@@ -62,6 +62,10 @@ class Small:
     def read(self, source: str, name: str | None = None) -> Tensor:
         return self.tensors[source]
 
+    @property
+    def kept(self) -> dict[Hashable, Any]:
+        return {}
+
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         return make()
 

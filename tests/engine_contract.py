@@ -23,7 +23,7 @@ from PIL import Image
 import fixtures_models as tiny
 from mergefront.config import Donor, EngineConfig
 from mergefront.engine import Engine, open_engine
-from mergefront.errors import EngineError
+from mergefront.errors import CandidateError, EngineError
 from mergefront.merging import METHODS, build, low_rank
 from mergefront.merging.sources import ModelRefs, Sources
 from mergefront.recipe import Models, Override, Recipe, refs
@@ -349,3 +349,21 @@ class EngineContract:
         with pytest.raises(EngineError, match="the engine has donors"):
             case.engine.load(Recipe("task_arithmetic", lonely))
         assert case.engine.generate(items) == answers
+
+    @pytest.mark.parametrize("method", ["task_arithmetic", "linear", "ties"])
+    @pytest.mark.parametrize("coefficient", [1e60, -3e39])
+    def test_overflow_is_found_in_every_dtype_and_harmless(
+        self, case: Case, items: list[Item], method: str, coefficient: float
+    ) -> None:
+        """By a weighted sum and by a method's own join; the next candidate is what it always is."""
+        good = case.recipe(0.5, 0.5)
+        answers = case.ask(good, items)
+        hashes = case.engine.parameter_hashes()
+        rows = {"first": {"1.mlp": coefficient, "0.attention": 0.1}, "second": {"1.mlp": 8.0}}
+        words = r"group 1\.mlp: merged values of .*layers\.1\.mlp.* overflow \w+"
+        with pytest.raises(CandidateError, match=words):
+            case.engine.load(Recipe(method, case.models, rows))
+        with pytest.raises(EngineError, match="weights are undefined"):
+            case.engine.generate(items)
+        assert case.ask(good, items) == answers
+        assert case.engine.parameter_hashes() == hashes

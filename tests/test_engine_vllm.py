@@ -24,7 +24,8 @@ from mergefront import shipped
 from mergefront.assemble import models_of
 from mergefront.config import Items, RunConfig, load_yaml
 from mergefront.engine import open_engine
-from mergefront.engine.inplace import digest, uniform_rows
+from mergefront.engine.inplace import digest
+from mergefront.engine.layout import uniform_rows
 from mergefront.errors import EngineError
 from mergefront.recipe import Recipe, refs
 from mergefront.records import Item

@@ -6,7 +6,8 @@
     |   |-- CheckpointError    a model folder: missing shard, truncated file, pickle, NaN
     |   |-- PairingError       a tensor that could not be classified or paired
     |   |-- SpaceError         a search space that does not fit the models
-    |   `-- RunError           a run directory that does not fit what is asked of it
+    |   |-- RunError           a run directory that does not fit what is asked of it
+    |   `-- CandidateError     a candidate's weights overflow: no engine can build it
     `-- EngineError            exit 3: the inference engine failed or answered nonsense
 
 Any other exception is a bug of ours and exits with 1.
@@ -53,6 +54,10 @@ class SpaceError(UserError):
 
 class RunError(UserError):
     """A run directory cannot be used for what is asked of it."""
+
+
+class CandidateError(UserError):
+    """A candidate's weights overflow: a fresh engine would say the same, and this one goes on."""
 
 
 class EngineError(MergefrontError):

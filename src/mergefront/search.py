@@ -18,7 +18,7 @@ from mergefront.asking import answer
 from mergefront.clock import Clock, reserve
 from mergefront.config import RunConfig
 from mergefront.engine import Engine, open_engine
-from mergefront.errors import EngineError
+from mergefront.errors import CandidateError, EngineError
 from mergefront.merging.plan import UNTOUCHED, plan_of
 from mergefront.merging.sources import Sources
 from mergefront.patience import Exhaustion, Patience
@@ -128,9 +128,9 @@ class Search:
                 seconds = replace(evaluation.seconds, propose=proposed)
                 evaluation = replace(evaluation, seconds=seconds)
                 failures = 0
-            except EngineError as error:
-                failures += 1
-                if failures >= MAX_FAILURES or stop():
+            except (CandidateError, EngineError) as error:
+                failures += isinstance(error, EngineError)
+                if isinstance(error, EngineError) and (failures >= MAX_FAILURES or stop()):
                     raise  # the trial stays in flight: a resume asks it again
                 logger.warning("candidate %d failed: %s", trial.number, error.message)
                 evaluation = Evaluation(trial.number, point, origin, {}, failure=error.message)
@@ -153,7 +153,7 @@ class Search:
         return self._sampler
 
     def _evaluate_twice(self, number: int, point: Sequence[float], origin: str) -> Evaluation:
-        """Evaluate; if the engine fails, once more in a fresh one."""
+        """Evaluate; if the engine fails (and not the candidate), once more in a fresh one."""
         try:
             return self.evaluate(number, point, origin)
         except EngineError as error:

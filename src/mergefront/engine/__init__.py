@@ -2,8 +2,9 @@
 
 Reading order: this file (the contract), `inplace` (pristine terms and the weighted sum, shared by
 all engines), `vllm` (the driver) with `launch` (how vLLM is started), `worker` (what runs inside
-vLLM's worker) with `layout` (are weights where its loader puts them?), `encoder_cache` (each image
-is encoded once a run), `prompts`, `labels`, `transformers` (reference, fallback).
+vLLM's worker) with `layout` (its loader, and whether weights are where that puts them),
+`encoder_cache` (each image is encoded once a run), `prompts`, `labels`, `transformers` (reference,
+fallback).
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ class Engine(Protocol):
         """Build the recipe's weights in place and drop caches; `build` and `reset` are filled.
 
         Raises:
+            CandidateError: the recipe's values overflow, in this engine and in any other.
             EngineError: the engine serves a fixed folder, the recipe is of another method or
-                cannot be expressed in this engine, or caches could not be dropped. After an
+                cannot be expressed in this engine, or caches could not be dropped. After either
                 error the engine refuses to generate until a load succeeds.
         """
         ...

@@ -9,22 +9,22 @@ engine's business.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mergefront.checkpoint import DTYPES
-from mergefront.errors import EngineError
+from mergefront.errors import CandidateError, EngineError
 from mergefront.merging import METHODS, build
 from mergefront.merging.arithmetic import combine
 from mergefront.merging.method import Measures, Mix
 from mergefront.merging.plan import UNTOUCHED, Choice, Plan, copied, plan_of
 from mergefront.merging.slots import SourceSlot
-from mergefront.merging.sources import Sources, is_finite
+from mergefront.merging.sources import Sources
 from mergefront.recipe import Recipe
 from mergefront.records import Group
 
@@ -59,11 +59,34 @@ Stage = Callable[[Prepare, Sequence[Group]], Mapping[str, Tensor]]
 """Bring a term of some groups into the live layout: parameter name -> pristine tensor."""
 
 
+@dataclass(frozen=True, eq=False)
+class Held:
+    """The pristine term of one target."""
+
+    tensor: Tensor
+
+    @cached_property
+    def largest(self) -> float:
+        """Its largest magnitude."""
+        low, high = self.tensor.aminmax()
+        return max(-float(low), float(high))
+
+
+_SLACK: Final = 1.01
+"""Roundings of a weighted sum, on the safe side."""
+
+
 class InPlace:
     """The live model's targets and the pristine terms of the groups touched so far.
 
     Measures and terms are taken when a group first needs them, and kept until a recipe of another
     method (or of other parameters that its terms depend on) comes.
+
+    Overflow is found in every dtype. Sources are finite, so that a weighted sum is safe if the sum
+    of |weight| times the term's largest magnitude (taken once a term) is below the narrowest dtype
+    on the way; that is so for all but absurd coefficients, and costs no pass over the weights. Only
+    where it is not, and after a method's own join, of which nothing is known, the tensor is read
+    once more.
     """
 
     def __init__(
@@ -79,7 +102,7 @@ class InPlace:
         self._stage = stage
         self._method = METHODS["linear"]
         self._fixed: dict[str, Any] = {}
-        self._held: dict[str, dict[str, list[Tensor]]] = {}
+        self._held: dict[str, dict[str, list[Held]]] = {}
         self._measures: dict[str, Measures] = {}
         self._kept: dict[Hashable, Any] = {}
         self._touched: set[str] = set()
@@ -99,7 +122,9 @@ class InPlace:
         Groups that no recipe has touched yet and this one leaves alone are skipped.
 
         Raises:
-            EngineError: a group has no live tensor of its own, or its values overflow.
+            EngineError: a group has no live tensor of its own.
+            CandidateError: values overflow, naming the tensor; the live tensors are undefined
+                until something else is built.
         """
         if not all(isinstance(choice, str) for choice in plan.values()):
             self._use(method, parameters)
@@ -126,14 +151,20 @@ class InPlace:
         for term, groups in needed.items():
             self._hold(term, groups)
         self._touched.update(changed)
+        doubtful = []  # asked about when all are written: a device answers once, and not in between
         for group, mine in mixes.items():
             for index, mix in enumerate(mine):
-                self._write(group, index, mix)
+                target = self._write(group, index, mix)
+                if not self._safe(group, index, mix):
+                    doubtful.append((target, torch.stack(target.live.aminmax())))
+        for target, extremes in doubtful:
+            if not extremes.isfinite().all():
+                raise _overflow(target)
 
     def held_bytes(self) -> int:
         """Memory of all pristine terms held."""
-        groups = (tensors for held in self._held.values() for tensors in held.values())
-        return sum(t.numel() * t.element_size() for tensors in groups for t in tensors)
+        groups = (terms for held in self._held.values() for terms in held.values())
+        return sum(one.tensor.nbytes for terms in groups for one in terms)
 
     def _use(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Turn to a method; drop what was held for another."""
@@ -163,7 +194,9 @@ class InPlace:
 
         staged = self._stage(prepared, [self._targets[group][0].group for group in missing])
         for group in missing:
-            held[group] = [target.cut(staged[target.parameter]) for target in self._targets[group]]
+            held[group] = [
+                Held(target.cut(staged[target.parameter])) for target in self._targets[group]
+            ]
 
     def _mix(self, target: Target, choice: Choice, parameters: Mapping[str, Any]) -> Mix:
         if isinstance(choice, str):
@@ -181,32 +214,39 @@ class InPlace:
     def _slot(self, tensor: str) -> SourceSlot:
         return SourceSlot(self._sources, tensor, self._kept)
 
-    def _write(self, group: str, index: int, mix: Mix) -> None:
+    def _write(self, group: str, index: int, mix: Mix) -> Target:
         target = self._targets[group][index]
         live = target.live
-        held = [self._held[term][group][index] for term in mix.terms]
+        held = [self._held[term][group][index].tensor for term in mix.terms]
         terms = [term.to(live.device, non_blocking=True) for term in held]
-        dtype = DTYPES[target.group.dtype]
-        combine(mix, terms, dtype, live)
-        if torch.float16 in (dtype, live.dtype) and not is_finite(live):
-            raise EngineError(
-                f"group {group}: merged values overflow 16-bit floats",
-                hint="lower the bounds of its knobs",
-            )
+        combine(mix, terms, DTYPES[target.group.dtype], live)
+        return target
+
+    def _safe(self, group: str, index: int, mix: Mix) -> bool:
+        """Whether a mix cannot overflow, as its weights tell; if they do not, look."""
+        target = self._targets[group][index]
+        if target.live.numel() == 0:
+            return True
+        if mix.join is not None:
+            return False
+        reach = 0.0
+        for term, weight in zip(mix.terms, mix.weights, strict=True):
+            reach += abs(weight) * self._held[term][group][index].largest
+        return reach * _SLACK < torch.finfo(_narrowest(target)).max
 
 
-@contextmanager
-def swapped(parameters: Mapping[str, nn.Parameter], data: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let `data` (of any dtype and device) stand in for the parameters of the same names."""
-    live = {name: (parameters[name].data, parameters[name].requires_grad) for name in data}
-    try:
-        for name, tensor in data.items():
-            parameters[name].requires_grad_(False).data = tensor
-        yield
-    finally:
-        for name, (tensor, requires_grad) in live.items():
-            parameters[name].data = tensor
-            parameters[name].requires_grad_(requires_grad)
+def _narrowest(target: Target) -> torch.dtype:
+    """The dtype with the smallest range that a value goes through."""
+    on_the_way = (torch.float32, DTYPES[target.group.dtype], target.live.dtype)
+    return min(on_the_way, key=lambda dtype: torch.finfo(dtype).max)
+
+
+def _overflow(target: Target) -> CandidateError:
+    return CandidateError(
+        f"group {target.group.name}: merged values of {target.tensor} overflow "
+        f"{str(_narrowest(target)).removeprefix('torch.')}",
+        hint="lower the bounds of its knobs",
+    )
 
 
 def as_rows(tensor: Tensor) -> Tensor:
@@ -214,48 +254,6 @@ def as_rows(tensor: Tensor) -> Tensor:
     if tensor.dim() > 2:
         return tensor.view(-1, tensor.shape[-1])
     return tensor.reshape(1) if tensor.dim() == 0 else tensor
-
-
-@contextmanager
-def same_modules(model: nn.Module) -> Iterator[None]:
-    """Undo whatever is done to a model's tree of modules and parameters meanwhile.
-
-    A loader that is given a part of a checkpoint may draw conclusions from the rest: vLLM's
-    Phi-3-V takes a missing word embedding for a tied one, and puts the language model's own, which
-    was never read, in its place.
-    """
-    before = [
-        (module, dict(module._modules), dict(module._parameters)) for module in model.modules()
-    ]
-    try:
-        yield
-    finally:
-        for module, children, parameters in before:
-            for now, then in ((module._modules, children), (module._parameters, parameters)):
-                now.clear()
-                now.update(then)  # type: ignore[arg-type]
-
-
-def uniform_rows(name: str, codes: Tensor) -> list[tuple[tuple[int, int], int]]:
-    """Split a parameter into runs of rows of one nonzero code: [((first, end), code), ...].
-
-    Raises:
-        EngineError: a row holds elements of several tensors.
-    """
-    if codes.numel() == 0 or not codes.any():
-        return []
-    rows = as_rows(codes)
-    flat = rows.reshape(len(rows), -1)
-    low, high = flat.amin(dim=1), flat.amax(dim=1)
-    if not torch.equal(low, high):
-        raise EngineError(f"parameter {name} mixes tensors within a row and cannot be rewritten")
-    values, counts = torch.unique_consecutive(low, return_counts=True)
-    runs, first = [], 0
-    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-        if value:
-            runs.append(((first, first + count), value))
-        first += count
-    return runs
 
 
 def digest(tensor: Tensor) -> str:

@@ -1,6 +1,7 @@
-"""Does the live model hold its weights where and as its own loader puts them?
+"""Running a live model's own loader on other tensors, and what that tells of its layout.
 
-Writing in place relies on it. Some layers repack their weights once they are loaded (the experts
+Does the model hold its weights where and as its loader puts them? Writing in place relies on it:
+`refuse_repacked` looks. Some layers repack their weights once they are loaded (the experts
 of a mixture on a CPU, some kernels on a GPU); they keep shape and dtype, so that what is written
 into them later would be wrong in silence.
 """
@@ -8,13 +9,14 @@ into them later would be wrong in silence.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mergefront.engine.inplace import Target
+from mergefront.engine.inplace import Target, as_rows
 from mergefront.errors import EngineError
 from mergefront.records import Group
 
@@ -50,3 +52,59 @@ def refuse_repacked(
                 hint="use the transformers engine for this model, or another machine: a mixture "
                 "of experts is repacked on a CPU",
             )
+
+
+@contextmanager
+def swapped(parameters: Mapping[str, nn.Parameter], data: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let `data` (of any dtype and device) stand in for the parameters of the same names."""
+    live = {name: (parameters[name].data, parameters[name].requires_grad) for name in data}
+    try:
+        for name, tensor in data.items():
+            parameters[name].requires_grad_(False).data = tensor
+        yield
+    finally:
+        for name, (tensor, requires_grad) in live.items():
+            parameters[name].data = tensor
+            parameters[name].requires_grad_(requires_grad)
+
+
+@contextmanager
+def same_modules(model: nn.Module) -> Iterator[None]:
+    """Undo whatever is done to a model's tree of modules and parameters meanwhile.
+
+    A loader that is given a part of a checkpoint may draw conclusions from the rest: vLLM's
+    Phi-3-V takes a missing word embedding for a tied one, and puts the language model's own, which
+    was never read, in its place.
+    """
+    before = [
+        (module, dict(module._modules), dict(module._parameters)) for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, children, parameters in before:
+            for now, then in ((module._modules, children), (module._parameters, parameters)):
+                now.clear()
+                now.update(then)  # type: ignore[arg-type]
+
+
+def uniform_rows(name: str, codes: Tensor) -> list[tuple[tuple[int, int], int]]:
+    """Split a parameter into runs of rows of one nonzero code: [((first, end), code), ...].
+
+    Raises:
+        EngineError: a row holds elements of several tensors.
+    """
+    if codes.numel() == 0 or not codes.any():
+        return []
+    rows = as_rows(codes)
+    flat = rows.reshape(len(rows), -1)
+    low, high = flat.amin(dim=1), flat.amax(dim=1)
+    if not torch.equal(low, high):
+        raise EngineError(f"parameter {name} mixes tensors within a row and cannot be rewritten")
+    values, counts = torch.unique_consecutive(low, return_counts=True)
+    runs, first = [], 0
+    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        if value:
+            runs.append(((first, first + count), value))
+        first += count
+    return runs

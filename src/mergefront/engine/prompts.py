@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -138,3 +138,16 @@ def context_length(folder: Path) -> int | None:
     text = config.get("text_config") or config
     longest = text.get("max_position_embeddings")
     return min(int(longest), MAX_CONTEXT) if longest else None
+
+
+def rendered_size(prompt: Mapping[str, Any]) -> int:
+    """Bytes of the processed images of a prompt that vLLM has rendered."""
+    import torch
+
+    total = 0
+    for items in prompt.get("mm_kwargs", {}).values():
+        for item in items:
+            for element in ({} if item is None else item.get_data()).values():
+                if isinstance(element, torch.Tensor):
+                    total += element.numel() * element.element_size()
+    return total

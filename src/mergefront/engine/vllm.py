@@ -31,8 +31,9 @@ from mergefront.engine.prompts import (
     image_size,
     item_key,
     load_processor,
+    rendered_size,
 )
-from mergefront.errors import EngineError, MergefrontError
+from mergefront.errors import CandidateError, EngineError, MergefrontError
 from mergefront.merging.sources import ModelRefs, Sources
 from mergefront.records import Answer, Item, Seconds
 
@@ -65,7 +66,7 @@ class VllmEngine:
         self._requests = 0
         self._salt = "receiver"
         self._broken = ""
-        self._rendered: Kept[dict[str, Any]] = Kept(_rendered_size)
+        self._rendered: Kept[dict[str, Any]] = Kept(rendered_size)
         self._images: Kept[Any] = Kept(image_size)
         self._texts: Kept[str] = Kept(len)
         started = time.perf_counter()
@@ -100,7 +101,10 @@ class VllmEngine:
         plan = checked_plan(recipe, self._sources)
         self._broken = "the last recipe was not loaded"
         start = time.perf_counter()
-        self._call("mergefront_load", (plan, recipe.method, dict(recipe.parameters)))
+        arguments = (plan, recipe.method, dict(recipe.parameters))
+        for refused in self._call("mergefront_load", arguments):
+            if refused:
+                raise CandidateError(refused[0], hint=refused[1])
         built = time.perf_counter()
         self._loads += 1
         self._salt = f"{recipe.hash()}-{self._loads}"
@@ -284,16 +288,3 @@ def _answer(item: Item, output: Any) -> Answer:
         raise EngineError(f"item {item.id}: vLLM broke off its answer ({reason})")
     said = output.outputs[0]
     return Answer(said.text.strip(), len(said.token_ids), reason == "stop")
-
-
-def _rendered_size(prompt: Mapping[str, Any]) -> int:
-    """Bytes of the processed images of a rendered prompt."""
-    import torch
-
-    total = 0
-    for items in prompt.get("mm_kwargs", {}).values():
-        for item in items:
-            for element in ({} if item is None else item.get_data()).values():
-                if isinstance(element, torch.Tensor):
-                    total += element.numel() * element.element_size()
-    return total

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,18 +25,9 @@ from torch import Tensor, nn
 from vllm.distributed import get_tensor_model_parallel_world_size
 from vllm.platforms import current_platform
 
-from mergefront.engine.inplace import (
-    InPlace,
-    Prepare,
-    Target,
-    as_rows,
-    digest,
-    same_modules,
-    swapped,
-    uniform_rows,
-)
-from mergefront.engine.layout import refuse_repacked
-from mergefront.errors import EngineError
+from mergefront.engine.inplace import InPlace, Prepare, Target, as_rows, digest
+from mergefront.engine.layout import refuse_repacked, same_modules, swapped, uniform_rows
+from mergefront.errors import CandidateError, EngineError
 from mergefront.merging.plan import Plan
 from mergefront.merging.sources import ModelRefs, Sources
 from mergefront.records import Group
@@ -105,13 +95,18 @@ class MergeWorker:
         self.mergefront_model.inplace.hold(groups, method, parameters)
         return self.mergefront_model.inplace.held_bytes()
 
-    def mergefront_load(self, plan: Plan, method: str, parameters: dict[str, Any]) -> float:
-        """Build a candidate; returns the seconds that took here."""
-        start = time.perf_counter()
-        self.mergefront_model.inplace.build(plan, method, parameters)
+    def mergefront_load(self, plan: Plan, method: str, parameters: dict[str, Any]) -> list[str]:
+        """Build a candidate; returns nothing, or why no engine can build it, and a hint.
+
+        As a reply, and not raised: of an exception only the text would reach another process.
+        """
+        try:
+            self.mergefront_model.inplace.build(plan, method, parameters)
+        except CandidateError as error:
+            return [error.message, error.hint]
         if current_platform.is_cuda_alike():
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return []
 
     def mergefront_hashes(self) -> dict[str, str]:
         """SHA-256 of every parameter's bytes; tied parameters appear once."""
