@@ -5,7 +5,8 @@ from 60 to 2,000, and prints tables. A quarter of an hour on one core:
 
     python benchmarks/coverage.py --update docs/statistics.md
 
-writes them between the markers of that page; --runs 100 is a quick look.
+writes them between the markers of that page; --runs 100 is a quick look. --lengths prints the last
+table alone, in a minute.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from mergefront.statistics import (
     hypervolume_interval,
     items_needed,
     mcnemar,
+    normal_interval,
     paired_bootstrap,
     paired_difference,
     paired_p,
@@ -40,6 +42,7 @@ BETWEEN, WITHIN, OWN = 0.5, 0.15, 0.15
 # Shares of a latent score's variance: the item, whatever the model; the cluster, whatever the
 # model; and what one model makes of one cluster, which is why clusters matter to differences.
 MEMBERS = 8
+LIMIT = 512
 MARKERS = re.compile(r"(<!-- coverage -->\n).*(<!-- /coverage -->)", re.DOTALL)
 
 
@@ -76,6 +79,31 @@ def intervals(count: int, largest: int, mean: float, gain: float, runs: int) -> 
         low, high = wilson(estimate(a, groups))
         covered[2] += low <= mean + gain <= high
     return list(covered / [runs, booted, runs])
+
+
+def lengths(count: int, largest: int, median: float, spread: float, runs: int) -> list[float]:
+    """Coverage of the normal interval of a cost's mean, and its width as a share of Wilson's.
+
+    Answers have log-normal lengths that correlate by WITHIN in a cluster; `spread` is the deviation
+    of the logarithm. They are cut off at LIMIT tokens, and score 1 - t / LIMIT.
+    """
+    rng = np.random.default_rng([count, largest, int(median), int(100 * spread)])
+
+    def drawn(labels: np.ndarray) -> np.ndarray:
+        latent = WITHIN**0.5 * rng.normal(size=labels.max() + 1)[labels]
+        latent = latent + (1 - WITHIN) ** 0.5 * rng.normal(size=len(labels))
+        return 1.0 - np.minimum(median * np.exp(spread * latent), LIMIT) / LIMIT
+
+    truth = drawn(np.arange(2_000_000)).mean()
+    covered, share = 0, 0.0
+    for _ in range(runs):
+        labels = clusters(rng, count, largest)
+        found = estimate(drawn(labels), labels.tolist())
+        low, high = normal_interval(found)
+        covered += low <= truth <= high
+        wide = wilson(found)
+        share += (high - low) / (wide[1] - wide[0])
+    return [covered / runs, share / runs]
 
 
 def rejections(count: int, largest: int, mean: float, runs: int) -> list[float]:
@@ -166,18 +194,30 @@ def tables(runs: int) -> Iterator[str]:
         ([n, largest, *percent(volumes(n, largest, runs // (5 if n >= 500 else 2)))]
          for n, largest in ((60, 1), (60, 4), (100, 4), (150, 4), (500, 1), (2000, 1))),
     )  # fmt: skip
+    yield from length_table(runs)
+
+
+def length_table(runs: int) -> Iterator[str]:
+    shapes = ((1, 90, 0.5), (4, 90, 0.5), (4, 200, 1.0), (8, 400, 1.0))
+    yield from lines(
+        f"Mean lengths of answers, limit {LIMIT}: coverage of the normal 95 % interval, and its "
+        f"width as a share of Wilson's, in percent ({runs} runs a cell)",
+        ["clusters", "largest", "median tokens", "deviation of log", "normal", "width"],
+        ([n, *s, *percent(lengths(n, *s, runs))] for n in (60, 100, 150, 500) for s in shapes),
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3000)
     parser.add_argument("--update", type=Path, help="page whose marked part is replaced")
+    parser.add_argument("--lengths", action="store_true", help="only the table of lengths")
     arguments = parser.parse_args()
     made = []
-    for line in tables(arguments.runs):
+    for line in (length_table if arguments.lengths else tables)(arguments.runs):
         print(line, flush=True)
         made.append(line)
-    if arguments.update is not None:
+    if arguments.update is not None and not arguments.lengths:
         text = arguments.update.read_text()
         body = "\n".join(made).strip()
         arguments.update.write_text(MARKERS.sub(lambda m: f"{m[1]}{body}\n{m[2]}", text))

@@ -30,7 +30,7 @@ from mergefront.recipe import Models, Recipe
 from mergefront.recorded import COMPLETED, RESULT, estimates_of, open_study, paired_units, units_of
 from mergefront.records import Estimate, Evaluation, Item, Split
 from mergefront.report import write_report
-from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, blind_name
+from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, blind_name, with_costs
 from mergefront.select import blind_items, nobody, record_opening
 
 N = 120
@@ -82,7 +82,7 @@ def made_run(
     run.check_manifest({"items": {"tasks": tasks}})
     study = open_study(run, create=True)
     for name in ABILITY:
-        estimates = estimates_of(records(name, "search"))
+        estimates = estimates_of(with_costs(records(name, "search"), config.costs))
         for split in ("search", "validation", "test"):
             run.add_items(name, records(name, split))
         if name in (RECEIVER, "1"):
@@ -99,7 +99,7 @@ def made_run(
         trial = optuna.trial.create_trial(
             params={"k": 0.5},
             distributions={"k": optuna.distributions.FloatDistribution(0, 1)},
-            values=[e.mean for e in estimates.values()],
+            values=[estimates[objective].mean for objective in config.objectives],
             user_attrs={RESULT: result},
         )
         study.add_trial(trial)

@@ -17,6 +17,7 @@ from mergefront.statistics import (
     estimate,
     hypervolume_difference,
     hypervolume_interval,
+    normal_interval,
     paired_difference,
     wilson,
 )
@@ -62,6 +63,14 @@ def test_wilson_without_clusters_is_scipys(right: int, wrong: int) -> None:
     low, high = wilson(Estimate(p, math.sqrt(p * (1 - p) / n), n))
     expected = stats.binomtest(right, n).proportion_ci(method="wilson")
     assert (low, high) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_normal_interval_is_of_the_error_alone_and_stays_in_bounds() -> None:
+    low, high = normal_interval(Estimate(0.5, 0.01, 100))
+    assert (low, high) == pytest.approx(stats.norm.interval(0.95, 0.5, 0.01))
+    assert normal_interval(Estimate(0.99, 0.01, 100))[1] == 1.0
+    assert normal_interval(Estimate(0.0, 0.0, 100)) == (0.0, 0.0)
+    assert normal_interval(Estimate(0.5, math.nan, 9)) == (0.0, 1.0)
 
 
 def test_wilson_is_wider_with_clusters_and_sensible_at_the_ends() -> None:

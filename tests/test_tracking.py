@@ -20,6 +20,7 @@ from fixtures_science import (
     front_json,
     raced_candidates,
 )
+from mergefront.config import TokenCost
 from mergefront.errors import UserError
 from mergefront.pareto import hypervolume
 from mergefront.records import Evaluation
@@ -114,6 +115,22 @@ def check_whole(store: Store, found: list[Evaluation]) -> None:
     assert store.series("reasoning") == {e.number: e.objectives["reasoning"].mean for e in done}
     assert set(store.series("seconds.generate")) == {e.number for e in found}
     assert max(store.series("front_size").values()) >= 2
+
+
+def test_a_cost_is_told_in_tokens_too(uri: str) -> None:
+    card = replace(CARD, costs={"perception": TokenCost(tokens_of=("reasoning",), limit=50)})
+    front = front_json(list(FOUND))
+    picked = next(member for member in front["members"] if "knee" in member["picks"])
+    tested = {**picked["test"], "perception": {**picked["test"]["perception"], "tokens": 12.5}}
+    front["members"] = [{**picked, "test": tested}]
+    rebuild(uri, "mergefront", card, FOUND[:3], ending_of(front))
+    store = Store(uri)
+    for e in FOUND[:3]:
+        tokens = 50 * (1 - e.objectives["perception"].mean)
+        metrics = store.children[e.number].data.metrics
+        assert metrics["perception.tokens"] == pytest.approx(tokens)
+        assert "reasoning.tokens" not in metrics
+    assert store.parent.data.metrics["test.knee.perception.tokens"] == 12.5
 
 
 def test_a_tracked_search_is_whole_in_mlflow(uri: str, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def assemble(config: RunConfig, runs: Path) -> Search:
         check_refinable(space)
     if not started:  # a run that exists is never refused for its budget
         check_budget(space, config.budget.candidates)
-    items = item_set(config.objectives, config.items, Path())
+    items = item_set(config.asked, config.items, Path())
     sources.check_finite()
     for finding in lineage.check(sources):
         logger.warning("%s; %s", finding.message, finding.hint)

@@ -7,7 +7,7 @@ never come from here (`front`: validation and test items).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -32,7 +32,9 @@ class Belief:
     `numbers` are the candidates'; `mean_NM` and `deviation_NM` what is believed of each: posterior
     mean and standard deviation (widened by what the calibration asks) where `by_model`, else the
     estimate and its standard error, as always of candidates that collapsed. `why`
-    says in a few words why the model does not choose; it is empty where it does.
+    says in a few words why the model does not choose; it is empty where it does. `barred` are the
+    numbers that cannot be on the front: a model that collapsed may well give the shortest answers,
+    so where an objective is a cost, what collapsed is left out.
     """
 
     objectives: tuple[str, ...]
@@ -42,6 +44,7 @@ class Belief:
     model: Posterior
     why: str = ""
     calibration: Mapping[str, surrogate.Calibration] = field(default_factory=dict)
+    barred: frozenset[int] = frozenset()
 
     @property
     def by_model(self) -> bool:
@@ -51,7 +54,8 @@ class Belief:
     @cached_property
     def front(self) -> tuple[int, ...]:
         """Numbers of the non-dominated candidates, best first objective first."""
-        found = non_dominated(self.mean_NM) if len(self.numbers) else np.zeros(0, dtype=np.intp)
+        rows = [row for row, number in enumerate(self.numbers) if number not in self.barred]
+        found = [rows[i] for i in non_dominated(self.mean_NM[rows])] if rows else []
         return tuple(self.numbers[i] for i in sorted(found, key=lambda i: -self.mean_NM[i, 0]))
 
     @cached_property
@@ -81,9 +85,13 @@ class Belief:
 
 
 def believe(
-    found: Sequence[Evaluation], objectives: Sequence[str], reference: Mapping[str, float]
+    found: Sequence[Evaluation],
+    objectives: Sequence[str],
+    reference: Mapping[str, float],
+    costs: Collection[str] = (),
 ) -> Belief:
-    """What finished candidates say together. `reference` is the hypervolume's, by objective."""
+    """What finished candidates say together. `reference` is the hypervolume's, by objective;
+    `costs` are the objectives that are one."""
     names = tuple(objectives)
     done = [e for e in found if not e.failure]
     shape = (len(done), len(names))
@@ -98,13 +106,15 @@ def believe(
         name: surface.calibration() for name, surface in zip(names, model.surfaces, strict=False)
     }
     why = _why_not(model, names)
+    fell = {n for n, stands in zip(numbers, model.stands_N, strict=True) if not stands}
+    barred = frozenset(fell if costs and len(fell) < len(numbers) else ())
     if why:
-        return Belief(names, numbers, values, errors, model, why, calibration)
+        return Belief(names, numbers, values, errors, model, why, calibration, barred)
     stands = model.stands_N
     values[stands] = model.mean(points[stands])
     wider = [one.widening for one in calibration.values()]
     errors[stands] = model.deviation(points[stands]) * wider
-    return Belief(names, numbers, values, errors, model, why, calibration)
+    return Belief(names, numbers, values, errors, model, why, calibration, barred)
 
 
 def _why_not(model: Posterior, names: Sequence[str]) -> str:

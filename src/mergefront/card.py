@@ -122,15 +122,15 @@ def _scores(front: Mapping[str, Any], member: Mapping[str, Any]) -> list[str]:
     for name in front["objectives"]:
         mine, base, gain = member[source][name], front["receiver"][source][name], gains[name]
         lines.append(
-            f"| {name} | {100 * base['mean']:.1f} ± {100 * base['se']:.1f} "
-            f"| {100 * mine['mean']:.1f} ± {100 * mine['se']:.1f} "
-            f"| {100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}] "
+            f"| {name} | {_score(base)} | {_score(mine)} "
+            f"| {100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+            f"{_tokens(gain, '+.2f')} "
             f"| {_probability(gain.get('p'))} | {mine['n']} |"
         )
     picked = f" as {', '.join(member['picks'])}" if member["picks"] else ""
     others = front["objectives"][1:]
-    guards = front.get("guards") or dict.fromkeys(others, front["guard"])
-    kept = ", ".join(f"{name} {100 * guards[name]:g} points" for name in others)
+    guards = front["guards"] if "guards" in front else dict.fromkeys(others, front["guard"])
+    kept = ", ".join(f"{name} {100 * guard:g} points" for name, guard in guards.items()) or "none"
     verdict = member["verdict"] + (f" ({member['holds']})" if member.get("holds") else "")
     lines += [
         "",
@@ -138,8 +138,31 @@ def _scores(front: Mapping[str, Any], member: Mapping[str, Any]) -> list[str]:
         f"{member['number']} of {front['candidates']}, chosen{picked} {_chosen_by(front, member)}. "
         f"Verdict on validation items: **{verdict}** (guard: {kept}).",
         "",
+        *_costs(front),
     ]
     return lines + _without_images(front, member)
+
+
+def _score(one: Mapping[str, Any]) -> str:
+    return f"{100 * one['mean']:.1f} ± {100 * one['se']:.1f}{_tokens(one, '.2f')}"
+
+
+def _tokens(one: Mapping[str, Any], form: str) -> str:
+    """What a cost comes to; nothing for other objectives."""
+    return f" ({one['tokens']:{form}} tokens)" if "tokens" in one else ""
+
+
+def _costs(front: Mapping[str, Any]) -> list[str]:
+    """What the costs are."""
+    return [
+        line
+        for name, cost in front.get("costs", {}).items()
+        for line in (
+            f"{name}: an answer of t tokens to the {' and '.join(cost['tokens_of'])} items scores "
+            f"1 - min(t / {cost['limit']}, 1).",
+            "",
+        )
+    ]
 
 
 def _chosen_by(front: Mapping[str, Any], member: Mapping[str, Any]) -> str:
@@ -149,10 +172,7 @@ def _chosen_by(front: Mapping[str, Any], member: Mapping[str, Any]) -> str:
         return "on search items"
     if not belief["by_model"]:
         return f"by its scores on search items, not by a model of all candidates ({belief['why']})"
-    words = ", ".join(
-        f"{name} {100 * one['mean']:.1f} ± {100 * one['se']:.1f}"
-        for name, one in member["believed"].items()
-    )
+    words = ", ".join(f"{name} {_score(one)}" for name, one in member["believed"].items())
     return f"by what a model of all candidates' scores on search items believes of it ({words})"
 
 
@@ -180,8 +200,7 @@ def _probability(p: float | None) -> str:
 def _optimistic(front: Mapping[str, Any], member: Mapping[str, Any]) -> list[str]:
     """Scores of a candidate that was never validated: search items only."""
     scores = [
-        f"- {name}: {100 * member['search'][name]['mean']:.1f} "
-        f"± {100 * member['search'][name]['se']:.1f} "
+        f"- {name}: {_score(member['search'][name])} "
         f"(receiver {100 * front['receiver']['search'][name]['mean']:.1f})"
         for name in front["objectives"]
     ]

@@ -35,13 +35,11 @@ def reserve(config: RunConfig, items: ItemSet, found: Sequence[Evaluation]) -> f
     timed = [e for e in found if not e.failure and e.seconds.generate > 0]
     if not timed or config.budget.hours is None:
         return 0.0
-    per_item = max(
-        e.seconds.total / sum(one.n for one in e.objectives.values()) for e in timed[-5:]
-    )
+    per_item = max(e.seconds.total / e.answered(config.costs) for e in timed[-5:])
     validated = (config.report.finalists + 1) * len(items.flat("validation"))
     pickable = 3 + len(config.objectives)  # knee, guarded, the receiver
     tested = pickable * len(items.flat("test"))
-    unseen = min(len(items.flat("validation")), BLIND_ITEMS * len(config.objectives))
+    unseen = min(len(items.flat("validation")), BLIND_ITEMS * len(config.asked))
     blind = pickable * unseen if config.report.blind else 0
     asked = len(items.flat("search")) + validated + tested + blind
     export = 120.0 if config.export else 10.0

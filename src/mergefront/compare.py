@@ -15,7 +15,7 @@ from mergefront.members import resolve_pick
 from mergefront.merging.sources import Sources
 from mergefront.profiles import Profile, distance, profile
 from mergefront.recipe import Recipe, refs
-from mergefront.recorded import evaluations, open_study
+from mergefront.recorded import evaluations, in_tokens, open_study
 from mergefront.rundir import RunDirectory
 from mergefront.status import open_run
 from mergefront.versions import Versions
@@ -66,7 +66,7 @@ def candidate(run: RunDirectory, pick: str) -> Named:
     one = found[number]
     recipe = Versions.read(space, study).recipe(models_of(config), one.point, one.version)
     members = front["members"] if front is not None else []
-    search = {name: asdict(one) for name, one in one.objectives.items()}
+    search = in_tokens({k: asdict(v) for k, v in one.objectives.items()}, config.costs)
     member = next((m for m in members if m["number"] == number), None)
     member = member or {"number": number, "search": search, "picks": []}
     return Named(f"{config.name}:{pick}", recipe, sources, member, number)

@@ -13,6 +13,7 @@ from mergefront.asking import answer
 from mergefront.members import believed, choose_finalists
 from mergefront.recorded import COMPLETED, ELAPSED, evaluations, numbers_of
 from mergefront.records import Evaluation, Split
+from mergefront.rundir import with_costs
 from mergefront.search import Search
 
 MOST = 4
@@ -60,14 +61,14 @@ def complete(search: Search, evaluation: Evaluation) -> Evaluation:
     race, name, names = search.race(), str(evaluation.number), list(search.config.objectives)
     recipe = search.recipe(evaluation.point, evaluation.version)
     seconds = evaluation.seconds + search.open_engine().load(recipe)
-    records = search.run.read_items(name, "search")
+    records = search.run.read_answers(name, "search")
     for rung in range(evaluation.raced.rungs, len(race.rungs)):
         answered, spent = answer(search.open_engine(), race.rungs[rung], "search", rung)
         records, seconds = records + answered, seconds + spent
     records.sort(key=lambda record: names.index(record.objective))
     seconds += search.keep(name, records)
     raced = replace(evaluation.raced, completed=True)
-    found = race.estimate(records)
+    found = race.estimate(with_costs(records, search.config.costs))
     whole = replace(evaluation, objectives=found, seconds=seconds, raced=raced)
     values = [found[objective].mean for objective in names]
     search.study.set_user_attr(f"{COMPLETED}{name}", {**numbers_of(whole, names), "values": values})

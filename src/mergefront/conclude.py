@@ -59,6 +59,7 @@ def _card(run: RunDirectory, versions: Callable[[], Versions]) -> Card:
         knobs=lambda one: versions().knobs(one),
         params={"config": run.config.model_dump(mode="json"), "versions": manifest["versions"]},
         tags={"mergefront.items": _item_hashes(manifest)},
+        costs=run.config.costs,
     )
 
 
@@ -179,7 +180,7 @@ def export_pick(
     named = compare.candidate(run, pick)
     if named.number is None:
         raise RunError(f"{run.path}: there is no candidate {pick!r}")
-    items = item_set(run.config.objectives, run.config.items, Path())
+    items = item_set(run.config.asked, run.config.items, Path())
     run.check_manifest({"items": items.card()})
     hashes = open_study(run).user_attrs.get(f"hashes:{named.number}")
     return export_candidate(

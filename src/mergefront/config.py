@@ -21,10 +21,14 @@ from mergefront.sections import (
     EngineKind,
     Fraction,
     Items,
+    Least,
+    Objective,
     Racing,
     Report,
     SamplerName,
     Search,
+    TokenCost,
+    Tokens,
     Tracking,
     VocabularyMode,
     WarmStart,
@@ -34,12 +38,15 @@ from mergefront.yaml_file import Strict, dump_yaml, load_yaml, read_mapping, val
 
 __all__ = ["BLIND_ITEMS", "RESERVED", "Budget", "Count", "Donor", "EngineConfig", "EngineKind"]
 __all__ += ["Fraction", "Items", "Racing", "Report", "RunConfig", "SamplerName", "Search", "Strict"]
-__all__ += ["Tracking", "VocabularyMode", "WarmStart", "absolute", "check_alias", "dump_yaml"]
-__all__ += ["load_yaml", "read_mapping", "validate"]
+__all__ += ["TokenCost", "Tracking", "VocabularyMode", "WarmStart", "absolute", "check_alias"]
+__all__ += ["dump_yaml", "load_yaml", "read_mapping", "validate"]
 
 
 class RunConfig(Strict):
-    """One complete search. The first objective is the one to gain, the others are to keep."""
+    """One complete search. The first objective is the one to gain, the others are to keep.
+
+    An objective has tasks of its own (`asked`), or is a cost of the answers to others (`costs`).
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Directory under runs/.")
     receiver: str = Field(description="The VLM: a folder, a hub id, or zoo:NAME.")
@@ -52,13 +59,14 @@ class RunConfig(Strict):
         "by_token, with the receiver's own where a token is not in every model.",
     )
     space: str = Field(description="Search space: a YAML file, or the name of a shipped one.")
-    objectives: dict[str, tuple[str, ...]] = Field(
-        description="Objective -> tasks (names of the library, or paths to task files)."
+    objectives: dict[str, Objective] = Field(
+        description="Objective -> tasks (names of the library, or paths to task files), or a cost: "
+        "{tokens_of: [objectives], limit: tokens}, which asks nothing of its own."
     )
-    constraints: dict[str, Fraction] = Field(
+    constraints: dict[str, Least] = Field(
         default_factory=dict,
-        description="Objective -> least score that is of use: the sampler keeps above it, and so "
-        "does the guarded pick.",
+        description="Objective -> least score that is of use, or of a cost {tokens: most}: the "
+        "sampler keeps above it, and so does the guarded pick.",
     )
     items: Items = Field(default_factory=Items)
     search: Search = Field(default_factory=Search)
@@ -83,46 +91,99 @@ class RunConfig(Strict):
 
     @field_validator("objectives")
     @classmethod
-    def _objectives(cls, objectives: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    def _objectives(cls, objectives: dict[str, Objective]) -> dict[str, Objective]:
         if not 2 <= len(objectives) <= 4:
             raise ValueError(f"2 to 4 objectives are needed, found {len(objectives)}")
-        for name, tasks in objectives.items():
-            if not tasks:
-                raise ValueError(f"objective {name!r} has no task")
+        asked = [name for name, one in objectives.items() if not isinstance(one, TokenCost)]
+        if next(iter(objectives)) not in asked:
+            raise ValueError(
+                f"the first objective is the one to gain, {next(iter(objectives))!r} is a cost: "
+                "put one with tasks of its own first"
+            )
+        for name, one in objectives.items():
+            if not isinstance(one, TokenCost):
+                if not one:
+                    raise ValueError(f"objective {name!r} has no task")
+                continue
+            unknown = [other for other in one.tokens_of if other not in asked]
+            if unknown:
+                raise ValueError(
+                    f"{name}.tokens_of names {', '.join(unknown)}; objectives with tasks of their "
+                    f"own are {', '.join(asked)}"
+                )
+            if len(set(one.tokens_of)) < len(one.tokens_of):
+                raise ValueError(f"{name}.tokens_of names an objective twice")
         return objectives
 
     @model_validator(mode="after")
     def _names_of_objectives(self) -> RunConfig:
-        if self.export not in {
-            None,
-            "knee",
-            "guarded",
-            *(f"best:{name}" for name in self.objectives),
-        }:
+        names = list(self.objectives)
+        if self.export not in {None, "knee", "guarded", *(f"best:{name}" for name in names)}:
             raise ValueError(f"export: no objective is named {self.export!r}")
         reference = self.report.reference
-        if reference is not None and set(reference) != set(self.objectives):
+        if reference is not None and set(reference) != set(self.asked):
+            which = "objectives with tasks of their own" if self.costs else "objectives"
             raise ValueError(
-                f"report.reference names {sorted(reference)}, the objectives are "
-                f"{sorted(self.objectives)}"
+                f"report.reference names {sorted(reference)}, the {which} are {sorted(self.asked)}"
             )
+        unknown = sorted(set(self.report.guards) - set(names[1:]))
+        if unknown:
+            raise ValueError(
+                f"report.guards names {', '.join(unknown)}; only objectives to keep have a guard: "
+                f"{', '.join(names[1:])}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _constraints(self) -> RunConfig:
         unknown = sorted(set(self.constraints) - set(self.objectives))
         if unknown:
             raise ValueError(
                 f"constraints names {', '.join(unknown)}; the objectives are "
                 f"{', '.join(self.objectives)}"
             )
-        unknown = sorted(set(self.report.guards) - set(list(self.objectives)[1:]))
-        if unknown:
-            raise ValueError(
-                f"report.guards names {', '.join(unknown)}; only objectives to keep have a guard: "
-                f"{', '.join(list(self.objectives)[1:])}"
-            )
+        for name, most in self.constraints.items():
+            if not isinstance(most, Tokens):
+                continue
+            if name not in self.costs:
+                raise ValueError(
+                    f"constraints.{name} is in tokens, but {name} is no cost: expected the least "
+                    "score, 0 to 1"
+                )
+            if most.tokens >= (limit := self.costs[name].limit):
+                raise ValueError(
+                    f"constraints.{name}: at most {most.tokens:g} tokens, but no answer counts as "
+                    f"more than its limit of {limit}: give fewer tokens, or raise the limit"
+                )
         return self
 
-    def guard_of(self, objective: str) -> float:
-        """The loss on an objective that a winner may have, in score points."""
-        return self.report.guards.get(objective, self.report.guard)
+    @property
+    def asked(self) -> dict[str, tuple[str, ...]]:
+        """Objective -> its tasks, of those that have tasks of their own."""
+        return {k: v for k, v in self.objectives.items() if not isinstance(v, TokenCost)}
+
+    @property
+    def costs(self) -> dict[str, TokenCost]:
+        """Objective -> cost, of those that are scored on the answers to others."""
+        return {k: v for k, v in self.objectives.items() if isinstance(v, TokenCost)}
+
+    @property
+    def least(self) -> dict[str, float]:
+        """Objective -> the least score that the constraints ask of it."""
+        return {
+            name: self.costs[name].score(one.tokens) if isinstance(one, Tokens) else one
+            for name, one in self.constraints.items()
+        }
+
+    @property
+    def guards(self) -> dict[str, float]:
+        """Objective to keep -> the loss on it that a winner may have, in score points.
+
+        A cost is a price and has no guard, unless `report.guards` names it.
+        """
+        own, common = self.report.guards, self.report.guard
+        kept = [name for name in list(self.objectives)[1:] if name in own or name in self.asked]
+        return {name: own.get(name, common) for name in kept}
 
 
 def absolute(config: RunConfig) -> RunConfig:
@@ -151,8 +212,7 @@ def absolute(config: RunConfig) -> RunConfig:
         for alias, donor in config.donors.items()
     }
     tasks = {
-        objective: tuple(file(name) for name in names)
-        for objective, names in config.objectives.items()
+        objective: tuple(file(name) for name in names) for objective, names in config.asked.items()
     }
     return config.model_copy(
         update={
@@ -160,7 +220,7 @@ def absolute(config: RunConfig) -> RunConfig:
             "base": optional(config.base),
             "space": file(config.space),
             "donors": donors,
-            "objectives": tasks,
+            "objectives": {name: tasks.get(name, one) for name, one in config.objectives.items()},
             "search": config.search.model_copy(
                 update={"transfer": tuple(place(run) for run in config.search.transfer)}
             ),

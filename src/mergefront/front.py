@@ -24,17 +24,13 @@ from mergefront.gains import (
     adjust,
     answers,
     holds,
-    overlap,
+    overlap_warnings,
     paired_gains,
     seen_blind,
+    shared_items,
     verdict,
 )
-from mergefront.members import (
-    believed,
-    non_dominated,
-    picks,
-    points_of,
-)
+from mergefront.members import believed, non_dominated, picks, points_of
 from mergefront.race import flat
 from mergefront.race import told as race_told
 from mergefront.recorded import (
@@ -42,6 +38,7 @@ from mergefront.recorded import (
     SAMPLER,
     estimates_of,
     evaluations,
+    in_tokens,
     of_objective,
     reference_point,
     units_of,
@@ -75,26 +72,27 @@ def summarise(run: RunDirectory, study: optuna.Study) -> dict[str, Any]:
     members = [finished[n] for n in study.user_attrs["finalists"]]
     receiver = {split: run.read_items(RECEIVER, split) for split in SPLITS}
     reference = {s: reference_point(config, estimates_of(receiver[s])) for s in SPLITS[:2]}
+    shared = shared_items({split: run.read_answers(RECEIVER, split) for split in SPLITS})
     openings = study.user_attrs.get("openings", [])
     belief = believed(everything, config, estimates_of(receiver["search"]))
     rows = _members(run, study, members, belief)
     found = points_of(list(finished.values()), names)
-    shared = _shared(receiver)
     return {
         "format": "mergefront/front@1",
         "run": config.name,
         "sampler": study.user_attrs.get(SAMPLER, [config.search.sampler])[0],
-        "warnings": _warnings(shared),
+        "warnings": overlap_warnings(shared),
         "objectives": names,
         "reference": reference["search"],
         "guard": config.report.guard,
-        "guards": {name: config.guard_of(name) for name in names[1:]},
-        "receiver": {split: _by_objective(records) for split, records in receiver.items()},
-        "receiver_answers": answers(receiver["validation"]),
-        "receiver_blind": _by_objective(run.read_items(blind_name(RECEIVER))),
+        "guards": config.guards,
+        "costs": {name: cost.model_dump(mode="json") for name, cost in config.costs.items()},
+        "receiver": {split: _by_objective(run, records) for split, records in receiver.items()},
+        "receiver_answers": answers(run.read_answers(RECEIVER, "validation")),
+        "receiver_blind": _by_objective(run, run.read_items(blind_name(RECEIVER))),
         "members": rows,
         "belief": _told(belief),
-        "race": race_told(everything),
+        "race": race_told(everything, config.costs),
         "hypervolume": {
             "search": pareto.hypervolume(found, [reference["search"][n] for n in names]),
             "validation": {
@@ -132,13 +130,13 @@ def _members(
     run: RunDirectory, study: optuna.Study, members: Sequence[Evaluation], belief: Belief
 ) -> list[dict[str, Any]]:
     """The members' rows; the gains of those that were tested together are adjusted for it."""
-    names = list(run.config.objectives)
+    names, costs = list(run.config.objectives), run.config.costs
     receiver = estimates_of(run.read_items(RECEIVER, "search"))
     numbers = [e.number for e in members]
     chosen, best = picks(numbers, run.config, receiver, belief), non_dominated(numbers, belief)
     rows = [
         {**_member(run, study, e, chosen), "non_dominated": e.number in best}
-        | {"believed": {k: asdict(v) for k, v in belief.of(e.number).items()}}
+        | {"believed": in_tokens({k: asdict(v) for k, v in belief.of(e.number).items()}, costs)}
         for e in members
     ]
     adjust([row["gain"] for row in rows], names[0])
@@ -149,30 +147,34 @@ def _members(
     return rows
 
 
-def _by_objective(records: Sequence[ItemRecord]) -> dict[str, Any] | None:
-    return {k: asdict(v) for k, v in estimates_of(records).items()} if records else None
+def _by_objective(run: RunDirectory, records: Sequence[ItemRecord]) -> dict[str, Any] | None:
+    plain = {k: asdict(v) for k, v in estimates_of(records).items()}
+    return in_tokens(plain, run.config.costs) if records else None
+
+
+def _gains(run: RunDirectory, name: str, split: Split) -> dict[str, Any]:
+    """Gains over the receiver on a split."""
+    mine, base = run.read_items(name, split), run.read_items(RECEIVER, split)
+    return in_tokens(paired_gains(mine, base, list(run.config.objectives)), run.config.costs)
 
 
 def _member(
     run: RunDirectory, study: optuna.Study, e: Evaluation, chosen: Mapping[str, int]
 ) -> dict[str, Any]:
-    name = str(e.number)
+    name, costs = str(e.number), run.config.costs
     validated, tested = run.read_items(name, "validation"), run.read_items(name, "test")
-    names = list(run.config.objectives)
     knobs = study.get_trials(deepcopy=False)[e.number].user_attrs[RESULT]["knobs"]
     return {
         "number": e.number,
         "origin": e.origin,
         "knobs": knobs,
-        "search": {k: asdict(v) for k, v in e.objectives.items()},
-        "validation": _by_objective(validated),
-        "gain": paired_gains(validated, run.read_items(RECEIVER, "validation"), names),
-        "answers": answers(validated),
+        "search": in_tokens({k: asdict(v) for k, v in e.objectives.items()}, costs),
+        "validation": _by_objective(run, validated),
+        "gain": _gains(run, name, "validation"),
+        "answers": answers(run.read_answers(name, "validation")),
         "picks": [pick for pick, number in chosen.items() if number == e.number],
-        "test": _by_objective(tested),
-        "test_gain": paired_gains(tested, run.read_items(RECEIVER, "test"), names)
-        if tested
-        else None,
+        "test": _by_objective(run, tested),
+        "test_gain": _gains(run, name, "test") if tested else None,
         "blind": _blind(run, name),
         "parameters_sha256": study.user_attrs.get(f"hashes:{name}"),
     }
@@ -185,7 +187,7 @@ def _blind(run: RunDirectory, name: str) -> dict[str, Any] | None:
     if not mine or not base:
         return None
     names = list(dict.fromkeys(record.objective for record in mine))
-    return {"scores": _by_objective(mine), "gain": paired_gains(mine, base, names)}
+    return {"scores": _by_objective(run, mine), "gain": paired_gains(mine, base, names)}
 
 
 def _validated_hypervolume(
@@ -210,34 +212,6 @@ def _seconds(found: Sequence[Evaluation]) -> dict[str, float]:
     if not timed:
         return {}
     return {key: float(np.mean([t[key] for t in timed])) for key in timed[0]}
-
-
-def _shared(receiver: Mapping[Split, Sequence[ItemRecord]]) -> dict[str, Any]:
-    """Reported split -> split that it has items in common with -> objective -> how many."""
-    return {
-        "validation": {"search": overlap(receiver["search"], receiver["validation"])},
-        "test": {
-            "search": overlap(receiver["search"], receiver["test"]),
-            "validation": overlap(receiver["validation"], receiver["test"]),
-        },
-    }
-
-
-def _warnings(shared: Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]]) -> list[str]:
-    """What a reader must know before any number."""
-    searched = [
-        f"NOT INDEPENDENT: {one['shared']} of {one['n']} {split} items of {objective} were also "
-        "searched on (items.reuse_search_items); scores on them flatter the candidates, and their "
-        "intervals do not say by how much."
-        for split, with_others in shared.items()
-        for objective, one in with_others["search"].items()
-    ]
-    twice = [
-        f"NOT INDEPENDENT: {one['shared']} of {one['n']} test items of {objective} are validation "
-        "items too, so that the two sets say the same twice."
-        for objective, one in shared["test"]["validation"].items()
-    ]
-    return searched + twice
 
 
 def _messages(rows: Sequence[Mapping[str, Any]], first: str) -> list[str]:

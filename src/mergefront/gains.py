@@ -14,6 +14,7 @@ import numpy as np
 from mergefront import statistics
 from mergefront.config import RunConfig
 from mergefront.recorded import of_objective, paired_units
+from mergefront.records import Split
 from mergefront.rundir import ItemRecord
 
 BEATS, TRADES, UNRESOLVED, WORSE = (
@@ -62,10 +63,10 @@ def adjust(gains: Sequence[Mapping[str, Gain]], objective: str) -> None:
 def verdict(gain: Mapping[str, Mapping[str, Any]], config: RunConfig) -> str:
     """One of BEATS, TRADES, UNRESOLVED, WORSE, from gains by objective."""
     first, *others = config.objectives
-    kept = all(gain[name]["mean"] >= -config.guard_of(name) for name in others)
+    kept = all(gain[name]["mean"] >= -guard for name, guard in config.guards.items())
     if gain[first]["low"] > 0:
         return BEATS if kept else TRADES
-    lost = any(gain[name]["high"] < 0 for name in config.objectives)
+    lost = any(gain[name]["high"] < 0 for name in (first, *config.guards))
     gained = any(gain[name]["low"] > 0 for name in others)
     return WORSE if lost and not gained else UNRESOLVED
 
@@ -110,6 +111,36 @@ def overlap(
         if shared:
             found[name] = {"shared": shared, "n": len(rows)}
     return found
+
+
+def shared_items(receiver: Mapping[Split, Sequence[ItemRecord]]) -> dict[str, Any]:
+    """Reported split -> split that it has items in common with -> objective -> how many."""
+    return {
+        "validation": {"search": overlap(receiver["search"], receiver["validation"])},
+        "test": {
+            "search": overlap(receiver["search"], receiver["test"]),
+            "validation": overlap(receiver["validation"], receiver["test"]),
+        },
+    }
+
+
+def overlap_warnings(
+    shared: Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]],
+) -> list[str]:
+    """What a reader must know before any number."""
+    searched = [
+        f"NOT INDEPENDENT: {one['shared']} of {one['n']} {split} items of {objective} were also "
+        "searched on (items.reuse_search_items); scores on them flatter the candidates, and their "
+        "intervals do not say by how much."
+        for split, with_others in shared.items()
+        for objective, one in with_others["search"].items()
+    ]
+    twice = [
+        f"NOT INDEPENDENT: {one['shared']} of {one['n']} test items of {objective} are validation "
+        "items too, so that the two sets say the same twice."
+        for objective, one in shared["test"]["validation"].items()
+    ]
+    return searched + twice
 
 
 def seen_blind(

@@ -17,7 +17,7 @@ from mergefront import pareto
 from mergefront.belief import Belief, believe
 from mergefront.config import RunConfig
 from mergefront.errors import RunError, UserError
-from mergefront.recorded import reference_point
+from mergefront.recorded import in_tokens, reference_point
 from mergefront.records import Estimate, Evaluation
 
 if TYPE_CHECKING:
@@ -34,17 +34,20 @@ def believed(
     found: Sequence[Evaluation], config: RunConfig, receiver: Mapping[str, Estimate]
 ) -> Belief:
     """What a run's finished candidates say together; `receiver` is its search estimates."""
-    return believe(found, list(config.objectives), reference_point(config, receiver))
+    reference = reference_point(config, receiver)
+    return believe(found, list(config.objectives), reference, config.costs)
 
 
-def current_front(found: Sequence[Evaluation], belief: Belief) -> list[dict[str, Any]]:
+def current_front(
+    found: Sequence[Evaluation], belief: Belief, config: RunConfig
+) -> list[dict[str, Any]]:
     """The front that is believed, as plain rows, best first objective first."""
     by_number = {e.number: e for e in found}
     return [
         {
             "number": number,
             "origin": by_number[number].origin,
-            **{name: asdict(one) for name, one in belief.of(number).items()},
+            **in_tokens({k: asdict(v) for k, v in belief.of(number).items()}, config.costs),
         }
         for number in belief.front
     ]
@@ -60,7 +63,8 @@ def choose_finalists(
     Of a layer that does not fit whole, the best on each objective stay, and then those that cover
     most hypervolume.
     """
-    left = [e.number for e in _distinct(finished)]
+    distinct = [e.number for e in _distinct(finished)]
+    left = [number for number in distinct if number not in belief.barred] or distinct
     mean = {number: belief.mean_NM[i] for i, number in enumerate(belief.numbers)}
     chosen: list[int] = []
     while left and len(chosen) < config.report.finalists:
@@ -125,10 +129,9 @@ def picks(
 def keeps(one: Mapping[str, Estimate], config: RunConfig, receiver: Mapping[str, Estimate]) -> bool:
     """Whether a candidate likely loses no more than the guards allow on all objectives but the
     first, and meets the constraints."""
-    least = dict(config.constraints)
-    for name in list(config.objectives)[1:]:
-        guarded = receiver[name].mean - config.guard_of(name)
-        least[name] = max(guarded, least.get(name, 0.0))
+    least = config.least
+    for name, guard in config.guards.items():
+        least[name] = max(receiver[name].mean - guard, least.get(name, 0.0))
     return all(one[name].mean - SURE * one[name].se >= floor for name, floor in least.items())
 
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 
 from mergefront.belief import Belief, believe
-from mergefront.config import Racing
-from mergefront.racing import Difficulty, chance_on_front, partial_estimate, prefixes
-from mergefront.recorded import of_objective, units_of
+from mergefront.config import Racing, TokenCost
+from mergefront.racing import SPREAD, Difficulty, chance_on_front, partial_estimate, prefixes
+from mergefront.recorded import Units, of_objective, units_of
 from mergefront.records import Estimate, Evaluation, Item
 from mergefront.rundir import ItemRecord
 from mergefront.tasks.splits import whole_prefix
@@ -43,7 +44,8 @@ class Race:
     """Rungs, difficulties and the verdict for one run's candidates.
 
     `items` are the search items by objective in their fixed order, `reference` the hypervolume's
-    reference point on them, `batch` the engine's (`Engine.batch`).
+    reference point on them, `batch` the engine's (`Engine.batch`). `costs` are the objectives that
+    ask nothing: their items are those of others, in the order in which rungs ask them.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Race:
         reference: Mapping[str, float],
         seed: int,
         batch: int = 1,
+        costs: Mapping[str, TokenCost] = MappingProxyType({}),
     ) -> None:
         self._settings = settings
         self._reference = dict(reference)
@@ -62,6 +65,8 @@ class Race:
             name: Difficulty(len({(i.task, i.unit or i.id, bool(i.unit)) for i in mine}))
             for name, mine in items.items()
         }
+        self._order = {name: order_of(cost, self.rungs) for name, cost in costs.items()}
+        self._difficulty |= {name: Difficulty(len(mine)) for name, mine in self._order.items()}
         self.found: list[Evaluation] = []
         self._belief: Belief | None = None
 
@@ -79,7 +84,14 @@ class Race:
         if evaluation.failure or evaluation.raced.left:
             return
         for name, difficulty in self._difficulty.items():
-            difficulty.learn(units_of(of_objective(records, name)).scores)
+            difficulty.learn(self._units(records, name).scores)
+
+    def _units(self, records: Sequence[ItemRecord], name: str) -> Units:
+        """An objective's units, of which those of a prefix come first."""
+        mine = of_objective(records, name)
+        if name in self._order:
+            mine.sort(key=lambda record: self._order[name][record.task, record.item])
+        return units_of(mine)
 
     def correct(self, evaluation: Evaluation) -> None:
         """Take in what a candidate that had left scores now that it has answered the rest."""
@@ -91,7 +103,8 @@ class Race:
     def belief(self) -> Belief:
         """What the candidates so far say together."""
         if self._belief is None:
-            self._belief = believe(self.found, list(self._reference), self._reference)
+            names = list(self._reference)
+            self._belief = believe(self.found, names, self._reference, self._order)
         return self._belief
 
     def answers_all(self, number: int) -> bool:
@@ -106,8 +119,10 @@ class Race:
         """Objective -> estimate of a candidate from its answers to a prefix, or to all items."""
         found = {}
         for name, difficulty in self._difficulty.items():
-            units = units_of(of_objective(records, name))
-            found[name] = partial_estimate(units.scores, units.clusters, difficulty.mean())
+            units = self._units(records, name)
+            spread = difficulty.spread() if name in self._order else SPREAD
+            hard = difficulty.mean()
+            found[name] = partial_estimate(units.scores, units.clusters, hard, spread)
         return found
 
     def verdict(self, point: Sequence[float], estimates: Mapping[str, Estimate]) -> str:
@@ -171,6 +186,14 @@ def rungs_of(items: Items, settings: Racing, batch: int = 1) -> list[dict[str, l
     return [rung for rung in rungs if any(rung.values())]
 
 
+def order_of(
+    cost: TokenCost, rungs: Sequence[Mapping[str, Sequence[Item]]]
+) -> dict[tuple[str, str], int]:
+    """Task and id of the items that a cost counts -> place in the order in which they are asked."""
+    asked = [(i.task, i.id) for rung in rungs for name in cost.tokens_of for i in rung[name]]
+    return {key: place for place, key in enumerate(dict.fromkeys(asked))}
+
+
 def _together(items: Sequence[Item], k: int) -> bool:
     """Whether a cut before item k would break a unit."""
     return bool(items[k].unit) and items[k].unit == items[k - 1].unit
@@ -183,18 +206,18 @@ def flat(found: Sequence[Evaluation], objectives: Sequence[str]) -> list[str]:
     return same if len(done) > 1 else []
 
 
-def told(found: Sequence[Evaluation]) -> dict[str, Any]:
+def told(found: Sequence[Evaluation], costs: Collection[str] = ()) -> dict[str, Any]:
     """What the race saved, as plain values; empty before any candidate has answered everything.
 
     `items` and `seconds` are shares of what all candidates would have cost in full, the seconds
     by the mean of those that answered all. `spared` are the candidates that answered all items
-    only to keep the rule honest, with why each would have left.
+    only to keep the rule honest, with why each would have left. `costs` asked nothing.
     """
     done = [e for e in found if not e.failure and e.seconds.generate > 0]
     full = [e.seconds.generate for e in done if not e.raced.left]
     if not done or not full:
         return {}
-    asked = [sum(one.n for one in e.objectives.values()) for e in done]
+    asked = [e.answered(costs) for e in done]
     spent = sum(e.seconds.generate for e in done)
     reasons = [e.raced.left for e in done]
     return {

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _SLOPE_WEIGHT: Final = 30.0  # items' worth of belief in a slope of 1 on the difficulties
 _SPREAD_WEIGHT: Final = 10.0  # items' worth of belief in ...
-_SPREAD: Final = 0.15  # ... this variance of a score about its foretold value
+SPREAD: Final = 0.15  # ... this variance of a mark about its foretold value
 _DRAWS: Final = 2048  # for three and four objectives: a chance of 0.1 to 0.007
 
 
@@ -49,11 +49,14 @@ class Difficulty:
 
     def __init__(self, n_units: int) -> None:
         self._sum_N: Array = np.zeros(n_units)
+        self._squares_N: Array = np.zeros(n_units)
         self._candidates = 0
 
     def learn(self, scores_N: ArrayLike) -> None:
         """Take in a candidate that answered every unit."""
-        self._sum_N += np.asarray(scores_N, dtype=np.float64)
+        scores = np.asarray(scores_N, dtype=np.float64)
+        self._sum_N += scores
+        self._squares_N += scores**2
         self._candidates += 1
 
     def mean(self) -> Array:
@@ -62,16 +65,30 @@ class Difficulty:
         mean_N: Array = (self._sum_N + 2.0 * level) / (self._candidates + 2.0)
         return mean_N
 
+    def spread(self) -> float:
+        """Return the variance of a unit's score between candidates, mean over the units.
+
+        Shrunken towards that of marks as by two more candidates, for lengths of answers may differ
+        by far less than right and wrong do.
+        """
+        n = max(1, self._candidates)
+        own = max(0.0, float(np.mean(self._squares_N / n - (self._sum_N / n) ** 2)))
+        return (own * self._candidates + 2.0 * SPREAD) / (self._candidates + 2.0)
+
 
 def partial_estimate(
-    seen_n: ArrayLike, clusters_n: Sequence[Hashable], difficulty_N: ArrayLike
+    seen_n: ArrayLike,
+    clusters_n: Sequence[Hashable],
+    difficulty_N: ArrayLike,
+    expected_spread: float = SPREAD,
 ) -> Estimate:
     """Estimate a candidate's mean over N units from its scores on the first n of them.
 
     With m the difficulties, y the scores seen, and b the slope of y on m, shrunken towards 1:
     mean over N of b m, plus mean over n of y - b m, kept in [0, 1]. `partial` is its standard error
     against the score on all N, with cluster sums of the residuals for their variance and the
-    factor 1 - n / N; `se` adds what the N units leave open about others like them.
+    factor 1 - n / N; `se` adds what the N units leave open about others like them. That variance is
+    shrunken towards `expected_spread`.
 
     Raises:
         ValueError: no score, more scores than units, or not one cluster for each score.
@@ -90,7 +107,7 @@ def partial_estimate(
     residual_n = seen - slope * mine
     mean = slope * float(hard.mean()) + float(residual_n.mean())
     spread = _clustered_variance(residual_n - residual_n.mean(), clusters_n)
-    spread = (n * spread + _SPREAD_WEIGHT * _SPREAD) / (n + _SPREAD_WEIGHT)
+    spread = (n * spread + _SPREAD_WEIGHT * expected_spread) / (n + _SPREAD_WEIGHT)
     partial = math.sqrt((1.0 - n / total) * spread / n)
     known = plain.se if math.isfinite(plain.se) else math.sqrt(spread / n)
     error = math.sqrt(partial**2 + known**2 * n / total)

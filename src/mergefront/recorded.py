@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import optuna
 
 from mergefront import ledger, statistics
-from mergefront.config import RunConfig
+from mergefront.config import RunConfig, TokenCost
 from mergefront.propose.replay import carried_points
 from mergefront.records import RESULT as RESULT
 from mergefront.records import Estimate, Evaluation, Raced, Seconds
@@ -93,12 +93,35 @@ def estimates_of(records: Sequence[ItemRecord]) -> dict[str, Estimate]:
 
 
 def reference_point(config: RunConfig, receiver: Mapping[str, Estimate]) -> dict[str, float]:
-    """The hypervolume's reference point, by objective."""
-    if config.report.reference is not None:
-        return {name: config.report.reference[name] for name in config.objectives}
-    first = next(iter(config.objectives))
+    """The hypervolume's reference point, by objective.
+
+    A cost's is 0, its limit: long answers are dear, and not broken as scores far below the
+    receiver's are.
+    """
+    first, given = next(iter(config.objectives)), config.report.reference
+
+    def value(name: str) -> float:
+        if name in config.costs:
+            return 0.0
+        if given is not None:
+            return given[name]
+        return receiver[name].mean * (1.0 if name == first else 0.8)
+
+    return {name: value(name) for name in config.objectives}
+
+
+def in_tokens(plain: Mapping[str, Any], costs: Mapping[str, TokenCost]) -> dict[str, Any]:
+    """Estimates or gains by objective, as plain values; those of costs with `tokens` as well.
+
+    Of an estimate they are the mean tokens of an answer, of a gain how many more it has.
+    """
+
+    def tokens(one: Mapping[str, Any], cost: TokenCost) -> float:
+        return 0.0 - cost.limit * one["mean"] if "low" in one else cost.tokens(one["mean"])
+
     return {
-        name: receiver[name].mean * (1.0 if name == first else 0.8) for name in config.objectives
+        name: {**one, "tokens": tokens(one, costs[name])} if name in costs else one
+        for name, one in plain.items()
     }
 
 

@@ -6,7 +6,7 @@ search space), G groups, K sources, L layers, N items, M objectives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Literal
 
@@ -196,6 +196,10 @@ class Evaluation:
     raced: Raced = Raced()
     version: int = 0
     carried: tuple[float, ...] = ()
+
+    def answered(self, costs: Collection[str] = ()) -> int:
+        """Units answered: those of all objectives but costs, which are scored on the same."""
+        return sum(one.n for name, one in self.objectives.items() if name not in costs)
 
     @property
     def place(self) -> tuple[float, ...]:

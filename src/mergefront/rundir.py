@@ -19,7 +19,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import mergefront
-from mergefront.config import RunConfig, dump_yaml, load_yaml
+from mergefront.config import RunConfig, TokenCost, dump_yaml, load_yaml
 from mergefront.errors import RunError
 from mergefront.records import Answer, Item, Score, Split
 
@@ -83,6 +83,24 @@ def item_records(
                    mark.extracted, mark.status, answer.tokens, answer.text, item.unit, item.stratum)
         for item, answer, mark in zip(items, answers, scores, strict=True)
     ]  # fmt: skip
+
+
+def with_costs(records: Sequence[ItemRecord], costs: Mapping[str, TokenCost]) -> list[ItemRecord]:
+    """Records, and after them one for each answer that a cost counts, scored by its length.
+
+    Costs have no rows in item files: they are a view of these. Every answer counts by itself, also
+    where items count only together, so that a mean score says how long a mean answer is.
+    """
+    return [
+        *records,
+        *(
+            replace(record, objective=name, score=cost.score(record.tokens), unit="")
+            for name, cost in costs.items()
+            for objective in cost.tokens_of
+            for record in records
+            if record.objective == objective
+        ),
+    ]
 
 
 class RunDirectory:
@@ -192,10 +210,13 @@ class RunDirectory:
         return self.path / "items" / f"{stem}{name[len(model) :]}.parquet"
 
     def add_items(self, name: str, records: Iterable[ItemRecord]) -> None:
-        """Add rows to a candidate's item file; rows of the same split are replaced."""
-        fresh = list(records)
+        """Add rows to a candidate's item file; rows of the same split are replaced.
+
+        Those of costs are left out, since `read_items` makes them of the others.
+        """
+        fresh = [record for record in records if record.objective not in self.config.costs]
         splits = {record.split for record in fresh}
-        kept = [r for r in self.read_items(name) if r.split not in splits]
+        kept = [r for r in self.read_answers(name) if r.split not in splits]
         rows = [asdict(record) for record in (*kept, *fresh)]
         path = self.items_path(name)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -203,7 +224,15 @@ class RunDirectory:
         os.replace(partial, path)
 
     def read_items(self, name: str, split: Split | None = None) -> list[ItemRecord]:
-        """Rows of a candidate, of one split or all; empty if there are none."""
+        """Rows of a candidate by objective, costs included, of one split or all.
+
+        Empty if there are none. The blind control has no costs: it says what comes of seeing.
+        """
+        costs = {} if name.endswith(_BLIND) else self.config.costs
+        return with_costs(self.read_answers(name, split), costs)
+
+    def read_answers(self, name: str, split: Split | None = None) -> list[ItemRecord]:
+        """Rows of a candidate as stored: one for each question that it answered."""
         path = self.items_path(name)
         if not path.is_file():
             return []

@@ -27,7 +27,7 @@ from mergefront.race import Race
 from mergefront.recipe import Models, Recipe
 from mergefront.recorded import ELAPSED, estimates_of, evaluations, numbers_of, reference_point
 from mergefront.records import RESULT, SPLITS, Estimate, Evaluation, Item, Raced, Seconds, Split
-from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory
+from mergefront.rundir import RECEIVER, ItemRecord, RunDirectory, with_costs
 from mergefront.sampling import sampler_name, sampler_of
 from mergefront.space import Space
 from mergefront.tasks import ItemSet
@@ -222,7 +222,7 @@ class Search:
         for rung, asked in enumerate(race.rungs):
             answered, spent = answer(self.open_engine(), asked, "search", rung)
             records, seconds = records + answered, seconds + spent
-            estimates = race.estimate(records)
+            estimates = race.estimate(with_costs(records, self.config.costs))
             if rung < len(race.rungs) - 1 and not verdict:
                 verdict = race.verdict(point, estimates)
             if verdict and not to_the_end:
@@ -240,8 +240,8 @@ class Search:
             settings, seed = self.config.search.racing, self.config.search.seed
             if BATCH not in self.study.user_attrs:  # a resume elsewhere keeps the rungs
                 self.study.set_user_attr(BATCH, self.open_engine().batch)
-            batch = int(self.study.user_attrs[BATCH])
-            self._race = Race(settings, self.items.items["search"], reference, seed, batch)
+            asked, batch = self.items.items["search"], int(self.study.user_attrs[BATCH])
+            self._race = Race(settings, asked, reference, seed, batch, self.config.costs)
             for evaluation in evaluations(self.study, self.run):
                 self._race.learn(evaluation, self.run.read_items(str(evaluation.number), "search"))
         return self._race
@@ -267,7 +267,7 @@ class Search:
         built = self.open_engine().load(recipe)
         records, spent = answer(self.open_engine(), asked, split)
         kept = self.keep(name, records)
-        return estimates_of(records), built + spent + kept
+        return estimates_of(self.run.read_items(name, split)), built + spent + kept
 
     def keep(self, name: str, records: Sequence[ItemRecord]) -> Seconds:
         """Store marked answers under `name`."""

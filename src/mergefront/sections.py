@@ -5,9 +5,9 @@ Not here: the whole file and what its sections must agree on (`config`, which re
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from mergefront.records import Dtype
 from mergefront.yaml_file import Strict
@@ -61,6 +61,63 @@ class Donor(Strict):
         if self.adapter_revision is not None and self.adapter is None:
             raise ValueError("adapter_revision is given, but no adapter")
         return self
+
+
+class TokenCost(Strict):
+    """An objective that asks nothing: how short the answers to other objectives' questions are.
+
+    An answer of t generated tokens scores 1 - min(t / limit, 1); one that was cut off counts at its
+    length.
+    """
+
+    tokens_of: tuple[str, ...] = Field(
+        min_length=1, description="Objectives whose answers count, each of them alike."
+    )
+    limit: Count = Field(
+        description="Tokens from which an answer scores 0: as many as an answer may have."
+    )
+
+    def score(self, tokens: float) -> float:
+        """The score in [0, 1] of an answer of so many tokens."""
+        return 1.0 - min(tokens / self.limit, 1.0)
+
+    def tokens(self, score: float) -> float:
+        """Tokens that a mean score stands for, 0 to `limit`: longer answers count as the limit."""
+        return self.limit * (1.0 - score)
+
+
+class Tokens(Strict):
+    """A constraint on a cost: the most tokens that an answer may have on average."""
+
+    tokens: float = Field(gt=0, description="Mean tokens of an answer, at most.")
+
+
+def _form(value: Any) -> str | None:
+    """Say which alternative is meant, so that errors speak of that one only."""
+    if isinstance(value, dict | TokenCost | Tokens):
+        return "cost"
+    return {list: "tasks", tuple: "tasks", int: "score", float: "score"}.get(type(value))
+
+
+Objective = Annotated[
+    Annotated[tuple[str, ...], Tag("tasks")] | Annotated[TokenCost, Tag("cost")],
+    Discriminator(
+        _form,
+        custom_error_type="objective",
+        custom_error_message="expected a list of tasks, or a cost: "
+        "{tokens_of: [objectives], limit: tokens}",
+    ),
+]
+"""Tasks of its own, or a cost of the answers to other objectives' tasks."""
+Least = Annotated[
+    Annotated[Fraction, Tag("score")] | Annotated[Tokens, Tag("cost")],
+    Discriminator(
+        _form,
+        custom_error_type="constraint",
+        custom_error_message="expected the least score, 0 to 1, or of a cost {tokens: most}",
+    ),
+]
+"""The least score of an objective, or the most tokens of a cost."""
 
 
 class Items(Strict):
@@ -157,14 +214,16 @@ class Report(Strict):
     reference: dict[str, Fraction] | None = Field(
         None,
         description="Hypervolume's reference point by objective; default: the receiver's score on "
-        "the first objective, 0.8 times the receiver's on the others.",
+        "the first objective, 0.8 times the receiver's on the others. A cost's is its limit.",
     )
     guard: Fraction = Field(
-        0.02, description="Loss on the other objectives that a winner may have, in score points."
+        0.02,
+        description="Loss on the other objectives that a winner may have, in score points; costs "
+        "have none.",
     )
     guards: dict[str, Fraction] = Field(
         default_factory=dict,
-        description="Objective -> its own guard, where it is another than `guard`.",
+        description="Objective -> its own guard, where it is another than `guard`, or a cost's.",
     )
     blind: bool = Field(
         True,

@@ -39,7 +39,7 @@ def status_of(runs: Path, name: str) -> dict[str, Any]:
         "failed": sum(1 for e in found if e.failure),
         "budget": run.config.budget.candidates,
         "minutes": spent_seconds(study) / 60,
-        "race": told(found),
-        "front": [] if belief is None else current_front(found, belief),
+        "race": told(found, run.config.costs),
+        "front": [] if belief is None else current_front(found, belief, run.config),
         "chosen_by": "" if belief is None else belief.why or "model",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mergefront import pareto
-from mergefront.cli.terminal import err, table
+from mergefront.cli.terminal import err, percent, table
 from mergefront.members import current_front
 from mergefront.race import told
+from mergefront.recorded import in_tokens
 
 if TYPE_CHECKING:
     from mergefront.records import Estimate, Evaluation
@@ -33,7 +35,7 @@ def front_table(
     rows = [
         [
             str(member["number"]),
-            *(f"{100 * member[o]['mean']:.1f} ±{100 * member[o]['se']:.1f}" for o in objectives),
+            *(percent(member[o]) for o in objectives),
             member["origin"],
         ]
         for member in members
@@ -60,6 +62,7 @@ class Display:
         reference: Mapping[str, float],
         known: Sequence[Evaluation],
     ) -> None:
+        self.config = search.config
         self.objectives = list(search.config.objectives)
         self.receiver = receiver
         self.reference = [reference[o] for o in self.objectives]
@@ -114,10 +117,7 @@ class Display:
         head = f"candidate {e.number} ({len(self.found)}/{self.total})"
         if e.failure:
             return f"{head} failed: {e.failure}"
-        scores = "  ".join(
-            f"{o} {100 * e.objectives[o].mean:.1f} ±{100 * e.objectives[o].se:.1f}"
-            for o in self.objectives
-        )
+        scores = self._scores(e.objectives)
         s, left = e.seconds, ""
         if e.raced.left:
             left = f"  left after rung {e.raced.rungs} of {len(self.race.rungs)}: {e.raced.left}"
@@ -126,17 +126,18 @@ class Display:
             f"build {s.build + s.reset:.3f}s answer {s.generate:.2f}s  {e.origin}{left}"
         )
 
+    def _scores(self, estimates: Mapping[str, Estimate]) -> str:
+        plain = {name: asdict(estimates[name]) for name in self.objectives}
+        shown = in_tokens(plain, self.config.costs)
+        return "  ".join(f"{name} {percent(one)}" for name, one in shown.items())
+
     def _hypervolume(self) -> float:
         """Of what is believed of the front."""
         belief = self.race.belief
         return float(pareto.hypervolume(belief.front_KM, self.reference)) if belief.front else 0.0
 
     def _view(self) -> Group:
-        lines = [
-            "receiver: "
-            + "  ".join(f"{o} {100 * self.receiver[o].mean:.1f}" for o in self.objectives)
-            + f"   hypervolume {self._hypervolume():.4f}"
-        ]
+        lines = [f"receiver: {self._scores(self.receiver)}   hypervolume {self._hypervolume():.4f}"]
         timed = [e.seconds for e in self.found[-20:] if e.seconds.total > 0]
         if timed:
             build = float(np.mean([s.build + s.reset for s in timed]))
@@ -145,9 +146,11 @@ class Display:
                 f"a candidate: {1000 * build:.1f} ms to build, {answer:.2f} s to answer; "
                 f"{self.clock.elapsed() / 60:.1f} min so far"
             )
-        lines += [line for line in (race_line(told(self.found)), self._model()) if line]
+        lines += [
+            line for line in (race_line(told(self.found, self.config.costs)), self._model()) if line
+        ]
         belief = self.race.belief
-        rows = current_front(self.found, belief)[:12]
+        rows = current_front(self.found, belief, self.config)[:12]
         return Group(
             self.progress, *lines, front_table(self.objectives, rows, belief.why or "model")
         )

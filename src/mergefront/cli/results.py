@@ -122,7 +122,8 @@ def _print_answers(found: Mapping[str, Any], order: Sequence[Mapping[str, Any]])
     """How validation items were answered, and the scores without images."""
     if not found.get("receiver_answers"):
         return
-    names, blind = found["objectives"], found.get("receiver_blind") or {}
+    blind = found.get("receiver_blind") or {}
+    names = [name for name in found["objectives"] if name in found["receiver_answers"]]
     columns = [f"{n}: no answer, cut off, tokens" for n in names]
     columns += [f"{n} without images" for n in names if n in blind]
     rows = [["receiver", *(rates(found["receiver_answers"][n]) for n in names)]]

@@ -98,18 +98,21 @@ def table(
 
 
 def percent(estimate: Mapping[str, float] | None) -> str:
-    """`62.5 ±1.2`: a mean in percent with its standard error."""
+    """`62.5 ±1.2`: a mean in percent with its standard error; a cost's with `(96.04 tokens)`."""
     if estimate is None:
         return "-"
-    return f"{100 * estimate['mean']:.1f} ±{100 * estimate['se']:.1f}"
+    tokens = f" ({estimate['tokens']:.2f} tokens)" if "tokens" in estimate else ""
+    return f"{100 * estimate['mean']:.1f} ±{100 * estimate['se']:.1f}{tokens}"
 
 
 def points(interval: Mapping[str, float] | None) -> str:
-    """`+3.1 [+1.0, +5.2]`: a difference in points with its 95 % interval."""
+    """`+3.1 [+1.0, +5.2]`: a difference in points with its 95 % interval; a cost's with the
+    difference in tokens."""
     if interval is None:
         return "-"
     mean, low, high = (100 * interval[key] for key in ("mean", "low", "high"))
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    tokens = f" ({interval['tokens']:+.2f} tokens)" if "tokens" in interval else ""
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]{tokens}"
 
 
 def probability(p: float | None) -> str:

@@ -131,6 +131,7 @@ def make_plan(
         *problem,
         *checks.budget(config, space),
         *checks.items(config, sizes, need.context),
+        *checks.costs(config, sizes),
         *checks.engine(config, receiver),
         *checks.memory(config, need),
         *checks.time(config, took),

@@ -95,13 +95,28 @@ def items(config: RunConfig, sizes: Sequence[TaskSize], context: int) -> list[Re
     here = not any(one.where == "to fetch" for one in sizes) and not any(one.short for one in sizes)
     if here and not all(one.exact for one in sizes):  # the counted ones need no loading
         try:
-            item_set(config.objectives, config.items, Path())
+            item_set(config.asked, config.items, Path())
         except UserError as problem:
             remarks.append(Remark("error", "items", problem.message, problem.hint))
     if absent := [one.task for one in sizes if one.where == "to fetch"]:
         message = f"the questions of {', '.join(absent)} are not here yet: a search fetches them"
         mend = f"to fetch them now: mergefront tasks fetch {' '.join(absent)}"
         remarks.append(Remark("note", "items", message, mend))
+    return remarks
+
+
+def costs(config: RunConfig, sizes: Sequence[TaskSize]) -> list[Remark]:
+    """Costs whose limit lies below what an answer may have: longer ones all count the same."""
+    remarks = []
+    for name, one in config.costs.items():
+        longest = max(task.max_tokens for task in sizes if task.objective in one.tokens_of)
+        if longest > one.limit:
+            message = (
+                f"answers may have {longest} tokens, but count as {one.limit} at most: a mean in "
+                "tokens then says too little"
+            )
+            mend = f"set its limit to {longest}, unless longer answers are all alike to you"
+            remarks.append(Remark("note", f"objectives.{name}", message, mend))
     return remarks
 
 

@@ -118,7 +118,7 @@ def questions(config: RunConfig) -> list[Questions]:
         times["blind"], items["blind"] = chosen, min(items["validation"], BLIND_ITEMS)
     return [
         Questions(objective, split, items[split], count)
-        for objective in config.objectives
+        for objective in config.asked
         for split, count in times.items()
     ]
 

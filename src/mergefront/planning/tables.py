@@ -84,6 +84,10 @@ def _questions(plan: Plan) -> TableRows:
     ]
     total = sum(one.asked for one in plan.questions)
     rows += [
+        [name, f"answers to {' and '.join(cost.tokens_of)}, by length", "", "", "0"]
+        for name, cost in plan.config.costs.items()
+    ]
+    rows += [
         [
             f"  {one.task}",
             f"whole, {one.where}",

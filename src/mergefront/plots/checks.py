@@ -90,7 +90,7 @@ def race_figure(front: Mapping[str, Any], candidates: Sequence[Evaluation]) -> F
     race = front["race"]
     figure, axes = new_figure(1, 1, size=(7.2, 3.4))
     axis = axes[0][0]
-    answered = {c.number: sum(one.n for one in c.objectives.values()) for c in candidates}
+    answered = {c.number: c.answered(front.get("costs", ())) for c in candidates}
     most = max(answered.values(), default=0)
     colours = {"": _STAYED, **dict(zip(race["left"], _REASONS, strict=False))}
     for why, colour in colours.items():

@@ -14,7 +14,7 @@ import numpy as np
 from mergefront.pareto import non_dominated
 from mergefront.plots.style import BLACK, BLUE, GREY, ORANGE, legend, new_figure
 from mergefront.records import Estimate, Evaluation
-from mergefront.statistics import wilson
+from mergefront.statistics import normal_interval, wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,9 @@ def front_figure(
         if len(names) == 2:
             _shade(axis, front, done, believed)
         axis.set_xlabel(f"{names[0]} (% of items)")
-        axis.set_ylabel(f"{other} (% of items)")
+        cost = front.get("costs", {}).get(other)
+        unit = "% of items" if cost is None else f"% of {cost['limit']} tokens not used"
+        axis.set_ylabel(f"{other} ({unit})")
     title = f"{front['run']}: front of {front['candidates']} candidates"
     figure.suptitle(title, x=0.02, ha="left", fontsize=12, fontweight="bold")
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -162,12 +164,12 @@ def _intervals(
     label: str,
     size: float = 7,
 ) -> None:
-    """Draw estimates (objective -> mean, se, n) as markers with Wilson intervals in both axes."""
+    """Draw estimates (objective -> mean, se, n) as markers with 95 % intervals in both axes."""
     if not estimates:
         return
     points = _percent(estimates, pair)
     low, high = (
-        np.array([[100 * wilson(_estimate(e[name]))[side] for name in pair] for e in estimates])
+        np.array([[100 * _interval(e[name])[side] for name in pair] for e in estimates])
         for side in (0, 1)
     )
     axis.errorbar(
@@ -176,6 +178,12 @@ def _intervals(
         fmt=marker, color=colour, markersize=size, markeredgecolor="white", markeredgewidth=0.8,
         elinewidth=1.1, label=label, zorder=4,
     )  # fmt: skip
+
+
+def _interval(one: Mapping[str, Any]) -> tuple[float, float]:
+    """Wilson's interval; a cost's is normal."""
+    found = _estimate(one)
+    return normal_interval(found) if "tokens" in one else wilson(found)
 
 
 def _name(axis: Axes, picked: Sequence[Mapping[str, Any]], pair: tuple[str, str]) -> None:
@@ -239,4 +247,6 @@ def _percent(estimates: Sequence[Mapping[str, Any]], names: Sequence[str]) -> ND
 
 
 def _estimate(value: Any) -> Estimate:
-    return value if isinstance(value, Estimate) else Estimate(**value)
+    if isinstance(value, Estimate):
+        return value
+    return Estimate(value["mean"], value["se"], value["n"])

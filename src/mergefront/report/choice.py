@@ -123,6 +123,8 @@ def _ways(front: Front, *, by_model: bool) -> Iterator[str]:
 
 def _cell(one: Mapping[str, Any], step: str) -> str:
     words = f"{100 * one['mean']:.1f} ± {100 * one['se']:.1f}"
+    if "tokens" in one:
+        words += f' <span class="interval">({one["tokens"]:.2f} tokens)</span>'
     if step == "search" and one.get("partial", 0.0) > 0:
         words += f' <span class="interval">({one["n"]} items)</span>'
     return words

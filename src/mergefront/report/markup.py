@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mergefront.records import Estimate
-from mergefront.statistics import wilson
+from mergefront.statistics import normal_interval, wilson
 
 STYLE = """
 :root { color-scheme: light; }
@@ -34,18 +34,19 @@ details summary { cursor: pointer; color: #0072B2; }
 
 
 def score(value: Mapping[str, Any]) -> str:
-    """A mean in percent with Wilson's 95 % interval, as a cell."""
-    low, high = wilson(Estimate(**value))
+    """A mean in percent with its 95 % interval as a cell; a cost's with its tokens."""
+    found = Estimate(value["mean"], value["se"], value["n"])
+    low, high = normal_interval(found) if "tokens" in value else wilson(found)
     interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
-    return f'{100 * value["mean"]:.1f} <span class="interval">{interval}</span>'
+    tokens = f"; {value['tokens']:.2f} tokens" if "tokens" in value else ""
+    return f'{100 * value["mean"]:.1f} <span class="interval">{interval}{tokens}</span>'
 
 
 def gain(value: Mapping[str, Any]) -> str:
-    """A difference in points with its interval, as a cell."""
-    words = (
-        f"{100 * value['mean']:+.1f} "
-        f'<span class="interval">[{100 * value["low"]:+.1f}, {100 * value["high"]:+.1f}]</span>'
-    )
+    """A difference in points with its interval, as a cell; a cost's with that in tokens."""
+    interval = f"[{100 * value['low']:+.1f}, {100 * value['high']:+.1f}]"
+    interval += f"; {value['tokens']:+.2f} tokens" if "tokens" in value else ""
+    words = f'{100 * value["mean"]:+.1f} <span class="interval">{interval}</span>'
     return f'<span class="better">{words}</span>' if value["low"] > 0 else words
 
 

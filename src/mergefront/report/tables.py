@@ -53,7 +53,7 @@ def answer_table(front: Front) -> Iterator[str]:
     """How validation items were answered, and what is left of the scores without images."""
     if not front.get("receiver_answers"):
         return
-    names = front["objectives"]
+    names = [name for name in front["objectives"] if name in front["receiver_answers"]]
     blind = front.get("receiver_blind") or {}
     columns = ["candidate"]
     for name in names:

@@ -40,9 +40,10 @@ def definitions(front: Mapping[str, Any]) -> Iterator[str]:
     """What each number means, with the values that were used."""
     first, *others = front["objectives"]
     reference = ", ".join(f"{text(k)} {100 * v:.1f} %" for k, v in front["reference"].items())
-    guards = front.get("guards") or dict.fromkeys(others, front["guard"])
-    kept = " and ".join(
-        f"the loss of {text(name)} is at most {100 * guards[name]:g} points" for name in others
+    guards = front["guards"] if "guards" in front else dict.fromkeys(others, front["guard"])
+    kept = "".join(
+        f", and the loss of {text(name)} is at most {100 * guard:g} points"
+        for name, guard in guards.items()
     )
     entries = {
         "Score": "Mean score of an objective's items in percent, with Wilson's 95 % interval; "
@@ -55,8 +56,8 @@ def definitions(front: Mapping[str, Any]) -> Iterator[str]:
         "Believed": "What the search items of all candidates together say of one: the mean of the "
         "model and its standard deviation, or its own score where the model is not believed. It "
         "chooses, and is never reported as a result.",
-        "Beats the receiver": f"The interval of the {text(first)} gain lies above zero, and "
-        f"{kept}.",
+        **{name: _cost(name, cost) for name, cost in front.get("costs", {}).items()},
+        "Beats the receiver": f"The interval of the {text(first)} gain lies above zero{kept}.",
         "p, Holm's p": f"The chance of a {text(first)} difference as large in either direction "
         "between models that are equally good: McNemar's exact test where items are independent "
         "and right or wrong, else a cluster-robust t test. Holm's p is adjusted for all members "
@@ -78,6 +79,18 @@ def definitions(front: Mapping[str, Any]) -> Iterator[str]:
     for term, meaning in entries.items():
         yield f"<dt>{term}</dt><dd>{meaning}</dd>"
     yield "</dl>"
+
+
+def _cost(name: str, cost: Mapping[str, Any]) -> str:
+    """What a cost is, and how to read it in tokens."""
+    limit, counted = cost["limit"], " and ".join(cost["tokens_of"])
+    return (
+        f"How short the answers to the {text(counted)} items are: an answer of t tokens scores "
+        f"1 - min(t / {limit}, 1), so that 0 % is {limit} tokens and 100 % none; one that was cut "
+        f"off counts at its length. Means are given in tokens as well, in which no answer counts "
+        f"as more than {limit}; their interval is 1.96 standard errors to either side. "
+        f"{text(name)} asks nothing of its own, and is not in the blind control."
+    )
 
 
 def reproduce(front: Mapping[str, Any]) -> Iterator[str]:

@@ -24,6 +24,7 @@ from mergefront.statistics.comparison import (
 )
 from mergefront.statistics.means import (
     estimate,
+    normal_interval,
     paired_bootstrap,
     paired_difference,
     wilson,
@@ -45,6 +46,7 @@ __all__ = [
     "hypervolume_interval",
     "items_needed",
     "mcnemar",
+    "normal_interval",
     "paired_bootstrap",
     "paired_difference",
     "paired_p",

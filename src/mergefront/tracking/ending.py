@@ -37,7 +37,10 @@ def _scores(front: Front) -> Iterator[tuple[str, float]]:
     for member in front["members"]:
         for pick in member["picks"]:
             for objective, estimate in (member["test"] or {}).items():
-                yield f"test.{pick.replace(':', '.')}.{objective}", estimate["mean"]
+                key = f"test.{pick.replace(':', '.')}.{objective}"
+                yield key, estimate["mean"]
+                if "tokens" in estimate:
+                    yield f"{key}.tokens", estimate["tokens"]
 
 
 def _race(front: Front) -> Iterator[tuple[str, float]]:

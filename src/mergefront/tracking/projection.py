@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mergefront.config import TokenCost
 from mergefront.pareto import hypervolume, non_dominated
 from mergefront.records import Evaluation
 
@@ -37,7 +38,7 @@ class Card:
 
     `run_id` names the run for ever (found again by it); `params` may nest and is flattened with
     dots; `reference` has one value for each objective, for the hypervolume; `knobs` says a
-    candidate's knobs by name, its parameters.
+    candidate's knobs by name, its parameters; `costs` are told in tokens too.
     """
 
     run_id: str
@@ -47,6 +48,7 @@ class Card:
     knobs: Callable[[Evaluation], Mapping[str, float | str]]
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    costs: Mapping[str, TokenCost] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,8 @@ class Projection:
         for objective, one in evaluation.objectives.items():
             numbers |= {objective: one.mean, f"{objective}.se": one.se, f"{objective}.items": one.n}
             numbers[f"{objective}.partial"] = one.partial
+            if objective in self._card.costs:
+                numbers[f"{objective}.tokens"] = self._card.costs[objective].tokens(one.mean)
         now = _milliseconds()
         metrics = [_metric(k, v, now) for k, v in numbers.items()]
         given = self._card.knobs(evaluation)
