@@ -458,7 +458,7 @@ class Watched:
 def searched(runs: Path, copies: Path | None = None) -> tuple[Search, int]:
     search = assemble(absolute(validate(RUN, RunConfig, "run.yaml")), runs)
     try:
-        moments = () if copies is None else (8, 45)
+        moments = () if copies is None else (25, 45)
         watched = Watched(search.open_engine(), search.run.path, copies or runs, moments)
         search.engine = watched  # type: ignore[assignment]
         for _ in search.candidates():

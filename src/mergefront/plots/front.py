@@ -189,17 +189,19 @@ def _interval(one: Mapping[str, Any]) -> tuple[float, float]:
 def _name(axis: Axes, picked: Sequence[Mapping[str, Any]], pair: tuple[str, str]) -> None:
     """Write the picks' names and numbers below them, on lines that do not meet.
 
-    A pick near the left edge has its name on its right, so that it stays off the axis.
+    A pick near the left edge has its name on its right, one near the lower edge above it, so that
+    it stays off the axes.
     """
     points = _percent([member["validation"] for member in picked], pair)
-    low, high = axis.get_xlim()
+    (low, high), (bottom, top) = axis.get_xlim(), axis.get_ylim()
     for place, index in enumerate(np.argsort(points[:, 0], kind="stable")):
         member = picked[index]
         names = ", ".join(pick.replace("best:", "best ") for pick in member["picks"])
         left = points[index, 0] < low + 0.3 * (high - low)
+        up = 1 if points[index, 1] < bottom + 0.2 * (top - bottom) else -1
         axis.annotate(
             f"{names} (#{member['number']})", points[index],
-            xytext=(14 if left else -14, -30 - 18 * place), textcoords="offset points",
+            xytext=(14 if left else -14, up * (30 + 18 * place)), textcoords="offset points",
             ha="left" if left else "right", va="center", fontsize=9, color=ORANGE, zorder=5,
             arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8, "shrinkB": 4},
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0},
