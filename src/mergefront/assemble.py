@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mergefront import lineage, shipped, transfer, warm
+from mergefront import activations, lineage, shipped, transfer, warm
 from mergefront.clock import Clock
 from mergefront.config import RunConfig
+from mergefront.engine.drift import Progress
 from mergefront.errors import RunError, SpaceError
 from mergefront.merging import METHODS
 from mergefront.merging.sources import Sources, check_heads
@@ -66,10 +67,13 @@ def lay_out(config: RunConfig, spec: SpaceSpec) -> tuple[Space, Sources]:
     return space, sources
 
 
-def assemble(config: RunConfig, runs: Path) -> Search:
+def assemble(
+    config: RunConfig, runs: Path, progress: Progress = lambda done, total: None
+) -> Search:
     """Check everything that a run needs, then create or resume its directory and study.
 
-    No engine is started. `runs` is the directory that holds run directories.
+    No engine is started, but for the warm start `activations` of a new run: the receiver is loaded
+    in transformers, told about by `progress`, and closed. `runs` holds run directories.
 
     Raises:
         UserError: any of the many things that can be wrong with what the user gave.
@@ -102,7 +106,11 @@ def assemble(config: RunConfig, runs: Path) -> Search:
 
     def warm_starts() -> list[warm.Start]:
         earlier = transfer.read_earlier(config.search.transfer, space, hashes)
-        return warm.warm_points(space, config.search.warm_start, sources, earlier)
+        return warm.warm_points(space, config.search.warm_start, sources, earlier, measure)
+
+    def measure() -> activations.Changes:
+        asked, moved = items.items["search"], warm.moved_groups(space)
+        return activations.measure(config.engine, sources, moved, asked, progress)
 
     warm.enqueue(study, warm_starts, space)
     clock = Clock(config.budget.hours, before=spent_seconds(study))

@@ -22,7 +22,15 @@ Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 VocabularyMode = Literal["receiver", "by_token"]
 EngineKind = Literal["vllm", "transformers"]
 WarmStart = Literal[
-    "receiver", "uniform", "start", "donors", "paper", "ramp", "importance", "earlier"
+    "receiver",
+    "uniform",
+    "start",
+    "donors",
+    "paper",
+    "ramp",
+    "importance",
+    "activations",
+    "earlier",
 ]
 
 RESERVED = frozenset({"receiver", "base", "zero", "tied", "each", "choose"})

@@ -15,6 +15,9 @@ By name, in `search.warm_start`:
 - `importance`: in each group top |t_k|^2 / (|t_R|^2 + sum_j |t_j|^2), t the task vectors of the
   receiver (R) and the donors: a donor counts where it has changed more than the receiver has. The
   closed form of MetaGPT (arXiv:2406.11385) by group, and FRANK's without its prior. Needs a base;
+- `activations`: in each group top r_gain / (r_gain + r_keep), r the donor's squared relative change
+  of the receiver's outputs on questions of the first objective and of the others; and half of it
+  (`activations`; after LOT Merging, arXiv:2505.23859). Needs a base and loads the receiver;
 - `earlier`: the fronts of the runs in `search.transfer`, which searched the same models.
 What does not lie in the space becomes its nearest point, by least squares within the bounds. What
 decodes to a model that came before is left out.
@@ -32,8 +35,10 @@ from typing import Any, Final
 
 import optuna
 
+from mergefront import activations
+from mergefront.activations import Changes
 from mergefront.config import WarmStart
-from mergefront.errors import UserError
+from mergefront.errors import EngineError, UserError
 from mergefront.merging.gram import gram
 from mergefront.merging.sources import Sources
 from mergefront.space import Space
@@ -59,11 +64,12 @@ def warm_points(
     names: Sequence[WarmStart],
     sources: Sources | None = None,
     earlier: Sequence[Earlier] = (),
+    measure: Callable[[], Changes] | None = None,
 ) -> list[Start]:
     """Return the warm starts of some names in their order, no model twice.
 
-    `sources` are read for `importance` only. A name that makes no sense in the space, or for which
-    something is missing, is left out with a warning.
+    `sources` are read for `importance` only, `measure` is called for `activations` only. A name
+    that makes no sense in the space, or for which something is missing, is left out with a warning.
     """
     makers: dict[WarmStart, Callable[[], Iterator[Start]]] = {
         "receiver": lambda: iter([("receiver", space.receiver_point())]),
@@ -73,6 +79,7 @@ def warm_points(
         "paper": lambda: _paper(space),
         "ramp": lambda: _ramp(space),
         "importance": lambda: _importance(space, sources),
+        "activations": lambda: _activations(space, measure),
         "earlier": lambda: (
             (one.origin, space.nearest(one.table, one.parameters)) for one in earlier
         ),
@@ -82,7 +89,7 @@ def warm_points(
         try:
             for origin, point in makers[name]():
                 found.setdefault(_model(space, point), (origin, point))
-        except UserError as problem:
+        except (UserError, EngineError) as problem:
             logger.warning("warm start %s skipped: %s", name, problem.message)
     return list(found.values())
 
@@ -91,7 +98,7 @@ def enqueue(study: optuna.Study, points: Callable[[], Sequence[Start]], space: S
     """Queue the warm starts once a study; they run before any proposal.
 
     `points` is called only where the study does not hold all of them yet, so that a resume needs
-    neither norms nor earlier runs.
+    neither norms, nor activations, nor earlier runs.
     """
     if study.user_attrs.get(_DONE):
         return
@@ -154,6 +161,21 @@ def _importance(space: Space, sources: Sources | None) -> Iterator[Start]:
     yield f"importance {top:g}", space.nearest(scaled, {})
 
 
+def _activations(space: Space, measure: Callable[[], Changes] | None) -> Iterator[Start]:
+    if measure is None:
+        raise UserError("there is no receiver whose activations could be taken")
+    table = activations.shares(measure(), space.groups)
+    for share in (0.5, 1.0):
+        top = share * _top(space)
+        scaled = {k: {name: top * s for name, s in row.items()} for k, row in table.items()}
+        yield f"activations {top:g}", space.nearest(scaled, {})
+
+
+def moved_groups(space: Space) -> set[str]:
+    """Names of the groups that the space moves."""
+    return {name for claim in space.claims for name, _ in claim.depths}
+
+
 def importance_table(space: Space, sources: Sources) -> dict[str, dict[str, float]]:
     """Return donor -> group -> share of the squared change that is the donor's, in [0, 1].
 
@@ -165,7 +187,7 @@ def importance_table(space: Space, sources: Sources) -> dict[str, dict[str, floa
     """
     bases = {donor: f"base:{donor}" for donor in space.donors}
     bases["receiver"] = "base" if "base" in sources.models else bases[space.donors[0]]
-    moved = {name for claim in space.claims for name, _ in claim.depths}
+    moved = moved_groups(space)
     table: dict[str, dict[str, float]] = {donor: {} for donor in space.donors}
     for group in sources.groups:
         if group.name not in moved:

@@ -87,8 +87,12 @@ def _override(data: dict[str, Any], section: str, key: str, value: object) -> No
 def _run(config: RunConfig, runs: Path) -> None:
     from mergefront.assemble import assemble
 
-    with err.status("checking configuration, items and checkpoints"):
-        opened = assemble(config, runs)
+    with err.status("checking configuration, items and checkpoints") as status:
+        opened = assemble(
+            config,
+            runs,
+            lambda done, total: status.update(f"activations of the receiver: {done} of {total}"),
+        )
     say(
         f"run {opened.run.path}: {opened.versions.finest.dimension} knobs, "
         f"{len(opened.items.flat('search'))} search items a candidate, "

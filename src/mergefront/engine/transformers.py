@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mergefront.config import EngineConfig
 from mergefront.engine.done import Done
@@ -129,6 +129,34 @@ class TransformersEngine:
         for name in ("_model", "_inplace", "_images"):
             self.__dict__.pop(name, None)
         gc.collect()
+        if torch.cuda.is_available():  # another process may be about to ask for the whole device
+            torch.cuda.empty_cache()
+
+    @property
+    def network(self) -> nn.Module:
+        """The live model, for `drift`."""
+        model: nn.Module = self._model
+        return model
+
+    def targets(self, groups: Sequence[Group]) -> list[Target]:
+        """The live tensors of some groups; of a tied head and embedding neither."""
+        return _targets(self._model, groups)
+
+    def prompt(self, item: Item) -> Any:
+        """One question as the model takes it: token ids with images expanded, and the images.
+
+        Raises:
+            EngineError: an image cannot be read, or the prompt does not fit.
+        """
+        return self._inputs([item], [chat_prompt(self._processor, item)])
+
+    @torch.inference_mode()
+    def begin(self, inputs: Any) -> None:
+        """Run the model on a `prompt` up to the first token of its answer."""
+        from transformers import GenerationConfig
+
+        config = GenerationConfig(do_sample=False, max_new_tokens=1)
+        self._model.generate(**inputs, generation_config=config)
 
     def _answer_batch(self, items: Sequence[Item], texts: Sequence[str]) -> list[Answer]:
         """Answer items of one `max_tokens` and one number of images."""
