@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import fixtures_models as tiny
 from engine_contract import SETTINGS, make_items
+from fixtures_cli import runner
 from mergefront import activations
-from mergefront.activations import measure, shares
-from mergefront.assemble import assemble
+from mergefront.activations import measure, shares, tables
+from mergefront.assemble import assemble, measured
 from mergefront.checkpoint import Checkpoint, locate
 from mergefront.engine.drift import Drift, _same_part, drift
 from mergefront.engine.prompts import decode_image
@@ -28,7 +30,7 @@ from mergefront.records import Item
 from mergefront.warm import warm_points
 from test_recipe import receiver_groups
 from test_space import space
-from test_warm import config, opened
+from test_warm import CONFIG, config, opened
 
 ITEMS = make_items(4, length=20)
 GROUPS = [f"{layer}.{part}" for layer in range(3) for part in ("attention", "mlp", "norm")]
@@ -60,7 +62,7 @@ def models(request: Any, tmp_path_factory: Any) -> ModelRefs:
     return ModelRefs(str(receiver), str(base), refs)
 
 
-def measured(models: ModelRefs, items: list[Item], groups: list[str] = GROUPS) -> Drift:
+def drifts(models: ModelRefs, items: list[Item], groups: list[str] = GROUPS) -> Drift:
     settings = SETTINGS.model_copy(update={"kind": "transformers", "dtype": "auto"})
     engine = TransformersEngine(settings, models, "linear", {}, folder=Path(models.receiver))
     try:
@@ -74,7 +76,7 @@ def measured(models: ModelRefs, items: list[Item], groups: list[str] = GROUPS) -
 
 @pytest.fixture(scope="module")
 def found(models: ModelRefs) -> Drift:
-    return measured(models, ITEMS)
+    return drifts(models, ITEMS)
 
 
 # --- one module -----------------------------------------------------------------------------------
@@ -156,13 +158,13 @@ def test_half_the_change_is_a_quarter_of_the_square(found: Drift) -> None:
 
 def test_questions_are_independent_of_their_order(models: ModelRefs, found: Drift) -> None:
     order = [2, 0, 3]
-    again = measured(models, [ITEMS[i] for i in order], ["1.attention", "2.norm"])
+    again = drifts(models, [ITEMS[i] for i in order], ["1.attention", "2.norm"])
     for donor, rows in again.items():
         assert rows == {group: [found[donor][group][i] for i in order] for group in rows}
 
 
 def test_embedding_and_head_too(models: ModelRefs) -> None:
-    rows = measured(models, ITEMS[:2], ["embedding", "head", "final.norm"])["full"]
+    rows = drifts(models, ITEMS[:2], ["embedding", "head", "final.norm"])["full"]
     assert rows["embedding"] == rows["head"] == [0.0, 0.0]  # these the donor left alone
     assert min(rows["final.norm"]) > 0
 
@@ -237,6 +239,41 @@ def test_half_and_the_whole_are_warm_starts() -> None:
     row = found.table(made["activations 0.3"])["a"]
     wanted = [0.3 * share for share in (0.75, 0, 1, 0.25, 0.5, 0.1)]
     assert [row[f"{layer}.mlp"] for layer in range(6)] == pytest.approx(wanted, abs=1e-7)
+
+
+# --- a look ---------------------------------------------------------------------------------------
+
+
+def test_tables_show_a_row_a_layer() -> None:
+    (_, columns, rows), (_, _, nothing) = tables(
+        changes([0.5, 0, 0.01, 1, 1, 1], [0.5, 0, 0.03, 1, 1, 9]), LAYERS
+    )
+    heads = [f"{part}: {head}" if head == "objective 0" else head for part in ("attention", "mlp")
+             for head in ("objective 0", "others", "share")]  # fmt: skip
+    assert columns == ["layer", *heads]
+    assert rows[0] == ["0", "0", "0", "", "50", "50", "0.500"]
+    assert rows[1] == ["1", "0", "0", "", "0", "0", ""]
+    assert rows[2] == ["2", "0", "0", "", "1", "3", "0.250"]
+    assert [row[0] for row in rows] == [str(layer) for layer in range(6)]
+    assert all(cell in ("0", "") for row in nothing for cell in row[1:])
+
+
+def test_the_command_line_shows_what_a_run_would_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mergefront_cli = runner(monkeypatch, capsys)
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    code, said, told = mergefront_cli("activations", file, "--json", "--out", tmp_path / "drawn")
+    assert code == 0, told
+    data = json.loads(said)
+    found, sources = measured(config())
+    assert data == {"changes": found, "shares": shares(found, sources.groups)}
+    assert (tmp_path / "drawn" / "activations.png").stat().st_size > 0
+    file.write_text(yaml.safe_dump({k: v for k, v in CONFIG.items() if k != "base"}))
+    code, said, told = mergefront_cli("activations", file)
+    assert (code, said) == (2, "")
+    assert "base" in told
 
 
 # --- a run ----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ harm; each module by itself, on the receiver's own inputs; donors' changes at ri
 the position at which an answer begins tells enough of the answer.
 
 Not here: the measurement of one module (`engine.drift`), the warm start (`warm`).
-Reading order: `measure`, `shares`.
+Reading order: `measure`, `shares`, `tables`.
 """
 
 from __future__ import annotations
@@ -109,3 +109,32 @@ def _of_part(told: Mapping[str, float], parts: Mapping[str, str], name: str) -> 
     """Mean over the groups of a group's part, over all if there are none, 0 if there are none."""
     alike = [share for group, share in told.items() if parts[group] == parts[name]]
     return fmean(alike or told.values() or [0.0])
+
+
+def tables(
+    changes: Changes, groups: Sequence[Group]
+) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return (title, columns, rows): one table a donor, one row a layer, three columns a part.
+
+    Changes in percent of the receiver's own output, and the share of the first objective, empty
+    where nothing changes.
+    """
+    gain, *keep = changes
+    table = shares(changes, groups)
+    made = []
+    for donor, row in table.items():
+        there = {group.name: group for group in groups if group.name in row}
+        parts = list(dict.fromkeys(one.part for one in there.values() if one.layer is not None))
+        rows: dict[str, list[str]] = {}
+        for name, group in there.items():
+            label = name if group.layer is None else str(group.layer)
+            cells = rows.setdefault(label, [label, *[""] * (3 * len(parts))])
+            kept = fmean(changes[one][donor][name] for one in keep)
+            place = 1 + 3 * parts.index(group.part) if group.part in parts else 1
+            gained = changes[gain][donor][name]
+            share = f"{row[name]:.3f}" if gained + kept else ""
+            cells[place : place + 3] = [f"{100 * gained:.3g}", f"{100 * kept:.3g}", share]
+        columns = ["layer", *(c for part in parts for c in (f"{part}: {gain}", "others", "share"))]
+        title = f"{donor}: squared change of the receiver's outputs, %, and share of {gain}"
+        made.append((title, columns, list(rows.values())))
+    return made

@@ -117,6 +117,23 @@ def assemble(
     return Search(run, models_of(config), space, items, sources, study, clock, release)
 
 
+def measured(
+    config: RunConfig, progress: Progress = lambda done, total: None
+) -> tuple[activations.Changes, Sources]:
+    """Measure what the warm start `activations` is made of, without a run; and the models.
+
+    Raises:
+        UserError: what the user gave cannot be used, or a donor has no base.
+        EngineError: transformers cannot load the receiver, or take its activations.
+    """
+    space, sources = lay_out(
+        config, load_space(shipped.find("search_spaces", config.space, Path()))
+    )
+    items = item_set(config.objectives, config.items, Path()).items["search"]
+    moved = warm.moved_groups(space)
+    return activations.measure(config.engine, sources, moved, items, progress), sources
+
+
 def check_budget(space: Space, candidates: int) -> None:
     """Warn where a new run has few candidates for its space.
 

@@ -1,4 +1,4 @@
-"""Verbs about models without a search: inspect, merge, methods."""
+"""Verbs about models without a search: inspect, activations, merge, methods."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mergefront.cli.terminal import (
     Json,
     WrittenDtype,
     emit_json,
+    err,
     out,
     say,
     table,
@@ -22,6 +23,7 @@ from mergefront.errors import ConfigError, UserError
 
 def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Models")(inspect)
+    app.command(rich_help_panel="Models")(activations)
     app.command(rich_help_panel="Models")(merge)
     app.command(rich_help_panel="Models")(methods)
 
@@ -53,6 +55,40 @@ def inspect(
         out.print(table(title, columns, rows))
     for finding in found.findings:
         say(f"warning: {finding.message}; {finding.hint}")
+
+
+def activations(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped one.")],
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder for activations.png and activations.svg.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print where the donors help and where they disturb: layers on reasoning against perception.
+
+    Runs the receiver in transformers on 64 search questions of each objective, and says how much
+    each donor changes what its layers put out there. The share is the warm start `activations`.
+    """
+    from mergefront import plots, shipped
+    from mergefront.activations import shares, tables
+    from mergefront.assemble import measured
+    from mergefront.config import RunConfig, absolute, read_mapping, validate
+    from mergefront.profiles import profile
+
+    path = shipped.find("configs", config, Path())
+    run = absolute(validate(read_mapping(path), RunConfig, str(path)))
+    with err.status("loading models and questions") as status:
+        changes, sources = measured(run, lambda n, of: status.update(f"activations: {n} of {of}"))
+    table_KG = shares(changes, sources.groups)
+    if folder is not None:
+        figure = plots.profile_figure(["share"], [profile(table_KG, sources.groups)])
+        for picture in plots.save(figure, folder, "activations"):
+            say(f"drew {picture}")
+    if as_json:
+        emit_json({"changes": changes, "shares": table_KG})
+        return
+    for title, columns, rows in tables(changes, sources.groups):
+        out.print(table(title, columns, rows))
 
 
 def merge(

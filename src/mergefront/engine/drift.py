@@ -9,8 +9,8 @@ averaged over the modules of the group. For a linear layer without bias that is 
 the task vector's norm, weighted by the receiver's activations. Every module, a norm as well, is
 simply run twice, in fp32 whatever the receiver's dtype.
 
-Memory: one position's inputs of every module and question, in RAM (for 7 B parameters about 2 MB a
-question), and one module in fp32 twice. Every tensor is read once a source (the base's, once a donor).
+Memory: one position's inputs of every module and question, in RAM (for 7 B parameters about 3 MB a
+question), and one module in fp32 twice. Every tensor is read once a donor and once of its base.
 Not here: what follows from it (`mergefront.activations`).
 
 Reading order: `drift`, `_held`, `_caught`, `_moved`.
