@@ -129,7 +129,7 @@ def measured(
     space, sources = lay_out(
         config, load_space(shipped.find("search_spaces", config.space, Path()))
     )
-    items = item_set(config.objectives, config.items, Path()).items["search"]
+    items = item_set(config.asked, config.items, Path()).items["search"]
     moved = warm.moved_groups(space)
     return activations.measure(config.engine, sources, moved, items, progress), sources
 

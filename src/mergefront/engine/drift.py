@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mergefront.engine.inplace import Target, swapped
+from mergefront.engine.inplace import Target
+from mergefront.engine.layout import swapped
 from mergefront.engine.transformers import TransformersEngine
 from mergefront.errors import EngineError
 from mergefront.merging.sources import Sources
