@@ -286,6 +286,27 @@ def test_what_is_believed_lies_within_its_error_as_often_as_it_says() -> None:
     assert 0.9 < np.mean(covered) < 0.99
 
 
+def test_what_is_said_of_a_candidate_counts_the_luck_that_all_have_in_common() -> None:
+    """Scores off by up to three points, the same for all: no comparison shows that, `of` must."""
+    among, said = [], []
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        shift = 0.026 * random.standard_normal(2)  # of the error of 0.03 that is stated, the rest
+        many = [
+            found(e.number, e.point, shift + [e.objectives[o].mean for o in NAMES])
+            for e in candidates(40, 0.015, seed)
+        ]
+        belief = believe(many, NAMES, REFERENCE)
+        assert belief.by_model
+        for number in belief.front:
+            off = np.abs(belief.means([number])[0] - truth(np.array(many[number].point)))
+            claimed = [belief.of(number)[o].se for o in NAMES]
+            among.append((off < 1.96 * belief.deviation_NM[number]).mean())
+            said.append((off < 1.96 * np.array(claimed)).mean())
+    assert np.mean(among) < 0.7
+    assert 0.88 < np.mean(said) < 0.99
+
+
 def test_a_model_that_misjudges_steps_back() -> None:
     """Scores that jump far beyond their stated errors, as no smooth surface does."""
     random = np.random.default_rng(1)

@@ -12,7 +12,6 @@ it is not trusted), the five that cover most, as of the peers'; values claimed a
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -109,31 +108,20 @@ def run(
 def believed(found: Sequence[Evaluation], reference: Sequence[float]) -> list[Point]:
     """What the model of all candidates would hand over: at most five of the front it believes.
 
-    The standard error of a claim is the model's own and, besides, that of the luck which all
-    candidates share by answering the same items: the share of their errors that the model gives to
-    the constant.
+    The standard error of a claim is that against all items like those asked.
     """
     names = list(OBJECTIVES)
     belief = believe(found, names, dict(zip(names, reference, strict=True)))
-    rows = [belief.numbers.index(number) for number in belief.front]
-    better = [row for row in rows if (belief.mean_NM[row] > np.asarray(reference)).all()]
-    rows = better or rows
-    by_number = {one.number: one for one in found}
+    means_KM = belief.front_KM
+    better = np.flatnonzero((means_KM > np.asarray(reference)).all(axis=1))
+    rows = better if len(better) else np.arange(len(means_KM))
     points = []
-    for row in (rows[i] for i in covering(belief.mean_NM[rows], reference, MOST)):
-        one, errors = by_number[belief.numbers[row]], belief.deviation_NM[row].tolist()
-        if belief.by_model and belief.model.stands_N[row]:
-            errors = [
-                math.sqrt(own**2 + (1 - surface.kernel.own_share) * _shared(one, name))
-                for own, surface, name in zip(errors, belief.model.surfaces, names, strict=True)
-            ]
-        points.append(Point(number=one.number, values=belief.mean_NM[row].tolist(), errors=errors))
+    for i in covering(means_KM[rows], reference, MOST):
+        number = belief.front[rows[i]]
+        claimed = [belief.of(number)[name] for name in names]
+        values, errors = [one.mean for one in claimed], [one.se for one in claimed]
+        points.append(Point(number=number, values=values, errors=errors))
     return points
-
-
-def _shared(one: Evaluation, objective: str) -> float:
-    estimate = one.objectives[objective]
-    return max(0.0, estimate.se**2 - estimate.partial**2)
 
 
 def _items(one: Evaluation) -> int:

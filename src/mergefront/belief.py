@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 class Belief:
     """What N finished candidates say together; failed ones are not among them.
 
-    `numbers` are the candidates'; `mean_NM` and `deviation_NM` what is believed of each: posterior
-    mean and standard deviation (widened by what the calibration asks) where `by_model`, else the
-    estimate and its standard error, as always of candidates that collapsed. `why`
+    `numbers` are the candidates'; `mean_NM` and `deviation_NM` what is believed of each among the
+    others: posterior mean and standard deviation (widened by what the calibration asks) where
+    `by_model`, else the estimate and its standard error, as always of candidates that collapsed.
+    `shared_NM` is the standard deviation of the luck that all have in common by answering the same
+    items, where `deviation_NM` leaves it out: it is in every score and in no comparison. `why`
     says in a few words why the model does not choose; it is empty where it does. `barred` are the
     numbers that cannot be on the front: a model that collapsed may well give the shortest answers,
     so where an objective is a cost, what collapsed is left out.
@@ -41,6 +43,7 @@ class Belief:
     numbers: tuple[int, ...]
     mean_NM: Array
     deviation_NM: Array
+    shared_NM: Array
     model: Posterior
     why: str = ""
     calibration: Mapping[str, surrogate.Calibration] = field(default_factory=dict)
@@ -61,13 +64,18 @@ class Belief:
     @cached_property
     def front_KM(self) -> Array:
         """What is believed of the front's members (K, M), in the order of `front`."""
-        rows = [self.numbers.index(number) for number in self.front]
-        return self.mean_NM[rows]
+        return self.means(self.front)
+
+    def means(self, numbers: Sequence[int]) -> Array:
+        """What is believed of some candidates (K, M)."""
+        return self.mean_NM[[self.numbers.index(number) for number in numbers]]
 
     def of(self, number: int) -> dict[str, Estimate]:
-        """Objective -> what is believed of a candidate; `n` is not known here, hence 0."""
+        """Objective -> what is believed of a candidate, its error that against all items like
+        these; `n` is not known here, hence 0."""
         row = self.numbers.index(number)
-        pairs = zip(self.mean_NM[row].tolist(), self.deviation_NM[row].tolist(), strict=True)
+        error_M = np.hypot(self.deviation_NM[row], self.shared_NM[row])
+        pairs = zip(self.mean_NM[row].tolist(), error_M.tolist(), strict=True)
         return {
             name: Estimate(mean, deviation, 0)
             for name, (mean, deviation) in zip(self.objectives, pairs, strict=True)
@@ -108,13 +116,15 @@ def believe(
     why = _why_not(model, names)
     fell = {n for n, stands in zip(numbers, model.stands_N, strict=True) if not stands}
     barred = frozenset(fell if costs and len(fell) < len(numbers) else ())
-    if why:
-        return Belief(names, numbers, values, errors, model, why, calibration, barred)
-    stands = model.stands_N
-    values[stands] = model.mean(points[stands])
-    wider = [one.widening for one in calibration.values()]
-    errors[stands] = model.deviation(points[stands]) * wider
-    return Belief(names, numbers, values, errors, model, why, calibration, barred)
+    shared = np.zeros_like(errors)
+    if not why:
+        stands = model.stands_N
+        of_all = np.array([1.0 - surface.kernel.own_share for surface in model.surfaces])
+        shared[stands] = np.sqrt(of_all * np.maximum(errors**2 - partial**2, 0.0)[stands])
+        values[stands] = model.mean(points[stands])
+        wider = [one.widening for one in calibration.values()]
+        errors[stands] = model.deviation(points[stands]) * wider
+    return Belief(names, numbers, values, errors, shared, model, why, calibration, barred)
 
 
 def _why_not(model: Posterior, names: Sequence[str]) -> str:

@@ -101,7 +101,7 @@ def points_of(found: Sequence[Evaluation], names: Sequence[str]) -> np.ndarray:
 
 def non_dominated(members: Sequence[int], belief: Belief) -> list[int]:
     """Those of some candidates that no other of them dominates, by what is believed."""
-    points = np.array([belief.mean_NM[belief.numbers.index(number)] for number in members])
+    points = belief.means(members)
     return [members[i] for i in pareto.non_dominated(points)]
 
 
@@ -112,11 +112,11 @@ def picks(
 
     `guarded` is the best on the first objective of those that keep all others within their
     guards below the receiver, and every objective within the run's constraints, with four chances
-    in five; there is none if no member does.
+    in five, the luck of the search items counted in; there is none if no member does.
     """
     names = list(config.objectives)
     front = non_dominated(members, belief)
-    points = np.array([belief.mean_NM[belief.numbers.index(number)] for number in front])
+    points = belief.means(front)
     chosen = {"knee": front[pareto.knee(points)]}
     for column, name in enumerate(names):
         chosen[f"best:{name}"] = front[int(np.argmax(points[:, column]))]
