@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal
+from threadpoolctl import ThreadpoolController
 
 from mergefront.surrogate import (
     DEFAULT_ERROR,
@@ -22,6 +23,7 @@ from mergefront.surrogate import (
 )
 from mergefront.surrogate.fitting import fitted_kernel, milestone, objective
 from mergefront.surrogate.kernel import noise_parts
+from mergefront.surrogate.threads import one_thread
 
 Array = NDArray[np.float64]
 KERNELS = [Kernel((0.3,), 0.05), Kernel((0.5, 0.2, 2.0), 0.1, 0.6)]
@@ -262,3 +264,20 @@ def test_collapsed_is_less_than_half_the_reference_in_any_objective() -> None:
     values = [[0.6, 0.6], [0.25, 0.6], [0.24, 0.6], [0.6, 0.0]]
     assert collapsed(values, [0.5, 0.4]).tolist() == [False, False, True, True]
     assert collapsed([[-1.2], [-1.6]], [-1.0]).tolist() == [False, True]
+
+
+def test_the_number_of_cores_changes_no_bit() -> None:
+    """Whatever numpy's linear algebra was set to before, a model holds it to one thread."""
+    points, values, errors = problem(11, n=150)
+    libraries = ThreadpoolController().select(internal_api="openblas").lib_controllers
+    if not libraries:
+        pytest.skip("this numpy brings no OpenBLAS")
+    seen = []
+    for threads in (1, 2):
+        for library in libraries:
+            library.set_num_threads(threads)
+        one_thread.cache_clear()
+        process = fit(points, values, errors)
+        seen.append([process.own_mean.tobytes(), process.deviation(points).tobytes()])
+        assert {library.get_num_threads() for library in libraries} == {1}
+    assert seen[0] == seen[1]

@@ -10,8 +10,8 @@ with k Matern 5/2 of the scaled distance between feature vectors, a lengthscale 
 and s_i the standard error. p_i is the part of it that comes of items which a candidate that left
 early has not answered, all its own. Of the rest r is the candidate's own share: candidates that
 answer the same items share what is left, which the constant takes up. Lengthscales, amplitude and r
-are fitted (`fitting`). Everything is dense algebra in float64: up to about 1,000 candidates. The
-same machine with the same number of BLAS threads repeats every bit; another one may differ in the
+are fitted (`fitting`). Everything is dense algebra in float64, in one thread (`threads`): up to
+about 1,000 candidates. The same kind of processor repeats every bit; another one may differ in the
 last digits.
 
 A merge can also collapse, and babble. A cliff is no Gaussian surface, so collapsed candidates are

@@ -20,6 +20,7 @@ from mergefront.surrogate.kernel import (
     cholesky,
     matrix,
 )
+from mergefront.surrogate.threads import one_thread
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -170,6 +171,7 @@ def fit(
     Raises:
         ValueError: no candidates, lengths that differ, or a number that is not finite.
     """
+    one_thread()
     features, values = matrix(features_NF), np.asarray(values_N, dtype=np.float64)
     errors = np.asarray(errors_N, dtype=np.float64)
     if not len(values) or not len(features) == len(values) == len(errors):
