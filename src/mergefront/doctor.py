@@ -20,7 +20,7 @@ State = Literal["ok", "note", "broken"]
 REQUIRED = (  # pyproject.toml's dependencies; a test compares
     "torch", "transformers", "safetensors", "datasets", "optuna", "cma", "moarchiving", "mlflow",
     "matplotlib", "numpy", "scipy", "pillow", "math-verify", "pyarrow", "pydantic", "pyyaml",
-    "rich", "typer",
+    "rich", "threadpoolctl", "typer", "xxhash",
 )  # fmt: skip
 _INSTALL = (
     'in the checkout: pip install ".[gpu]" with an NVIDIA GPU, pip install ".[cpu]" elsewhere'
