@@ -358,6 +358,19 @@ def test_non_contiguous_tensors_are_written_in_order(tmp_path: Path) -> None:
     assert torch.equal(load_file(tmp_path / "model.safetensors")["a"], tensor)
 
 
+def test_a_tensor_may_come_in_pieces_and_must_come_whole(tmp_path: Path) -> None:
+    tensor = torch.arange(10.0).reshape(2, 5)
+    with CheckpointWriter(tmp_path, {"a": tensor, "b": tensor}) as writer:
+        writer.add_pieces("a", tensor.reshape(-1).split(3))
+        writer.add("b", -tensor)
+    written = load_file(tmp_path / "model.safetensors")
+    assert torch.equal(written["a"], tensor)
+    assert torch.equal(written["b"], -tensor)
+    for pieces in ([tensor[0]], [tensor, tensor[0]]):
+        with pytest.raises(ValueError, match=r"'a' was planned as torch.float32 \[2, 5\], but is"):
+            CheckpointWriter(tmp_path, {"a": tensor, "b": tensor}).add_pieces("a", pieces)
+
+
 def test_folder_appears_whole(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     with whole_folder(out, needs_bytes=1000) as partial:

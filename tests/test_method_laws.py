@@ -197,7 +197,7 @@ def test_a_tensor_of_many_pieces_is_that_of_one(name: str, monkeypatch: pytest.M
     method, where = METHODS[name], slot((40, 50))
     row = row_of(method)
     whole = combined(*prepared(method, where, row))
-    monkeypatch.setattr(build, "step_of", lambda out, joined: 333)
+    monkeypatch.setattr(build, "step_of", lambda device, joined: 333)
     assert bits(build.merged(method, where, row, DONORS, {}, torch.float32)) == bits(whole)
 
 

@@ -17,7 +17,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,18 +74,31 @@ class CheckpointWriter:
         Raises:
             ValueError: if the tensor was not planned like that, or was added before.
         """
+        planned = self._missing.get(name)
+        if planned is not None and (planned.shape, planned.dtype) != (tensor.shape, tensor.dtype):
+            raise _not_as_planned(name, planned, f"{tensor.dtype} {list(tensor.shape)}")
+        self.add_pieces(name, [tensor])
+
+    def add_pieces(self, name: str, pieces: Iterable[torch.Tensor]) -> None:
+        """Write a tensor that comes in pieces, in row-major order; each is written at once.
+
+        Raises:
+            ValueError: if the tensor was not planned like that, or was added before.
+        """
         planned = self._missing.pop(name, None)
         if planned is None:
             problem = "added twice" if name in self._files else "not planned"
             raise ValueError(f"tensor {name!r} was {problem}")
-        if (planned.dtype, planned.shape) != (tensor.dtype, tensor.shape):
-            raise ValueError(
-                f"tensor {name!r} was planned as {planned.dtype} {list(planned.shape)}, "
-                f"but is {tensor.dtype} {list(tensor.shape)}"
-            )
-        with (self.folder / self._files[name]).open("r+b") as stream:
+        written = 0
+        with (self.folder / self._files[name]).open("r+b", buffering=0) as stream:
             stream.seek(self._offsets[name])
-            stream.write(raw_bytes(tensor))
+            for piece in pieces:
+                written += piece.numel()
+                if piece.dtype != planned.dtype or written > planned.numel():
+                    raise _not_as_planned(name, planned, f"{piece.dtype} of {written} entries")
+                _write_all(stream, raw_bytes(piece))
+        if written != planned.numel():
+            raise _not_as_planned(name, planned, f"{planned.dtype} of {written} entries")
 
     def finish(self) -> None:
         """Check that nothing is missing, and write the index if there are several shards.
@@ -109,6 +123,18 @@ class CheckpointWriter:
         with (self.folder / file).open("wb") as stream:
             stream.write(layout.start)
             stream.truncate(layout.n_bytes)
+
+
+def _not_as_planned(name: str, planned: torch.Tensor, found: str) -> ValueError:
+    return ValueError(
+        f"tensor {name!r} was planned as {planned.dtype} {list(planned.shape)}, but is {found}"
+    )
+
+
+def _write_all(stream: FileIO, data: memoryview) -> None:
+    """Write all bytes: one call may write fewer, and never more than 2 GiB."""
+    while len(data):
+        data = data[stream.write(data) :]
 
 
 def _dealt_out(

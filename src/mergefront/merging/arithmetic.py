@@ -132,7 +132,7 @@ def _sum_in_chunks(
     chunk: int | None,
 ) -> None:
     """Sum the nonzero terms into a contiguous `out`, chunk by chunk to stay in cache."""
-    step = chunk or step_of(out, joined=False)
+    step = chunk or step_of(out.device, joined=False)
     flat_out = out.view(-1)
     flat_terms = [(term.reshape(-1), weight) for term, weight in chosen]
     size = min(step, flat_out.numel())
@@ -163,7 +163,7 @@ def _join_in_chunks(
     chunk: int | None,
 ) -> None:
     """Join flat chunks of the terms into a contiguous `out`."""
-    step = chunk or step_of(out, joined=True)
+    step = chunk or step_of(out.device, joined=True)
     flat_out = out.view(-1)
     flat_terms = [term.reshape(-1) for term in terms]
     for start in range(0, flat_out.numel(), step):
@@ -176,8 +176,8 @@ def _working_copy(part: Tensor) -> Tensor:
     return part.to(torch.float32, copy=True) if part.is_floating_point() else part
 
 
-def step_of(out: Tensor, *, joined: bool) -> int:
-    """Return how many entries of `out` to work on at a time, by a method's join or a sum."""
-    if out.device.type != "cpu":
+def step_of(device: torch.device, *, joined: bool) -> int:
+    """Return how many entries to work on at a time, by a method's join or a sum."""
+    if device.type != "cpu":
         return DEVICE_CHUNK
     return JOIN_CHUNK if joined else CPU_CHUNK

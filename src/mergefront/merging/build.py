@@ -1,11 +1,13 @@
 """Recipe -> tensors and folders: the exporter's way of building what the engine builds in place.
 
-Streaming: one tensor at a time, written as soon as it is made.
+Streaming: tensors come one after the other and in pieces that fit a cache, each written as soon as
+it is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from mergefront.records import Dtype
 
 from . import METHODS
 from .arithmetic import combine, one_thread, step_of
+from .common import DELTA
 from .method import Method, Mix, Slot
 from .plan import UNTOUCHED, ZERO, Choice, copied, plan_of, touched_parts
 from .slots import SourceSlot
@@ -56,49 +59,85 @@ def merged(
 ) -> Tensor:
     """Return one tensor as `method` makes it at a row of coefficients, rounded once to `dtype`."""
     mix = method.mix(row, donors, parameters, method.measure(slot, donors, parameters))
-    return _carried_out(method, slot, mix, parameters, dtype)
+    out = torch.empty(slot.read("receiver").shape, dtype=dtype)
+    return _filled(out, _carried_out(method, slot, mix, parameters, dtype))
 
 
 def _carried_out(
     method: Method, slot: Slot, mix: Mix, parameters: Mapping[str, Any], dtype: torch.dtype
-) -> Tensor:
-    """Carry out a mix piece by piece: deltas of a whole tensor would not fit in any cache."""
+) -> Iterator[Tensor]:
+    """Yield a mix's result in order, in flat pieces, each good until the next is asked for."""
     pieces = [method.pieces(term, slot, parameters) for term in mix.terms]
-    out = torch.empty(slot.read("receiver").shape, dtype=dtype)
-    flat, step = out.view(-1), step_of(out, joined=mix.join is not None)
+    n = slot.read("receiver").numel()
+    step = step_of(torch.device("cpu"), joined=mix.join is not None)
+    out = torch.empty(min(step, n), dtype=dtype)
     with one_thread():
-        for start in range(0, flat.numel(), step):
-            at = slice(start, min(start + step, flat.numel()))
-            combine(mix, [piece(at) for piece in pieces], dtype, flat[at])
+        for start in range(0, n, step):
+            at = slice(start, min(start + step, n))
+            made = out[: at.stop - start]
+            combine(mix, [piece(at) for piece in pieces], dtype, made)
+            yield made
+
+
+def _filled(out: Tensor, pieces: Iterable[Tensor]) -> Tensor:
+    """Return `out`, filled with pieces."""
+    flat, start = out.view(-1), 0
+    for piece in pieces:
+        flat[start : start + len(piece)] = piece
+        start += len(piece)
     return out
 
 
 def combined(
     sources: Sources, recipe: Recipe, name: str, choice: Choice, dtype: Dtype = "auto"
 ) -> Tensor:
-    """Return a receiver tensor as its group's choice makes it (see `plan.plan_of`).
+    """Return a receiver tensor, whole, as `combined_pieces` makes it."""
+    wanted = written_dtype(DTYPES[sources.receiver.headers[name].dtype], dtype)
+    out = torch.empty(sources.receiver.headers[name].shape, dtype=wanted)
+    return _filled(out, combined_pieces(sources, recipe, name, choice, dtype))
+
+
+def combined_pieces(
+    sources: Sources, recipe: Recipe, name: str, choice: Choice, dtype: Dtype = "auto"
+) -> Iterator[Tensor]:
+    """Yield a receiver tensor as its group's choice makes it (see `plan.plan_of`), in flat pieces.
 
     `dtype` is the floating type it is rounded to, once, from the fp32 arithmetic or from the
     receiver's own value (of F64 by way of fp32); "auto" is the receiver's own of this tensor.
+    Pieces come in order, and are good until the next one is asked for.
 
     Raises:
-        CheckpointError: if a value overflows that type.
+        CheckpointError: if a source holds NaN or infinity, or a value overflows that type.
     """
-    own = DTYPES[sources.receiver.headers[name].dtype]
-    wanted = written_dtype(own, dtype)
+    wanted = written_dtype(DTYPES[sources.receiver.headers[name].dtype], dtype)
     if choice == UNTOUCHED:
         mergeable = name in sources.models["receiver"].pairs
         read = sources.tensor("receiver", name) if mergeable else sources.receiver.tensor(name)
-        return _cast(name, read, wanted)
-    method, parameters = METHODS[recipe.method], recipe.parameters
-    slot = SourceSlot(sources, name)
+        yield _cast(name, read, wanted).reshape(-1)
+        return
+    method, parameters, slot = METHODS[recipe.method], recipe.parameters, SourceSlot(sources, name)
     if isinstance(choice, str):
-        out = _carried_out(method, slot, copied(choice), parameters, wanted)
+        mix = copied(choice)
     else:
-        out = merged(method, slot, choice, recipe.donors, parameters, wanted)
-    if not is_finite(out):
-        raise _overflow("merged", name, wanted)
-    return out
+        measures = method.measure(slot, recipe.donors, parameters)
+        mix = method.mix(choice, recipe.donors, parameters, measures)
+    reader = replace(slot, checked=not _shows_all(mix, sources))
+    for piece in _carried_out(method, reader, mix, parameters, wanted):
+        if not is_finite(piece):
+            for source in dict.fromkeys(s for t in mix.terms for s in method.reads(t, parameters)):
+                sources.tensor(source, name)  # refuses one that is damaged
+            raise _overflow("merged", name, wanted)
+        yield piece
+
+
+def _shows_all(mix: Mix, sources: Sources) -> bool:
+    """Whether a NaN or infinity in a source surely is one in the result.
+
+    So it is in weighted sums of sources and deltas, where it need not be looked for twice; a join
+    may clamp it away, and a decomposition fail at it.
+    """
+    plain = all(term in sources.models or term.startswith(DELTA) for term in mix.terms)
+    return mix.join is None and plain
 
 
 def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -152,7 +191,7 @@ def write(
         for name, one in planned.items():
             choice = choices.get(name, UNTOUCHED)
             account["copied" if choice == UNTOUCHED else "merged"].append(name)
-            writer.add(name, combined(sources, recipe, name, choice, dtype))
+            writer.add_pieces(name, combined_pieces(sources, recipe, name, choice, dtype))
             done += one.nbytes
             if progress is not None:
                 progress(done, writer.total_bytes)

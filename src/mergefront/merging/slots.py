@@ -19,11 +19,15 @@ _MEMORY: WeakKeyDictionary[Sources, dict[Hashable, Any]] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class SourceSlot:
-    """One of the receiver's mergeable tensors (see `method.Slot`)."""
+    """One of the receiver's mergeable tensors (see `method.Slot`).
+
+    Not `checked`, NaN and infinity pass: for who finds them in the result.
+    """
 
     sources: Sources
     name: str
     kept: MutableMapping[Hashable, Any] = field(default_factory=dict, repr=False)
+    checked: bool = True
 
     @property
     def layer(self) -> int | None:
@@ -54,7 +58,7 @@ class SourceSlot:
 
     def read(self, source: str, name: str | None = None) -> Tensor:
         """A source's tensor in its own dtype: this one's counterpart, or that of a fellow."""
-        return self.sources.tensor(source, name or self.name)
+        return self.sources.tensor(source, name or self.name, checked=self.checked)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` returns, computed once as long as these sources are open."""

@@ -84,13 +84,13 @@ class Sources:
         """The donors' aliases, in the order in which they are summed."""
         return tuple(self.refs.donors)
 
-    def tensor(self, source: str, name: str) -> Tensor:
+    def tensor(self, source: str, name: str, *, checked: bool = True) -> Tensor:
         """Return a source's tensor by the RECEIVER's tensor name; read it, never write into it.
 
         Raises:
             UserError: if there is no such source, for example a base that was not named.
             PairingError: if that source has no counterpart of the tensor.
-            CheckpointError: if the tensor holds NaN or infinity.
+            CheckpointError: if the tensor is `checked` and holds NaN or infinity.
         """
         model = self.model(source)
         own = name if model.checkpoint is self.receiver else model.pairs.get(name)
@@ -100,7 +100,7 @@ class Sources:
                 "its vocabulary differs from the receiver's",
                 hint="freeze embedding and head, or use models with one vocabulary",
             )
-        tensor = self._finite_tensor(model, own)
+        tensor = self._finite_tensor(model, own) if checked else model.checkpoint.tensor(own)
         if model.adapter is not None:
             tensor = model.adapter.apply(own, tensor)
         by_token = self.vocabulary is not None and self.anatomy.places[name].part in BY_TOKEN
