@@ -7,7 +7,7 @@ import shutil
 from collections import namedtuple
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -240,3 +240,28 @@ def test_hashes_are_compared_where_they_must_agree(
             verify(out, recipe, sources, settings, items, Scored("0" * 64, []), dtype)
     with pytest.raises(EngineError, match="is not as in the receiver"):
         same_tensors(out, sources)
+
+
+def test_an_engine_that_asks_the_config_may_choose_another_type(
+    zoo: dict[str, Path], tmp_path: Path
+) -> None:
+    """Tensors in fp32, a config that names bf16, in which it was scored; the file names fp32."""
+    folder = tmp_path / "receiver"
+    shutil.copytree(zoo["float32"], folder)
+    set_config_dtype(folder / "config.json", "bfloat16")
+    recipe = recipe_on({**zoo, "named": folder}, "named")
+    sources = Sources.open(refs(recipe))
+    settings = EngineConfig(kind="transformers", threads=1)
+    scoring = open_engine(settings, sources.refs, recipe.method, {})
+    try:
+        scoring.load(recipe)
+        scored = Scored(digest(scoring.parameter_hashes()), [])
+    finally:
+        scoring.close()
+    for dtype, same in (("auto", True), ("float32", False)):
+        out = merge(recipe, sources, tmp_path / dtype, dtype=cast("Dtype", dtype))
+        checks = verify(
+            out, recipe, sources, settings, ItemSet({}, {}), scored, cast("Dtype", dtype)
+        )
+        assert checks["engine"]["same_as_scored"] == same
+        assert ("dtype" in checks) != same

@@ -99,6 +99,14 @@ def test_a_narrower_engine_overflows_earlier(models: Models) -> None:
         in_place(sources, torch.float32).build(plan, recipe.method, {})
 
 
+@pytest.mark.parametrize("c", [4e38, -1e39])
+def test_a_coefficient_beyond_fp32_overflows_whatever_the_deltas(models: Models, c: float) -> None:
+    recipe = Recipe("task_arithmetic", models, {"a": {"1.mlp": c}})
+    sources = Sources.open(refs(recipe))
+    with pytest.raises(CandidateError, match=r"group 1\.mlp"):
+        in_place(sources).build(plan_of(recipe, sources.groups), recipe.method, {})
+
+
 def test_ordinary_candidates_cost_no_look_at_what_was_written(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:

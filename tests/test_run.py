@@ -315,3 +315,10 @@ def test_no_candidate_is_started_that_the_hours_have_no_room_for(run: RunDirecto
 def test_sources_that_changed_are_refused(run: RunDirectory) -> None:
     with pytest.raises(RunError, match=r"started with other sources: .*sha|sources"):
         run.check_manifest({"sources": {"receiver": {"model.safetensors": "other"}}})
+    path = run.path.parent / "copies" / "older"
+    shutil.copytree(run.path, path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    older = {**manifest, "sources": {"receiver": {"model.safetensors": "0" * 64}}}
+    (path / "manifest.json").write_text(json.dumps(older))
+    with pytest.raises(RunError, match=r"cannot be resumed: .* are SHA-256, .* up to 0\.2"):
+        RunDirectory.open(path).check_manifest({"sources": manifest["sources"]})

@@ -500,6 +500,8 @@ def test_a_whole_parameter_shares_its_knob_equally() -> None:
         point[-1] = found.nearest(found.table(point), {"rank": rank})[-1]
         assert found.parameters(point) == {"rank": rank}
     assert found.parameters(found.nearest({}, {"rank": 99})) == {"rank": 7}
+    even = Space.build(ranks(low=1, high=34), DONORS, receiver_groups(6))
+    assert even.parameters(even.nearest({}, {})) == even.parameters(even.start_point())
     half = Space.build(ranks(low=1, high=64), DONORS, receiver_groups(6))
     assert half.spec.opening == half.parameters(half.start_point()) == {"rank": 32}
 

@@ -123,7 +123,7 @@ class Adapter:
             self._finite(name)
 
     def file_hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of the adapter's files, by path in its folder."""
+        """Return the hash of the adapter's files, by path in its folder."""
         return self._file.file_hashes()
 
     def _finite(self, own: str) -> Tensor:

@@ -41,11 +41,13 @@ def model_card(
     front: Mapping[str, Any] | None,
     member: Mapping[str, Any] | None,
     recast: tuple[str, str] | None = None,
+    scored_in: str | None = None,
 ) -> str:
     """Markdown with YAML front matter: base models, licence, scores with intervals, recipe.
 
     `front` and `member` are of front.json; None for a recipe merged without a search. `recast`
-    is (the floating type written, the receiver's own), where these differ.
+    is (the floating type written, the receiver's own), where these differ; `scored_in` says in
+    which type the weights were scored, where that is not known to have made the same of them.
     """
     models = recipe.models
     based_on = [models.receiver]
@@ -65,7 +67,7 @@ def model_card(
         "embeddings and head are the receiver's unless the recipe says otherwise. Coefficients "
         "for every layer and part are in `recipe.json`, source hashes in `provenance.json`.",
         "",
-        *_rounding(recast, scored=front is not None),
+        *_rounding(recast, scored_in),
         "## Licence",
         "",
         "A merge inherits the conditions of every model in it. As their model cards say: "
@@ -79,7 +81,7 @@ def model_card(
     return "\n".join([*header, *body, *reproduce])
 
 
-def _rounding(recast: tuple[str, str] | None, *, scored: bool) -> list[str]:
+def _rounding(recast: tuple[str, str] | None, scored_in: str | None) -> list[str]:
     """In which type the weights are, where it is not the receiver's."""
     if recast is None:
         return []
@@ -88,10 +90,10 @@ def _rounding(recast: tuple[str, str] | None, *, scored: bool) -> list[str]:
         f"All weights are in {written}; the receiver's are in {own}. Each was rounded once: a "
         "merged one from fp32 arithmetic, a copied one from the receiver's."
     )
-    if scored:
+    if scored_in is not None:
         words += (
-            f" The scores below were measured on weights rounded to {own}; `provenance.json` says "
-            "what could be verified of these."
+            f" The scores below are of the same merge in another type ({scored_in}); "
+            "`provenance.json` says what could be verified of these."
         )
     return [words, ""]
 

@@ -57,7 +57,7 @@ class RunError(UserError):
 
 
 class CandidateError(UserError):
-    """A candidate's weights overflow: a fresh engine would say the same, and this one goes on."""
+    """A candidate's weights overflow: a restarted engine would say the same, this one goes on."""
 
 
 class EngineError(MergefrontError):

@@ -109,12 +109,15 @@ def export_candidate(
     """
     with whole_folder(out, needs_bytes=sources.receiver.written_bytes(dtype)) as folder:
         provenance = write_merged(sources, recipe, folder, progress, dtype=dtype)
-        recast = recast_words(sources, dtype)
-        card = model_card(recipe, licences(sources), front, member, recast)
-        (folder / "README.md").write_text(card)
         (folder / "run.yaml").write_text(config)
         say("verifying: transformers, then a fresh engine")
         checks = verify(folder, recipe, sources, settings, items, scored, dtype)
+        scored_in = (
+            None if checks["engine"]["same_as_scored"] else checks.get("dtype", {}).get("scored")
+        )
+        recast = recast_words(sources, dtype)
+        card = model_card(recipe, licences(sources), front, member, recast, scored_in)
+        (folder / "README.md").write_text(card)
         (folder / "provenance.json").write_text(
             json.dumps({**provenance, "verified": checks}, indent=1)
         )

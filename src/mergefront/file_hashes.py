@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -63,6 +64,15 @@ def _hashed(file: Path, state: State) -> str:
     if large and settled:
         _remember(note, {"path": str(file), "state": list(state), "hash": found})
     return found
+
+
+def comparable(hashes: Mapping[str, Mapping[str, str]]) -> bool:
+    """Whether hashes by source and file, read from a run, are of the kind made here."""
+    return all(one.startswith(KIND) for files in hashes.values() for one in files.values())
+
+
+OLDER: Final = "its hashes of source files are SHA-256, which mergefront wrote up to 0.2"
+"""What to say of a run whose hashes are not `comparable`."""
 
 
 def _state(file: Path) -> State:

@@ -198,7 +198,8 @@ class Space:
         searched here are clipped to their bounds, those not given stand at their start.
         """
         numbers = [number for claim in self.claims for number in claim.fit(table)]
-        own = [float(parameters.get(k, one.first)) for k, one in self.spec.searched.items()]
+        opening = self.spec.opening
+        own = [float(parameters.get(name, opening[name])) for name in self.spec.searched]
         return self.encode([*numbers, *own])
 
     def uniform_point(self, value: float | Mapping[str, float]) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from mergefront.errors import RunError
+from mergefront.file_hashes import OLDER, comparable
 from mergefront.merging import METHODS
 from mergefront.pareto import non_dominated
 from mergefront.recorded import evaluations, open_study
@@ -97,6 +98,12 @@ def _same_donors(run: RunDirectory, then: Hashes, space: Space, now: Hashes) -> 
     Raises:
         RunError: naming the models of either side that the other has not.
     """
+    if not comparable(then):
+        raise RunError(
+            f"search.transfer: {run.path}: {OLDER}, so that nobody can say whether it searched the "
+            "same models",
+            hint="leave it out, or search a few candidates anew with this version",
+        )
     method, opening = METHODS[space.spec.method], space.spec.opening
     terms = method.terms(space.donors, opening)
     read = {source for term in terms for source in method.reads(term, opening)}

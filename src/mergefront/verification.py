@@ -57,7 +57,8 @@ def verify(
 
     Written in another `dtype` than the receiver's own, it must load in transformers in that type;
     the fresh engine computes in it, too. The hashes must agree if the scored engine did so (see
-    `comparable`), and are not compared otherwise; answers are counted.
+    `comparable`), and need not otherwise; answers are counted. So it is where an engine chooses its
+    type by config.json and `dtype` changes what that says.
 
     Raises:
         EngineError: the checkpoint does not load, or is not what was scored.
@@ -72,16 +73,20 @@ def verify(
     loaded = checks["transformers"]
     if recast and loaded is not None and loaded["dtype"] != dtype:
         raise EngineError(f"{folder.name}: transformers loads it in {loaded['dtype']}, not {dtype}")
+    other = recast or (
+        settings.dtype == "auto" and _config(folder) != _config(sources.receiver.folder)
+    )
+    must = comparable(sources.receiver, settings, dtype) if recast else not other
     engine = _engine_on(folder, recipe, sources, settings, dtype if recast else "auto")
     try:
         found = digest(engine.parameter_hashes())
         same = found == scored.parameters_sha256
-        must = not recast or comparable(sources.receiver, settings, dtype)
         if scored.parameters_sha256 is not None and must and not same:
             raise EngineError(
                 f"{folder.name}: the exported parameters hash to {found[:12]}, the scored ones to "
                 f"{scored.parameters_sha256[:12]}",
-                hint=_unchecked(dtype)
+                hint=f"an engine in {dtype} does not compute with these weights as they are "
+                f"written; {_unchecked(dtype)}"
                 if recast
                 else "this should never happen; please report it with recipe.json",
             )
@@ -90,9 +95,9 @@ def verify(
             "parameters_sha256": found,
             "same_as_scored": same,
         }
-        if recast:
+        if other:
             checks["dtype"] = {"written": dtype, "scored": _scored_in(sources, settings)}
-        refused = not recast and scored.parameters_sha256 is None
+        refused = must and scored.parameters_sha256 is None
         checks["answers"] = _ask_again(engine, folder, items, scored, refused)
     finally:
         engine.close()
@@ -123,14 +128,16 @@ def _engine_on(
     except EngineError as error:
         if dtype == "auto":
             raise
-        raise EngineError(error.message, hint=_unchecked(dtype)) from error
+        hints = [error.hint] if error.hint else []
+        raise EngineError(error.message, hint="; ".join([*hints, _unchecked(dtype)])) from error
 
 
 def _unchecked(dtype: Dtype) -> str:
-    return (
-        f"an engine in {dtype} does not compute with these weights as they are written; "
-        f"`mergefront merge RECIPE --dtype {dtype}` writes them without any check"
-    )
+    return f"`mergefront merge RECIPE --dtype {dtype}` writes it without any check"
+
+
+def _config(folder: Path) -> bytes:
+    return (folder / "config.json").read_bytes()
 
 
 def _scored_in(sources: Sources, settings: EngineConfig) -> str:
@@ -178,7 +185,7 @@ def _words(checks: Mapping[str, Any], hashed: bool) -> list[str]:
         words.append(
             f"verified: parameters in a fresh engine{written} hash to those scored ({short})"
         )
-    elif recast:
+    elif recast and hashed:
         words.append(
             f"not compared: parameter hashes, for it is written in {recast['written']} and was "
             f"scored in {recast['scored']}: the same merge, rounded otherwise"

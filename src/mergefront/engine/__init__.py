@@ -52,7 +52,7 @@ class Engine(Protocol):
         """Build the recipe's weights in place and drop caches; `build` and `reset` are filled.
 
         Raises:
-            CandidateError: the recipe's values overflow, in this engine and in any other.
+            CandidateError: the recipe's values overflow, in every engine of this dtype.
             EngineError: the engine serves a fixed folder, the recipe is of another method or
                 cannot be expressed in this engine, or caches could not be dropped. After either
                 error the engine refuses to generate until a load succeeds.

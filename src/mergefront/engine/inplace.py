@@ -20,7 +20,7 @@ from torch import Tensor
 from mergefront.checkpoint import DTYPES
 from mergefront.errors import CandidateError, EngineError
 from mergefront.merging import METHODS, build
-from mergefront.merging.arithmetic import combine
+from mergefront.merging.arithmetic import as_float32, combine
 from mergefront.merging.method import Measures, Mix
 from mergefront.merging.plan import UNTOUCHED, Choice, Plan, copied, plan_of
 from mergefront.merging.slots import SourceSlot
@@ -231,7 +231,7 @@ class InPlace:
             return False
         reach = 0.0
         for term, weight in zip(mix.terms, mix.weights, strict=True):
-            reach += abs(weight) * self._held[term][group][index].largest
+            reach += abs(as_float32(weight)) * self._held[term][group][index].largest
         return reach * _SLACK < torch.finfo(_narrowest(target)).max
 
 
@@ -242,10 +242,13 @@ def _narrowest(target: Target) -> torch.dtype:
 
 
 def _overflow(target: Target) -> CandidateError:
+    narrow, own = _narrowest(target), DTYPES[target.group.dtype]
+    wider = torch.finfo(own).max > torch.finfo(narrow).max
     return CandidateError(
         f"group {target.group.name}: merged values of {target.tensor} overflow "
-        f"{str(_narrowest(target)).removeprefix('torch.')}",
-        hint="lower the bounds of its knobs",
+        f"{str(narrow).removeprefix('torch.')}",
+        hint="lower the bounds of its knobs"
+        + (f", or set engine.dtype to {str(own).removeprefix('torch.')}" if wider else ""),
     )
 
 

@@ -36,7 +36,7 @@ class Opened:
     adapter: Adapter | None = None
 
     def file_hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of all its files that decide answers; an adapter's as adapter/*."""
+        """Return the hash of all its files that decide answers; an adapter's as adapter/*."""
         found = self.checkpoint.file_hashes()
         if self.adapter is not None:
             found |= {f"adapter/{name}": one for name, one in self.adapter.file_hashes().items()}
