@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -305,6 +307,43 @@ def test_what_is_said_of_a_candidate_counts_the_luck_that_all_have_in_common() -
             said.append((off < 1.96 * np.array(claimed)).mean())
     assert np.mean(among) < 0.7
     assert 0.88 < np.mean(said) < 0.99
+
+
+def test_a_guard_goes_by_the_comparison_and_a_constraint_by_the_candidate() -> None:
+    """The luck of the items shifts candidates and receiver alike: it cancels in what is gained."""
+    z = []
+    for seed in range(30):
+        random = np.random.default_rng(seed)
+        shift = 0.026 * random.standard_normal(2)
+        many = [
+            found(e.number, e.point, shift + [e.objectives[o].mean for o in NAMES])
+            for e in candidates(40, 0.015, seed)
+        ]
+        at = np.array([0.0, 0.0])
+        scored = truth(at) + shift + 0.015 * random.standard_normal(2)
+        receiver = {
+            name: Estimate(float(value), 0.03, 200)
+            for name, value in zip(NAMES, scored, strict=True)
+        }
+        belief = believe(many, NAMES, REFERENCE)
+        for number in belief.front:
+            true = truth(np.array(many[number].point)) - truth(at)
+            gain = belief.gain(number, receiver)
+            z += [(gain[o].mean - t) / gain[o].se for o, t in zip(NAMES, true, strict=True)]
+    assert 0.6 < np.sqrt(np.mean(np.square(z))) < 1.4
+
+
+def test_one_cluster_leaves_no_error_unknown() -> None:
+    many = [
+        Evaluation(e.number, e.point, "test", {
+            name: Estimate(one.mean, float("nan") if name == "perception" else one.se, one.n)
+            for name, one in e.objectives.items()
+        })
+        for e in candidates(40, 0.02)
+    ]  # fmt: skip
+    belief = believe(many, NAMES, REFERENCE)
+    assert belief.by_model
+    assert all(math.isfinite(belief.of(n)["perception"].se) for n in belief.numbers)
 
 
 def test_a_model_that_misjudges_steps_back() -> None:

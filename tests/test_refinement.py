@@ -250,7 +250,7 @@ def test_candidates_of_both_versions_export_as_scored(
 
 def test_both_versions_are_carried_over_to_another_run(run: RunDirectory) -> None:
     versions, sources = versions_of(run), run_space(run)[1]
-    earlier = read_earlier([str(run.path)], versions.spaces[0], sources.file_hashes())
+    earlier = read_earlier([str(run.path)], versions.spaces[0], sources)
     by_origin = {f"earlier x {e.number}": e for e in found_in(run)}
     assert {by_origin[one.origin].version for one in earlier} == {0, 1}
     for one in earlier:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -15,14 +16,14 @@ import yaml
 
 from fixtures_cli import ZOO_RUN, Command, runner
 from mergefront import compare, conclude
-from mergefront.assemble import assemble
+from mergefront.assemble import assemble, run_space
 from mergefront.cli import main
 from mergefront.config import EngineConfig, Items, RunConfig, validate
 from mergefront.errors import EngineError, RunError
 from mergefront.export import export_candidate
 from mergefront.propose import SAMPLERS
 from mergefront.race import Race
-from mergefront.recorded import estimates_of, evaluations, open_study
+from mergefront.recorded import PICKS, estimates_of, evaluations, open_study
 from mergefront.rundir import RECEIVER, RunDirectory
 from mergefront.select import read_front
 from mergefront.tasks import item_set
@@ -320,5 +321,26 @@ def test_sources_that_changed_are_refused(run: RunDirectory) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     older = {**manifest, "sources": {"receiver": {"model.safetensors": "0" * 64}}}
     (path / "manifest.json").write_text(json.dumps(older))
-    with pytest.raises(RunError, match=r"cannot be resumed: .* are SHA-256, .* up to 0\.2"):
-        RunDirectory.open(path).check_manifest({"sources": manifest["sources"]})
+    with pytest.raises(RunError, match="started with other sources"):
+        run_space(RunDirectory.open(path))
+
+
+def test_a_run_that_recorded_sha256_is_compared_by_it(run: RunDirectory) -> None:
+    """As runs up to 0.2 did; they can still be read, rebuilt and exported."""
+    path = run.path.parent / "copies" / "sha256"
+    shutil.copytree(run.path, path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    _, sources = run_space(run)
+    hashes = sources.file_hashes("sha256")
+    file = Path(sources.refs.receiver) / "config.json"
+    assert hashes["receiver"]["config.json"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    (path / "manifest.json").write_text(json.dumps({**manifest, "sources": hashes}))
+    found, _ = run_space(RunDirectory.open(path))
+    assert found.dimension == run_space(run)[0].dimension
+
+
+def test_picks_are_those_that_were_tested(run: RunDirectory) -> None:
+    front = read_front(run)
+    picked = {pick: m["number"] for m in front["members"] for pick in m["picks"]}
+    assert picked == open_study(run).user_attrs[PICKS]
+    assert all(run.read_answers(str(number), "test") for number in picked.values())

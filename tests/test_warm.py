@@ -240,7 +240,7 @@ def test_other_models_or_methods_are_refused(runs: Path) -> None:
         changed = config(**changes)
         found, sources = lay_out(changed, shipped_spec(changed.space))
         with pytest.raises(RunError, match=words):
-            read_earlier([str(runs / "warm")], found, sources.file_hashes())
+            read_earlier([str(runs / "warm")], found, sources)
     search = {"warm_start": ["earlier"], "transfer": [str(runs / "nowhere")]}
     with pytest.raises(RunError, match="nowhere: no run here"):
         opened(runs, name="later", search=search)

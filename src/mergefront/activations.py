@@ -31,6 +31,7 @@ from typing import Final
 from mergefront.config import EngineConfig
 from mergefront.engine.drift import Progress, drift
 from mergefront.engine.transformers import TransformersEngine
+from mergefront.errors import EngineError, MergefrontError, UserError
 from mergefront.merging.sources import Sources
 from mergefront.records import Group, Item, Table
 
@@ -61,15 +62,28 @@ def measure(
     """
     for donor in sources.donors:
         sources.model(f"base:{donor}")
+    if len(items) < 2:
+        raise UserError(
+            "there is no objective with tasks of its own to keep, beside the first",
+            hint="activations weigh questions of one objective against those of others",
+        )
     asked = {objective: list(them)[:QUESTIONS] for objective, them in items.items()}
     flat = [item for them in asked.values() for item in them]
     logger.info("activations: %d questions to the receiver in transformers", len(flat))
     folder = Path(sources.refs.receiver)
     engine = TransformersEngine(settings, sources.refs, "linear", {}, folder=folder)
+    failed: MergefrontError | None = None
     try:
         found = drift(engine, sources, groups, flat, progress)
+    except MergefrontError as error:  # its frames hold the model, which `close` is to let go of
+        failed = error.with_traceback(None)
+        failed.__context__ = failed.__cause__ = None
+    except RuntimeError as error:  # torch's, such as too little memory
+        failed = EngineError(f"activations: {str(error).splitlines()[0]}")
     finally:
         engine.close()
+    if failed is not None:
+        raise failed
     return _by_objective(found, asked)
 
 

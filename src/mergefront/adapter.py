@@ -27,6 +27,7 @@ from torch import Tensor
 from mergefront.anatomy import Anatomy
 from mergefront.checkpoint import Checkpoint, TensorHeader
 from mergefront.errors import CheckpointError, PairingError
+from mergefront.file_hashes import Kind
 from mergefront.folder import ADAPTER_CONFIG, read_json
 from mergefront.lowrank import LowRank
 from mergefront.safetensors_file import read_header
@@ -122,9 +123,9 @@ class Adapter:
         for name in self._file.headers:
             self._finite(name)
 
-    def file_hashes(self) -> dict[str, str]:
+    def file_hashes(self, kind: Kind = "xxh3") -> dict[str, str]:
         """Return the hash of the adapter's files, by path in its folder."""
-        return self._file.file_hashes()
+        return self._file.file_hashes(kind)
 
     def _finite(self, own: str) -> Tensor:
         tensor = self._file.tensor(own)

@@ -16,6 +16,7 @@ from mergefront.clock import Clock
 from mergefront.config import RunConfig
 from mergefront.engine.drift import Progress
 from mergefront.errors import RunError, SpaceError
+from mergefront.file_hashes import kind_of
 from mergefront.merging import METHODS
 from mergefront.merging.sources import Sources, check_heads
 from mergefront.recipe import Models, Recipe, refs
@@ -49,7 +50,8 @@ def run_space(run: RunDirectory) -> tuple[Space, Sources]:
     """
     spec = SpaceSpec.model_validate(run.manifest()["space"])
     space, sources = lay_out(run.config, spec)
-    run.check_manifest({"sources": sources.file_hashes()})
+    kind = kind_of(run.manifest().get("sources", {}))
+    run.check_manifest({"sources": sources.file_hashes(kind)})
     return space, sources
 
 
@@ -91,13 +93,14 @@ def assemble(
         logger.warning("%s; %s", finding.message, finding.hint)
     hashes = sources.file_hashes()
     if not started:  # what is refused so far leaves no directory
-        transfer.read_earlier(config.search.transfer, space, hashes)
+        transfer.read_earlier(config.search.transfer, space, sources)
     run = RunDirectory.create_or_resume(runs, config)
     release = run.lock()
     if started:
         check_same_space(run, space.spec)
+    kind = kind_of(run.manifest()["sources"]) if started else "xxh3"
     run.check_manifest({
-        "sources": hashes,
+        "sources": hashes if kind == "xxh3" else sources.file_hashes(kind),
         "items": items.card(),
         "space": space.spec.model_dump(mode="json"),
     })  # fmt: skip
@@ -105,7 +108,7 @@ def assemble(
     study = open_study(run, create=True)
 
     def warm_starts() -> list[warm.Start]:
-        earlier = transfer.read_earlier(config.search.transfer, space, hashes)
+        earlier = transfer.read_earlier(config.search.transfer, space, sources)
         return warm.warm_points(space, config.search.warm_start, sources, earlier, measure)
 
     def measure() -> activations.Changes:

@@ -7,6 +7,7 @@ never come from here (`front`: validation and test items).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -81,6 +82,19 @@ class Belief:
             for name, (mean, deviation) in zip(self.objectives, pairs, strict=True)
         }
 
+    def gain(self, number: int, other: Mapping[str, Estimate]) -> dict[str, Estimate]:
+        """Objective -> what a candidate is believed to be better by than a model that answered all
+        of the same items: their common luck cancels, the other's own is left."""
+        row, made = self.numbers.index(number), {}
+        for m, name in enumerate(self.objectives):
+            error = float(self.deviation_NM[row, m])
+            if self.by_model and self.model.stands_N[row]:
+                own = self.model.surfaces[m].kernel.own_share
+                error = math.hypot(error, math.sqrt(own) * _known(other[name]))
+            mean = float(self.mean_NM[row, m]) - other[name].mean
+            made[name] = Estimate(mean, error, 0)
+        return made
+
     def foretold(self, point: Sequence[float]) -> tuple[Array, Array] | None:
         """Mean (M,) and deviation (M,) of a candidate not evaluated yet; None without a model.
 
@@ -119,12 +133,17 @@ def believe(
     shared = np.zeros_like(errors)
     if not why:
         stands = model.stands_N
-        of_all = np.array([1.0 - surface.kernel.own_share for surface in model.surfaces])
-        shared[stands] = np.sqrt(of_all * np.maximum(errors**2 - partial**2, 0.0)[stands])
+        own = np.array([surface.kernel.own_share for surface in model.surfaces])
+        _, whole = surrogate.noise_parts(surrogate.known_errors(errors), partial)
+        shared[stands] = np.sqrt((1.0 - own) * whole[stands])
         values[stands] = model.mean(points[stands])
         wider = [one.widening for one in calibration.values()]
         errors[stands] = model.deviation(points[stands]) * wider
     return Belief(names, numbers, values, errors, shared, model, why, calibration, barred)
+
+
+def _known(one: Estimate) -> float:
+    return float(surrogate.known_errors(one.se))
 
 
 def _why_not(model: Posterior, names: Sequence[str]) -> str:

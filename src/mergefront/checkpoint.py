@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mergefront.errors import CheckpointError, UserError
-from mergefront.file_hashes import file_hash
+from mergefront.file_hashes import Kind, file_hash
 from mergefront.folder import (
     NO_GGUF,
     check_index,
@@ -142,7 +142,7 @@ class Checkpoint:
             self._handles[header.file] = handle
         return handle, header.name
 
-    def file_hashes(self) -> dict[str, str]:
+    def file_hashes(self, kind: Kind = "xxh3") -> dict[str, str]:
         """Return the hash of all that decides answers, by path in the folder.
 
         These are the weight files and whatever makes prompts: config, generation config,
@@ -152,7 +152,7 @@ class Checkpoint:
         files = {header.file for header in self.headers.values()}
         files |= {file for pattern in _PROMPTING for file in self.folder.glob(pattern)}
         return {
-            file.relative_to(self.folder).as_posix(): file_hash(file)
+            file.relative_to(self.folder).as_posix(): file_hash(file, kind)
             for file in sorted(files)
             if file.is_relative_to(self.folder)
             and file.is_file()

@@ -210,14 +210,15 @@ def rebuild(run: RunDirectory, say: Say) -> Iterator[str]:
         raise RunError(
             f"{run.path}: the search has not finished", hint="run the same search command again"
         )
+    space = run_space(run)[0] if run.config.tracking.enabled else None
     write_front(run, study)
     found = evaluations(study, run)
     present(run, found)
     yield f"report    {run.report}"
-    if run.config.tracking.enabled:
-        space, _ = run_space(run)
+    if space is not None:
+        laid = space
         try:
-            versions = Versions.read(space, study)
+            versions = Versions.read(laid, study)
             card = _card(run, lambda: versions)
             experiment = run.config.tracking.experiment
             rebuild_tracking(default_uri(run), experiment, card, found, _ending(run))

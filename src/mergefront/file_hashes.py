@@ -23,12 +23,12 @@ import time
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
 from xxhash import xxh3_128
 
-KIND: Final = "xxh3:"
-"""Begins every hash, so that none is taken for another kind's."""
+Kind = Literal["xxh3", "sha256"]
+"""What a hash is made by; "sha256" is what runs up to 0.2 recorded."""
 
 LARGE: Final = 1 << 26
 """Bytes from which a hash is remembered beyond this process."""
@@ -44,10 +44,13 @@ def cache_root() -> Path:
     return Path(given) if given else Path.home() / ".cache" / "mergefront"
 
 
-def file_hash(file: Path) -> str:
-    """Return "xxh3:" and 32 hex digits, read anew only if the file's state is another."""
+def file_hash(file: Path, kind: Kind = "xxh3") -> str:
+    """Return "xxh3:" and 32 hex digits, read anew only if the file's state is another.
+
+    Or the 64 hex digits of SHA-256, without a prefix, as older runs have them.
+    """
     real = file.resolve()
-    return _hashed(real, _state(real))
+    return _hashed(real, _state(real)) if kind == "xxh3" else _digest(real, "sha256")
 
 
 @lru_cache(maxsize=4096)
@@ -57,22 +60,22 @@ def _hashed(file: Path, state: State) -> str:
     if large and (known := _remembered(note, file, state)) is not None:
         return known
     now = time.time_ns()
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, xxh3_128)
-        found = f"{KIND}{digest.hexdigest()}"
+    found = f"xxh3:{_digest(file, xxh3_128)}"
     settled = now - max(state[-2:]) > _SETTLED_NS and _state(file) == state
     if large and settled:
         _remember(note, {"path": str(file), "state": list(state), "hash": found})
     return found
 
 
-def comparable(hashes: Mapping[str, Mapping[str, str]]) -> bool:
-    """Whether hashes by source and file, read from a run, are of the kind made here."""
-    return all(one.startswith(KIND) for files in hashes.values() for one in files.values())
+def _digest(file: Path, maker: Any) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, maker).hexdigest()
 
 
-OLDER: Final = "its hashes of source files are SHA-256, which mergefront wrote up to 0.2"
-"""What to say of a run whose hashes are not `comparable`."""
+def kind_of(hashes: Mapping[str, Mapping[str, str]]) -> Kind:
+    """Return the kind of hashes by source and file that a run has recorded."""
+    every = [one for files in hashes.values() for one in files.values()]
+    return "xxh3" if all(one.startswith("xxh3:") for one in every) else "sha256"
 
 
 def _state(file: Path) -> State:

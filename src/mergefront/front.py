@@ -34,6 +34,7 @@ from mergefront.members import believed, non_dominated, picks, points_of
 from mergefront.race import flat
 from mergefront.race import told as race_told
 from mergefront.recorded import (
+    PICKS,
     RESULT,
     SAMPLER,
     estimates_of,
@@ -133,7 +134,10 @@ def _members(
     names, costs = list(run.config.objectives), run.config.costs
     receiver = estimates_of(run.read_items(RECEIVER, "search"))
     numbers = [e.number for e in members]
-    chosen, best = picks(numbers, run.config, receiver, belief), non_dominated(numbers, belief)
+    chosen, best = study.user_attrs.get(PICKS), non_dominated(numbers, belief)
+    if chosen is None:  # of an older run: by today's rules, but only who was tested then
+        today = picks(numbers, run.config, receiver, belief)
+        chosen = {pick: n for pick, n in today.items() if run.read_answers(str(n), "test")}
     rows = [
         {**_member(run, study, e, chosen), "non_dominated": e.number in best}
         | {"believed": in_tokens({k: asdict(v) for k, v in belief.of(e.number).items()}, costs)}

@@ -62,12 +62,12 @@ def adjust(gains: Sequence[Mapping[str, Gain]], objective: str) -> None:
 
 def verdict(gain: Mapping[str, Mapping[str, Any]], config: RunConfig) -> str:
     """One of BEATS, TRADES, UNRESOLVED, WORSE, from gains by objective."""
-    first, *others = config.objectives
+    first = next(iter(config.objectives))
     kept = all(gain[name]["mean"] >= -guard for name, guard in config.guards.items())
     if gain[first]["low"] > 0:
         return BEATS if kept else TRADES
     lost = any(gain[name]["high"] < 0 for name in (first, *config.guards))
-    gained = any(gain[name]["low"] > 0 for name in others)
+    gained = any(gain[name]["low"] > 0 for name in config.guards)
     return WORSE if lost and not gained else UNRESOLVED
 
 

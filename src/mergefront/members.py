@@ -112,7 +112,7 @@ def picks(
 
     `guarded` is the best on the first objective of those that keep all others within their
     guards below the receiver, and every objective within the run's constraints, with four chances
-    in five, the luck of the search items counted in; there is none if no member does.
+    in five; there is none if no member does.
     """
     names = list(config.objectives)
     front = non_dominated(members, belief)
@@ -120,19 +120,25 @@ def picks(
     chosen = {"knee": front[pareto.knee(points)]}
     for column, name in enumerate(names):
         chosen[f"best:{name}"] = front[int(np.argmax(points[:, column]))]
-    kept = [n for n in front if keeps(belief.of(n), config, receiver)]
+    kept = [n for n in front if keeps(n, belief, config, receiver)]
     if kept:
         chosen[GUARDED] = max(kept, key=lambda n: belief.of(n)[names[0]].mean)
     return chosen
 
 
-def keeps(one: Mapping[str, Estimate], config: RunConfig, receiver: Mapping[str, Estimate]) -> bool:
-    """Whether a candidate likely loses no more than the guards allow on all objectives but the
-    first, and meets the constraints."""
-    least = config.least
-    for name, guard in config.guards.items():
-        least[name] = max(receiver[name].mean - guard, least.get(name, 0.0))
-    return all(one[name].mean - SURE * one[name].se >= floor for name, floor in least.items())
+def keeps(number: int, belief: Belief, config: RunConfig, receiver: Mapping[str, Estimate]) -> bool:
+    """Whether a candidate likely loses no more than the guards allow, and meets the constraints.
+
+    Guards are of a comparison on the same items, so that the luck that all have in common is left
+    out; constraints are of the candidate itself, so that it counts.
+    """
+    gain, itself = belief.gain(number, receiver), belief.of(number)
+    kept = all(
+        gain[name].mean - SURE * gain[name].se >= -guard for name, guard in config.guards.items()
+    )
+    return kept and all(
+        itself[name].mean - SURE * itself[name].se >= floor for name, floor in config.least.items()
+    )
 
 
 def weights_of(pick: str, objectives: Sequence[str]) -> dict[str, float]:

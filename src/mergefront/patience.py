@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -96,11 +96,15 @@ class Exhaustion:
     """Looks every `EVERY` candidates whether the present knots have next to nothing left.
 
     What it says is a function of the candidates told, in the order in which they were told, and so
-    the same in a resumed run. `reference` is the hypervolume's, by objective.
+    the same in a resumed run. `reference` is the hypervolume's, by objective; `costs` are the
+    objectives that are one.
     """
 
-    def __init__(self, reference: Mapping[str, float], seed: int) -> None:
+    def __init__(
+        self, reference: Mapping[str, float], seed: int, costs: Collection[str] = ()
+    ) -> None:
         self._reference = dict(reference)
+        self._costs = costs
         self._seed = seed
         self._looks: dict[int, bool] = {}
 
@@ -115,7 +119,7 @@ class Exhaustion:
     def _little(self, found: Sequence[Evaluation]) -> bool:
         if len(found) not in self._looks:
             corner = list(self._reference.values())
-            belief = believe(found, list(self._reference), self._reference)
+            belief = believe(found, list(self._reference), self._reference, self._costs)
             gain = expected_gain(belief, found, corner, self._seed)
             volume = hypervolume(belief.front_KM, corner) if belief.front else 0.0
             self._looks[len(found)] = gain is not None and gain < EXHAUSTED * volume

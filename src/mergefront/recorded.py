@@ -16,6 +16,8 @@ from mergefront.rundir import ItemRecord, RunDirectory
 
 SAMPLER = "sampler"
 """Attribute of the study: what the sampler `auto` was decided to be, and why."""
+PICKS = "picks"
+"""Attribute of the study: pick -> number, as decided before any test item was read."""
 COMPLETED = "completed:"
 """Attribute of the study, by candidate: what changed when it answered the rest of the items."""
 ELAPSED = "elapsed"

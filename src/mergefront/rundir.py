@@ -30,7 +30,6 @@ import pyarrow.parquet as pq
 import mergefront
 from mergefront.config import RunConfig, TokenCost, dump_yaml, load_yaml
 from mergefront.errors import RunError
-from mergefront.file_hashes import OLDER, comparable
 from mergefront.records import Answer, Item, Score, Split
 
 RECEIVER = "receiver"
@@ -186,11 +185,6 @@ class RunDirectory:
         if path.is_file():
             then = json.loads(path.read_text())
             changed = [k for k in now if then.get(k) != now[k]]
-            if changed and not comparable(then.get("sources", {})):
-                raise RunError(
-                    f"{self.path}: cannot be resumed: {OLDER}, and cannot be compared with today's",
-                    hint="read it with mergefront front, or start a new run under another name",
-                )
             if changed:
                 detail = _told(changed, then, now)
                 raise RunError(

@@ -170,7 +170,7 @@ class Search:
         reference = reference_point(self.config, self.receiver("search"))
         least, seed = self.config.budget.min_gain, self.config.search.seed
         patience = Patience(least, list(reference.values()), seed)
-        exhaustion = Exhaustion(reference, seed)
+        exhaustion = Exhaustion(reference, seed, self.config.costs)
         while len(self.study.get_trials(deepcopy=False)) < self._trial_limit() and not stop():
             if self.clock.left() < reserve(self.config, self.items, self.race().found):
                 logger.warning("the time budget leaves no room for another candidate")

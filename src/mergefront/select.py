@@ -30,7 +30,7 @@ from mergefront.config import BLIND_ITEMS
 from mergefront.errors import RunError
 from mergefront.front import read_front, write_front
 from mergefront.members import believed, choose_finalists, picks, resolve_pick
-from mergefront.recorded import ELAPSED, evaluations
+from mergefront.recorded import ELAPSED, PICKS, evaluations
 from mergefront.records import Evaluation, Item, Split
 from mergefront.rundir import RECEIVER, blind_name
 from mergefront.search import Search
@@ -59,6 +59,7 @@ def finish(search: Search) -> Iterator[Step]:
     by_number = {e.number: e for e in finished}
     yield from _score(search, "validation", [by_number[n] for n in finalists])
     chosen = picks(finalists, search.config, receiver, belief)
+    search.study.set_user_attr(PICKS, chosen)
     picked = sorted(set(chosen.values()))
     yield from _score(search, "test", [by_number[n] for n in picked])
     if search.config.report.blind:

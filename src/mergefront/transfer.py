@@ -13,13 +13,15 @@ from typing import Any, Final
 import numpy as np
 
 from mergefront.errors import RunError
-from mergefront.file_hashes import OLDER, comparable
+from mergefront.file_hashes import kind_of
 from mergefront.merging import METHODS
+from mergefront.merging.sources import Sources
 from mergefront.pareto import non_dominated
-from mergefront.recorded import evaluations, open_study
+from mergefront.recorded import estimates_of, evaluations, open_study, reference_point
 from mergefront.records import Evaluation, Table
-from mergefront.rundir import RunDirectory
+from mergefront.rundir import RECEIVER, RunDirectory
 from mergefront.space import Space, SpaceSpec
+from mergefront.surrogate import collapsed
 from mergefront.versions import Versions
 
 MOST: Final = 8
@@ -38,7 +40,7 @@ class Earlier:
     parameters: Mapping[str, Any]
 
 
-def read_earlier(folders: Sequence[str], space: Space, hashes: Hashes) -> list[Earlier]:
+def read_earlier(folders: Sequence[str], space: Space, sources: Sources) -> list[Earlier]:
     """Return the fronts of earlier runs by search scores, at most MOST of each.
 
     Raises:
@@ -50,24 +52,33 @@ def read_earlier(folders: Sequence[str], space: Space, hashes: Hashes) -> list[E
         manifest = run.manifest()
         spec = SpaceSpec.model_validate(manifest["space"])
         _check_method(run, spec, space.spec)
-        ours = _same_donors(run, manifest["sources"], space, hashes)
+        then = manifest["sources"]
+        ours = _same_donors(run, then, space, sources.file_hashes(kind_of(then)))
         study = open_study(run)
         first = Space.build(spec, list(run.config.donors), space.groups)
         versions = Versions.read(first, study)
-        for one in _front(evaluations(study, run), list(run.config.objectives)):
-            then = versions.spaces[one.version]
+        for one in _front(run, evaluations(study, run)):
+            laid = versions.spaces[one.version]
             table = {ours[donor]: row for donor, row in versions.table(one).items()}
             origin = f"earlier {run.config.name} {one.number}"
-            found.append(Earlier(origin, table, then.parameters(one.point)))
+            found.append(Earlier(origin, table, laid.parameters(one.point)))
     return found
 
 
-def _front(found: Sequence[Evaluation], names: Sequence[str]) -> list[Evaluation]:
-    """The non-dominated candidates by search scores; of too many some, evenly, ends kept."""
+def _front(run: RunDirectory, found: Sequence[Evaluation]) -> list[Evaluation]:
+    """The non-dominated candidates by search scores; of too many some, evenly, ends kept.
+
+    Where an objective is a cost, none that collapsed: a silent model has the shortest answers.
+    """
+    names = list(run.config.objectives)
     done = [one for one in found if not one.failure and one.origin != "receiver"]
+    if run.config.costs and done:
+        corner = reference_point(run.config, estimates_of(run.read_items(RECEIVER, "search")))
+        fell = collapsed(_points(done, names), [corner[name] for name in names])
+        done = [one for one, broken in zip(done, fell, strict=True) if not broken]
     if not done:
         return []
-    points_NM = np.array([[one.objectives[name].mean for name in names] for one in done])
+    points_NM = _points(done, names)
     front = sorted(
         (done[i] for i in non_dominated(points_NM)), key=lambda one: one.objectives[names[0]].mean
     )
@@ -75,6 +86,10 @@ def _front(found: Sequence[Evaluation], names: Sequence[str]) -> list[Evaluation
         return front
     kept = np.linspace(0, len(front) - 1, MOST).round().astype(int)
     return [front[i] for i in kept]
+
+
+def _points(found: Sequence[Evaluation], names: Sequence[str]) -> np.ndarray:
+    return np.array([[one.objectives[name].mean for name in names] for one in found])
 
 
 def _check_method(run: RunDirectory, then: SpaceSpec, now: SpaceSpec) -> None:
@@ -98,12 +113,6 @@ def _same_donors(run: RunDirectory, then: Hashes, space: Space, now: Hashes) -> 
     Raises:
         RunError: naming the models of either side that the other has not.
     """
-    if not comparable(then):
-        raise RunError(
-            f"search.transfer: {run.path}: {OLDER}, so that nobody can say whether it searched the "
-            "same models",
-            hint="leave it out, or search a few candidates anew with this version",
-        )
     method, opening = METHODS[space.spec.method], space.spec.opening
     terms = method.terms(space.donors, opening)
     read = {source for term in terms for source in method.reads(term, opening)}

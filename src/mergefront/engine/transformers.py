@@ -237,13 +237,13 @@ def _load_model(folder: Path, settings: EngineConfig) -> Any:
         model = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code
         )
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise EngineError(f"transformers does not load {folder}: {error}") from error
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval().requires_grad_(False)
+    return model.eval().requires_grad_(False)
 
 
 def _stage(prepare: Prepare, groups: Sequence[Group]) -> dict[str, Tensor]:

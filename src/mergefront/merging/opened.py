@@ -14,6 +14,7 @@ from mergefront.adapter import Adapter
 from mergefront.anatomy import Anatomy, dissect
 from mergefront.checkpoint import Checkpoint
 from mergefront.errors import UserError
+from mergefront.file_hashes import Kind
 from mergefront.pairing import pair
 from mergefront.vocabulary import Alignment, Vocabulary, align, read_tokens
 
@@ -35,11 +36,12 @@ class Opened:
     pairs: Mapping[str, str]
     adapter: Adapter | None = None
 
-    def file_hashes(self) -> dict[str, str]:
+    def file_hashes(self, kind: Kind = "xxh3") -> dict[str, str]:
         """Return the hash of all its files that decide answers; an adapter's as adapter/*."""
-        found = self.checkpoint.file_hashes()
+        found = self.checkpoint.file_hashes(kind)
         if self.adapter is not None:
-            found |= {f"adapter/{name}": one for name, one in self.adapter.file_hashes().items()}
+            own = self.adapter.file_hashes(kind)
+            found |= {f"adapter/{name}": one for name, one in own.items()}
         return found
 
     def vocabulary(self) -> Vocabulary | None:

@@ -25,6 +25,7 @@ from torch import Tensor
 from mergefront.anatomy import Anatomy, dissect, groups
 from mergefront.checkpoint import Checkpoint
 from mergefront.errors import CheckpointError, PairingError, UserError
+from mergefront.file_hashes import Kind
 from mergefront.models import DonorRef, ModelRefs
 from mergefront.records import Group
 from mergefront.vocabulary import Alignment
@@ -133,9 +134,9 @@ class Sources:
             for own in model.pairs.values():
                 self._finite_tensor(model, own)
 
-    def file_hashes(self) -> dict[str, dict[str, str]]:
+    def file_hashes(self, kind: Kind = "xxh3") -> dict[str, dict[str, str]]:
         """Return source -> file -> hash of all that decides answers."""
-        return {name: model.file_hashes() for name, model in self.models.items()}
+        return {name: model.file_hashes(kind) for name, model in self.models.items()}
 
     def check_method(self, method: Method, parameters: Mapping[str, Any]) -> None:
         """Check that every source a method reads is there, before anything is built.

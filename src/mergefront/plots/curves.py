@@ -11,6 +11,7 @@ import numpy as np
 from mergefront.pareto import hypervolume
 from mergefront.plots.style import BLACK, GREY, MARKERS, PALETTE, legend, new_figure
 from mergefront.records import Estimate, Evaluation
+from mergefront.surrogate import collapsed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +28,8 @@ def history_figure(
     """Draw what the search had found after each candidate: hypervolume, best of each objective.
 
     Dots are scores on search items; lines follow what is `believed` of the candidates (by number)
-    now that the search is over, or the scores where nothing is given. `reference` is the
+    now that the search is over, or the scores where nothing is given; a collapsed candidate is
+    nobody's best. `reference` is the
     hypervolume's point, by objective; up to four.
     """
     done = sorted((c for c in candidates if not c.failure), key=lambda c: c.number)
@@ -42,6 +44,7 @@ def history_figure(
         hypervolume(values_NM[: i + 1], [reference[name] for name in objectives])
         for i in range(len(done))
     ]
+    fell_N = collapsed(values_NM, [reference[name] for name in objectives])
     top = axes[0][0]
     top.step(numbers, covered, where="post", color=BLACK, linewidth=2)
     top.set_ylabel("hypervolume")
@@ -50,7 +53,7 @@ def history_figure(
         axis = axes[column + 1][0]
         percent = 100 * scores_NM[:, column]
         axis.plot(numbers, percent, "o", color=GREY, markersize=3, alpha=0.6, linewidth=0)
-        best = np.maximum.accumulate(100 * values_NM[:, column])
+        best = np.fmax.accumulate(np.where(fell_N, np.nan, 100 * values_NM[:, column]))
         axis.step(numbers, best, where="post", color=colour, linewidth=2)
         axis.axhline(100 * reference[name], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
         axis.set_ylabel(f"{name} (%)")

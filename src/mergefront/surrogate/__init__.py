@@ -34,6 +34,8 @@ from mergefront.surrogate.kernel import (
     DEFAULT_ERROR,
     SMALLEST_ERROR,
     Kernel,
+    known_errors,
+    noise_parts,
     squared_distances,
 )
 from mergefront.surrogate.process import Calibration, GaussianProcess, collapsed, fit
@@ -46,5 +48,7 @@ __all__ = [
     "Kernel",
     "collapsed",
     "fit",
+    "known_errors",
+    "noise_parts",
     "squared_distances",
 ]

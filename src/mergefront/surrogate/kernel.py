@@ -75,6 +75,13 @@ class Kernel:
         return factor_NP
 
 
+def known_errors(errors: ArrayLike) -> Array:
+    """Return standard errors as a model takes them: none unknown, none below SMALLEST_ERROR."""
+    given = np.asarray(errors, dtype=np.float64)
+    known: Array = np.maximum(np.where(np.isfinite(given), given, DEFAULT_ERROR), SMALLEST_ERROR)
+    return known
+
+
 def noise_parts(errors_N: ArrayLike, partial_N: ArrayLike) -> tuple[Array, Array]:
     """Return the variances p^2 and s^2 - p^2, the latter not under SMALLEST_ERROR squared."""
     own_N = np.asarray(partial_N, dtype=np.float64) ** 2

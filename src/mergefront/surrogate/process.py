@@ -13,11 +13,10 @@ from scipy.linalg.lapack import dtrtri
 
 from mergefront.surrogate.fitting import fitted_kernel, milestone, surprised
 from mergefront.surrogate.kernel import (
-    DEFAULT_ERROR,
     MEAN_VARIANCE,
-    SMALLEST_ERROR,
     Kernel,
     cholesky,
+    known_errors,
     matrix,
 )
 from mergefront.surrogate.threads import one_thread
@@ -162,11 +161,11 @@ def fit(
     """Return the process whose kernel fits best, by marginal likelihood and a prior on its scales.
 
     `features_NF` are N >= 1 vectors of F numbers of comparable scale, `values_N` finite scores,
-    `errors_N` their standard errors; errors that are not finite count as `DEFAULT_ERROR`, smaller
-    ones as `SMALLEST_ERROR`. `partial_N` is the part of each error that comes of unanswered items
-    (`records.Estimate.partial`); without it there is none. The process is conditioned on all; its
-    kernel is that of the candidates up to the last milestone (`fitting.milestone`), unless those
-    after it came as a surprise: then of all up to `fitting.surprised`.
+    `errors_N` their standard errors; errors that are not finite count as `kernel.DEFAULT_ERROR`,
+    smaller ones as `SMALLEST_ERROR`. `partial_N` is the part of each error that comes of unanswered
+    items (`records.Estimate.partial`); without it there is none. The process is conditioned on all;
+    its kernel is that of the candidates up to the last milestone (`fitting.milestone`), unless
+    those after it came as a surprise: then of all up to `fitting.surprised`.
 
     Raises:
         ValueError: no candidates, lengths that differ, or a number that is not finite.
@@ -181,7 +180,7 @@ def fit(
         )
     if not (np.isfinite(features).all() and np.isfinite(values).all()):
         raise ValueError("a feature or a value is not finite; leave failed candidates out")
-    errors = np.maximum(np.where(np.isfinite(errors), errors, DEFAULT_ERROR), SMALLEST_ERROR)
+    errors = known_errors(errors)
     partial = np.zeros_like(errors) if partial_N is None else np.asarray(partial_N, dtype=float)
     data = features, values, errors, partial
     upto, latest = milestone(len(values)), surprised(len(values))
