@@ -63,8 +63,6 @@ def verify(
     Raises:
         EngineError: the checkpoint does not load, or is not what was scored.
     """
-    from mergefront.select import digest
-
     recast = sources.receiver.recast(dtype)
     checks: dict[str, Any] = {
         "transformers": load_in_transformers(folder, settings.trust_remote_code),
@@ -73,29 +71,17 @@ def verify(
     loaded = checks["transformers"]
     if recast and loaded is not None and loaded["dtype"] != dtype:
         raise EngineError(f"{folder.name}: transformers loads it in {loaded['dtype']}, not {dtype}")
-    other = recast or (
-        settings.dtype == "auto" and _config(folder) != _config(sources.receiver.folder)
-    )
-    must = comparable(sources.receiver, settings, dtype) if recast else not other
+    renamed = settings.dtype == "auto" and _config(folder) != _config(sources.receiver.folder)
+    must = comparable(sources.receiver, settings, dtype) if recast else not renamed
     engine = _engine_on(folder, recipe, sources, settings, dtype if recast else "auto")
     try:
-        found = digest(engine.parameter_hashes())
-        same = found == scored.parameters_sha256
-        if scored.parameters_sha256 is not None and must and not same:
-            raise EngineError(
-                f"{folder.name}: the exported parameters hash to {found[:12]}, the scored ones to "
-                f"{scored.parameters_sha256[:12]}",
-                hint=f"an engine in {dtype} does not compute with these weights as they are "
-                f"written; {_unchecked(dtype)}"
-                if recast
-                else "this should never happen; please report it with recipe.json",
-            )
+        found = _hash(engine, folder, scored, must, dtype if recast else "auto")
         checks["engine"] = {
             "kind": settings.kind,
             "parameters_sha256": found,
-            "same_as_scored": same,
+            "same_as_scored": found == scored.parameters_sha256,
         }
-        if other:
+        if recast or renamed:
             checks["dtype"] = {"written": dtype, "scored": _scored_in(sources, settings)}
         refused = must and scored.parameters_sha256 is None
         checks["answers"] = _ask_again(engine, folder, items, scored, refused)
@@ -103,6 +89,23 @@ def verify(
         engine.close()
     checks["words"] = _words(checks, scored.parameters_sha256 is not None)
     return checks
+
+
+def _hash(engine: Engine, folder: Path, scored: Scored, must: bool, dtype: Dtype) -> str:
+    """The digest of an engine's parameters; refused if it `must` be the scored one and is not."""
+    from mergefront.select import digest
+
+    found, wanted = digest(engine.parameter_hashes()), scored.parameters_sha256
+    if must and wanted is not None and found != wanted:
+        raise EngineError(
+            f"{folder.name}: the exported parameters hash to {found[:12]}, the scored ones to "
+            f"{wanted[:12]}",
+            hint="this should never happen; please report it with recipe.json"
+            if dtype == "auto"
+            else f"an engine in {dtype} does not compute with these weights as they are written; "
+            f"{_unchecked(dtype)}",
+        )
+    return found
 
 
 def comparable(receiver: Checkpoint, settings: EngineConfig, dtype: Dtype) -> bool:
