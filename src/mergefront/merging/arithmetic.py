@@ -24,7 +24,7 @@ from torch import Tensor
 from .method import Join, Mix
 
 CPU_CHUNK: Final = 1 << 18
-JOIN_CHUNK: Final = 1 << 16
+JOIN_CHUNK: Final = 1 << 17
 """On a CPU; a join has half a dozen fp32 chunks at work, which should stay in a core's cache."""
 DEVICE_CHUNK: Final = 1 << 26
 _ROWS: Final = torch.contiguous_format
