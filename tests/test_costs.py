@@ -338,7 +338,8 @@ def gain(mean: float, half: float = 0.01) -> dict[str, float]:
         (0.0, -0.3, {}, UNRESOLVED),
         (0.0, -0.3, {"brevity": 0.2}, WORSE),
         (-0.1, 0.0, {}, WORSE),
-        (-0.1, 0.3, {}, UNRESOLVED),
+        (-0.1, 0.3, {}, WORSE),
+        (-0.1, 0.3, {"brevity": 0.2}, UNRESOLVED),
     ],
 )
 def test_verdicts_mind_a_cost_where_it_has_a_guard(

@@ -249,7 +249,7 @@ def test_an_export_in_another_type_says_what_it_could_not_compare(
     counted = "all 240 answers in bfloat16 are" if same == asked else f"{asked - same} of 240 "
     assert counted in err
     card = (out / "README.md").read_text()
-    assert "measured on weights rounded to float32" in card
+    assert "of the same merge in another type (float32)" in card
     assert "--dtype bfloat16" in card
 
 
