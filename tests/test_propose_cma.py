@@ -112,6 +112,17 @@ def test_uncrowded_improvement_is_volume_added_or_distance_to_adding(
             assert uncrowded_improvement(moved, front, reference) > 0
 
 
+def test_improvement_in_three_objectives_is_volume_added_and_always_returns() -> None:
+    """Points from a coarse grid share coordinates, at which moarchiving's own did not return."""
+    random, reference = np.random.default_rng(0), (0.25,) * 3
+    for _ in range(300):
+        grid = random.integers(0, 9, (6, 3)) / 8
+        *front, point = (tuple(one) for one in grid.tolist())
+        added = hypervolume([*front, point], reference) - hypervolume(front, reference)
+        found = uncrowded_improvement(point, front, reference)
+        assert max(found, 0.0) == pytest.approx(added, abs=1e-9)
+
+
 def test_a_kernel_draws_without_changing_and_learns_towards_the_better() -> None:
     rng = np.random.default_rng
     kernel = Kernel([0.5, 0.5, 0.5], 0.2, population=6)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mergefront.propose.corner import Least, raised, reference_point
+from mergefront.propose.improvement import improvements
 from mergefront.propose.kernels import Kernels, Values
 from mergefront.propose.replay import Proposer, Tell
 
@@ -67,9 +68,16 @@ def uncrowded_improvement(
 
     All objectives are maximised; 1 to 4 of them. With an empty front a point above the reference
     counts its own hypervolume. Reference: arXiv:1904.08823, definition 2.
+
+    What a point adds in three and four objectives is summed over boxes (`improvement`): moarchiving
+    1.1 was seen not to return from that in three.
     """
     if len(values_M) == 1:
         return float(values_M[0]) - max([reference_M[0], *(other[0] for other in front)])
+    if len(values_M) > 2 and len(front):
+        added = improvements(np.array([values_M]), np.array(front), np.array(reference_M))[0]
+        if added > 0.0:
+            return float(added)
     from moarchiving import get_mo_archive
 
     archive = get_mo_archive(
@@ -77,4 +85,7 @@ def uncrowded_improvement(
         reference_point=[-r for r in reference_M],
         n_obj=len(reference_M),
     )
-    return float(archive.hypervolume_improvement([-v for v in values_M]))
+    point = [-v for v in values_M]
+    if len(values_M) > 2 and len(front):
+        return -float(archive.distance_to_pareto_front(point))
+    return float(archive.hypervolume_improvement(point))
