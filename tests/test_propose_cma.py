@@ -121,6 +121,8 @@ def test_improvement_in_three_objectives_is_volume_added_and_always_returns() ->
         added = hypervolume([*front, point], reference) - hypervolume(front, reference)
         found = uncrowded_improvement(point, front, reference)
         assert max(found, 0.0) == pytest.approx(added, abs=1e-9)
+        alone = uncrowded_improvement(point, [], reference)
+        assert max(alone, 0.0) == pytest.approx(hypervolume([point], reference), abs=1e-9)
 
 
 def test_a_kernel_draws_without_changing_and_learns_towards_the_better() -> None:

@@ -74,7 +74,11 @@ def uncrowded_improvement(
     """
     if len(values_M) == 1:
         return float(values_M[0]) - max([reference_M[0], *(other[0] for other in front)])
-    if len(values_M) > 2 and len(front):
+    if not len(front):
+        above_M = np.asarray(values_M, dtype=np.float64) - reference_M
+        short = float(np.linalg.norm(np.minimum(above_M, 0.0)))
+        return -short if short > 0.0 else float(np.prod(above_M))
+    if len(values_M) > 2:
         added = improvements(np.array([values_M]), np.array(front), np.array(reference_M))[0]
         if added > 0.0:
             return float(added)
@@ -86,6 +90,6 @@ def uncrowded_improvement(
         n_obj=len(reference_M),
     )
     point = [-v for v in values_M]
-    if len(values_M) > 2 and len(front):
+    if len(values_M) > 2:
         return -float(archive.distance_to_pareto_front(point))
     return float(archive.hypervolume_improvement(point))
