@@ -12,12 +12,12 @@ bench-peers:
 bench:
 	.venv/bin/python benchmarks/turnaround.py
 zoo:
-	.venv/bin/python -m mergefront.zoo.train
+	.venv/bin/python -m tools.zoo.train
 docs:
 	.venv/bin/typer mergefront.cli utils docs --name mergefront --title "Command line" --output docs/cli.md
 	for kind in run space task; do .venv/bin/mergefront schema $$kind > docs/schemas/$$kind.schema.json; done
-	.venv/bin/python -m mergefront.tasks.table docs/tasks.md
-	.venv/bin/python -m mergefront.planning.pairs > docs/pairs.md
+	.venv/bin/python -m scripts.docs_tasks docs/tasks.md
+	.venv/bin/python -m scripts.docs_pairs > docs/pairs.md
 methods:
 	.venv/bin/python -m pytest -q tests/test_methods_peers.py tests/test_methods_sparse.py tests/test_methods_geometric.py tests/test_methods_spectral.py --oracles docs/methods.md
 families:

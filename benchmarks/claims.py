@@ -22,8 +22,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from synthetic_surfaces import REFERENCE, Cell, Examination, Population, decode, make_surface
 
-from mergefront.belief import Belief, believe
 from mergefront.records import Estimate, Evaluation
+from mergefront.runs.belief import Belief, believe
 
 NAMES = ("reasoning", "perception")
 HIGHEST = 0.7  # of a knot, so that few candidates collapse

@@ -1,4 +1,4 @@
-"""How often the intervals of `mergefront.statistics` cover the truth, and its tests reject it.
+"""How often the intervals of `mergefront.stats` cover the truth, and its tests reject it.
 
 Simulates paired 0/1 scores that correlate within clusters and between models, at cluster counts
 from 60 to 2,000, and prints tables. A quarter of an hour on one core:
@@ -19,8 +19,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm
 
-from mergefront.pareto import hypervolume
-from mergefront.statistics import (
+from mergefront.stats import (
     compare,
     estimate,
     holm,
@@ -34,6 +33,7 @@ from mergefront.statistics import (
     paired_p,
     wilson,
 )
+from mergefront.stats.pareto import hypervolume
 
 FRONT = np.array([[0.25, 0.93], [0.5, 0.92], [0.6, 0.9], [0.68, 0.86], [0.72, 0.8]])
 OTHER = np.array([[0.25, 0.93], [0.45, 0.9], [0.55, 0.88], [0.6, 0.8]])

@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from mergefront.recorded import estimates_of, evaluations, open_study, reference_point
-from mergefront.rundir import RECEIVER, RunDirectory
-from mergefront.surrogate import GaussianProcess, Kernel, collapsed, fit
-from mergefront.surrogate.fitting import objective
-from mergefront.surrogate.kernel import noise_parts
+from mergefront.runs.directory import RECEIVER, RunDirectory
+from mergefront.runs.history import estimates_of, evaluations, open_study, reference_point
+from mergefront.sampling.gp import GaussianProcess, Kernel, fit
+from mergefront.sampling.gp.fitting import objective
+from mergefront.sampling.gp.kernel import noise_parts
+from mergefront.stats.pareto import collapsed
 
 Array = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ engine merges by default, so no embedding and no head):
 (d) fused kernels for weighted sums and TIES (`triton_kernels.py`) against eager torch: time, bits.
 
 Needs torch, numpy and transformers (for shapes), triton for (d); of mergefront only
-`mergefront.merging`, straight from the source tree if it is not installed.
+`mergefront.merging.methods`, straight from the source tree if it is not installed.
 
     python benchmarks/gpu_merge.py --json benchmarks/gpu_merge.json      (one GPU, minutes)
     python benchmarks/gpu_merge.py --device cpu --size tiny              (seconds, tries the script)
@@ -41,11 +41,11 @@ if importlib.util.find_spec("mergefront") is None:
 
 from random_terms import DONORS, SIZES, Pool, Small, layer_shapes, mix_of, row_of
 
-from mergefront.merging import METHODS
 from mergefront.merging.arithmetic import as_float32, combine
 from mergefront.merging.method import Method, Mix
-from mergefront.merging.sparse import TABLE
-from mergefront.merging.thresholds import step
+from mergefront.merging.methods import METHODS
+from mergefront.merging.methods.sparse import TABLE
+from mergefront.merging.methods.thresholds import step
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 ELECTING = ("ties", "dare_ties", "della", "breadcrumbs_ties", "paper_ties", "paper_dare_ties")

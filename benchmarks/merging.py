@@ -40,14 +40,14 @@ import yaml
 from process_cost import run
 from random_models import DONORS, SHAPES, make_models
 
-from mergefront.checkpoint import Checkpoint
 from mergefront.config import Donor
-from mergefront.merging import METHODS
 from mergefront.merging.arithmetic import CPU_CHUNK, combine
 from mergefront.merging.method import Mix
+from mergefront.merging.methods import METHODS
+from mergefront.merging.recipe import Models, Recipe, refs
 from mergefront.merging.slots import SourceSlot
-from mergefront.merging.sources import Sources
-from mergefront.recipe import Models, Recipe, refs
+from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.sources import Sources
 
 PEERS: Mapping[str, Mapping[str, Any]] = {
     "linear": {"merge_method": "linear"},

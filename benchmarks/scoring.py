@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from mergefront.records import Answer, Item, Rule
-from mergefront.scoring import normal_gold, pool, score_all
+from mergefront.tasks.scoring import normal_gold, score_all, workers
 
 TURNAROUNDS = (3.0, 20.0)
 COT = "Let us see. " + "The sides are 3 and 4, and so on and so forth. " * 20
@@ -45,7 +45,7 @@ def cost(run: Callable[[], object]) -> tuple[float, float]:
 
 def _cpu() -> float:
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used) + sum(map(_of, pool.pids()))
+    return sum(one.ru_utime + one.ru_stime for one in used) + sum(map(_of, workers.pids()))
 
 
 def _of(pid: int) -> float:

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from mergefront.records import Answer, Item, Rule, Score
-from mergefront.scoring import normal_gold, score_all
-from mergefront.scoring.choices import ALPHABET, options_named
-from mergefront.scoring.latex import plain_latex
-from mergefront.scoring.words import plain
+from mergefront.tasks.scoring import normal_gold, score_all
+from mergefront.tasks.scoring.choices import ALPHABET, options_named
+from mergefront.tasks.scoring.latex import plain_latex
+from mergefront.tasks.scoring.words import plain
 
 BEGIN, END = "<!-- agreement: begin -->", "<!-- agreement: end -->"
 SETS = ("mathvista", "mathvision")

@@ -23,14 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from mergefront import shipped, statistics
-from mergefront.assemble import assemble
+from mergefront import files, stats
 from mergefront.config import RunConfig, read_mapping, validate
 from mergefront.engine import Engine
 from mergefront.records import Seconds
-from mergefront.rundir import RunDirectory
-from mergefront.search import Search
-from mergefront.select import finish, read_front
+from mergefront.runs.directory import RunDirectory
+from mergefront.search.finish import finish, read_front
+from mergefront.search.loop import Search
+from mergefront.search.setup import assemble
 
 SPACES = ("knots_by_part", "uniform")
 GRID = "grid"
@@ -40,7 +40,7 @@ def run_one(
     space: str, seed: int, args: argparse.Namespace, engine: Engine | None
 ) -> tuple[RunDirectory, Engine | None]:
     """Run one search to its front (or find it finished); hands the engine on to the next."""
-    data = read_mapping(shipped.find("configs", "digits", Path()))
+    data = read_mapping(files.find("configs", "digits", Path()))
     name = GRID if space == GRID else f"{space}-{seed}"
     data.update(name=f"gain-{name}", space="uniform" if space == GRID else space, export=None)
     data["search"] = {**data["search"], "sampler": args.sampler, "seed": seed}
@@ -108,10 +108,10 @@ def compare_seed(
     (a, clusters), (b, _) = (validation_scores(found[space]) for space in SPACES)
     g, _ = validation_scores(grid)
     profiles, uniform, squares = (
-        statistics.hypervolume_interval(scores, clusters, reference).mean for scores in (a, b, g)
+        stats.hypervolume_interval(scores, clusters, reference).mean for scores in (a, b, g)
     )
-    gain = vars(statistics.hypervolume_difference(a, b, clusters, reference))
-    over_grid = vars(statistics.hypervolume_difference(a, g, clusters, reference))
+    gain = vars(stats.hypervolume_difference(a, b, clusters, reference))
+    over_grid = vars(stats.hypervolume_difference(a, g, clusters, reference))
     print(f"seed {seed}: profiles {profiles:.4f}, uniform {uniform:.4f}, grid {squares:.4f}; gain "
           f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}], over the grid "
           f"{over_grid['mean']:+.4f}", flush=True)  # fmt: skip

@@ -30,11 +30,11 @@ from synthetic_surfaces import (
     make_surface,
 )
 
-from mergefront.belief import believe
-from mergefront.pareto import hypervolume
-from mergefront.patience import Exhaustion
-from mergefront.propose import ReplaySampler, make_sampler
 from mergefront.records import REFINEMENT, RESULT, Estimate, Evaluation
+from mergefront.runs.belief import believe
+from mergefront.sampling import ReplaySampler, make_sampler
+from mergefront.search.stopping import Exhaustion
+from mergefront.stats.pareto import hypervolume
 
 NAMES = ("reasoning", "perception")
 CORNER = dict(zip(NAMES, REFERENCE, strict=False))

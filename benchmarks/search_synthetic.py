@@ -6,7 +6,7 @@ Samplers move four knots for each module; `line` is one coefficient for all laye
 
 Score: hypervolume of the TRUE accuracies of the set that a rule returns, over the hypervolume of
 the true front in layer space. Rules: `raw`, the non-dominated candidates by score; `model`, those
-by posterior mean of `mergefront.surrogate`. Bias: reported minus true accuracy of that set.
+by posterior mean of `mergefront.sampling.gp`. Bias: reported minus true accuracy of that set.
 
     python benchmarks/search_synthetic.py --json benchmarks/search_synthetic.json
     python benchmarks/search_synthetic.py --show benchmarks/search_synthetic.json   # tables again
@@ -45,12 +45,11 @@ from synthetic_surfaces import (
     make_surface,
 )
 
-from mergefront import surrogate
-from mergefront.pareto import hypervolume, non_dominated
-from mergefront.propose import SAMPLERS, make_sampler
-from mergefront.propose.noisy_gp import NoisyGpProposer
-from mergefront.propose.replay import Tell
 from mergefront.records import RESULT
+from mergefront.sampling import SAMPLERS, gp, make_sampler
+from mergefront.sampling.noisy_gp import NoisyGpProposer
+from mergefront.sampling.replay import Tell
+from mergefront.stats.pareto import hypervolume, non_dominated
 
 Array = NDArray[np.float64]
 
@@ -107,10 +106,10 @@ def judge(
     cell: Cell, surface: Surface, ideal: float, told: tuple[Array, Array, Array]
 ) -> Iterable[dict[str, Any]]:
     """Yield share of the ideal hypervolume, bias and size of the set that each rule returns."""
-    standing = ~surrogate.collapsed(told[1], surface.reference)
+    standing = ~gp.collapsed(told[1], surface.reference)
     points_ND, means_NM, errors_NM = (a[standing] for a in told)
     each = range(cell.objectives)
-    fits = [surrogate.fit(points_ND, means_NM[:, m], errors_NM[:, m]) for m in each]
+    fits = [gp.fit(points_ND, means_NM[:, m], errors_NM[:, m]) for m in each]
     smooth_NM = np.column_stack([fit.mean(points_ND) for fit in fits])
     checks = [fit.calibration() for fit in fits]
     for rule, reported_NM in zip(RULES, (means_NM, smooth_NM), strict=True):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, ndtr
 
-from mergefront.pareto import hypervolume
+from mergefront.stats.pareto import hypervolume
 
 Array = NDArray[np.float64]
 

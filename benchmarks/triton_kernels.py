@@ -1,9 +1,9 @@
 """A weighted sum, and TIES of two donors, as one Triton kernel: each byte is moved once.
 
-The arithmetic is that of `mergefront.merging`, bit for bit: fp32, terms in the given order, every
-product, sum and quotient rounded on its own, one rounding to the checkpoint's dtype. The compiler
-must therefore be kept from fusing multiply and add (`enable_fp_fusion`), and quotients be asked
-for in full precision (`div_rn`).
+The arithmetic is that of `mergefront.merging.methods`, bit for bit: fp32, terms in the given order,
+every product, sum and quotient rounded on its own, one rounding to the checkpoint's dtype. The
+compiler must therefore be kept from fusing multiply and add (`enable_fp_fusion`), and quotients be
+asked for in full precision (`div_rn`).
 
 With TRITON_INTERPRET=1 in the environment it runs on a CPU, slowly.
 """
@@ -84,7 +84,7 @@ def fused_ties(
     """Write TIES of two fp32 deltas into `out`; `terms` are the origin and the deltas.
 
     `thresholds`: the least magnitude that survives; `factors` and `strengths`: see
-    `mergefront.merging.sparse.elected`.
+    `mergefront.merging.methods.sparse.elected`.
     """
     origin, first, second = terms
     grid: Any = (triton.cdiv(out.numel(), _BLOCK),)

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mergefront.search import Search
+    from mergefront.search.loop import Search
 
 PHASES = ("propose", "build", "reset", "generate", "score", "record", "rest")
 GOAL_BLOCKED, GOAL_RATIO = 0.10, 8.0
@@ -73,11 +73,11 @@ class Measured:
 
 def open_search(args: argparse.Namespace, folder: Path) -> Search:
     """An ordinary search; nothing of it is kept."""
-    from mergefront import shipped
-    from mergefront.assemble import assemble
+    from mergefront import files
     from mergefront.config import RunConfig, read_mapping, validate
+    from mergefront.search.setup import assemble
 
-    data = read_mapping(shipped.find("configs", args.config, Path()))
+    data = read_mapping(files.find("configs", args.config, Path()))
     data.update(name="turnaround", export=None, tracking={"enabled": False})
     data["items"] = {"search": args.items, "validation": args.images, "test": 1}
     data["budget"] = {"candidates": args.warmup + args.candidates}
@@ -115,7 +115,7 @@ def measure_turnaround(search: Search, args: argparse.Namespace, measured: Measu
 def todays_pipeline(search: Search, point: tuple[float, ...]) -> tuple[dict[str, float], list[str]]:
     """Write, start, answer, in a new process; returns its seconds and its answers."""
     from mergefront.merging import build
-    from mergefront.scoring import score
+    from mergefront.tasks.scoring import score
 
     items = search.items.flat("search")
     asked = [(item.question, item.images, item.max_tokens) for item in items]

@@ -23,6 +23,15 @@ from typing import Any
 
 import transformers
 
+from fixtures_families import FAMILIES, make_donor
+from mergefront.config import Donor
+from mergefront.merging.build import write
+from mergefront.merging.recipe import Models, Recipe, refs
+from mergefront.models.anatomy import dissect
+from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.pairing import pair
+from mergefront.models.sources import Sources
+
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
 BUILD = ROOT / "build" / "families"
@@ -30,14 +39,6 @@ PAGE = ROOT / "docs" / "families.md"
 EXTRAS = ("torchvision==0.28.0", "timm==1.0.31")
 sys.path.insert(0, str(TESTS))
 
-from fixtures_families import FAMILIES, make_donor  # noqa: E402
-from mergefront.anatomy import dissect  # noqa: E402
-from mergefront.checkpoint import Checkpoint  # noqa: E402
-from mergefront.config import Donor  # noqa: E402
-from mergefront.merging.build import write  # noqa: E402
-from mergefront.merging.sources import Sources  # noqa: E402
-from mergefront.pairing import pair  # noqa: E402
-from mergefront.recipe import Models, Recipe, refs  # noqa: E402
 
 TEXT_MODELS = {
     "mllama": "Llama 3.1",
@@ -111,7 +112,7 @@ def main(names: list[str]) -> None:
         rows.append(
             [name, TEXT_MODELS.get(family.donor, family.donor), layouts, paired(name), loads, *by]
         )
-        print(rows[-1], flush=True)  # noqa: T201
+        print(rows[-1], flush=True)
     if not names:
         PAGE.write_text(HEAD + versions() + "\n\n" + table(rows) + "\n" + NOTES)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mergefront.merging import METHODS
+from mergefront.merging.methods import METHODS
 
 MARKS = ("<!-- oracles: begin -->", "<!-- oracles: end -->")
 

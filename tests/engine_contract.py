@@ -24,9 +24,10 @@ import fixtures_models as tiny
 from mergefront.config import Donor, EngineConfig
 from mergefront.engine import Engine, open_engine
 from mergefront.errors import CandidateError, EngineError
-from mergefront.merging import METHODS, build, low_rank
-from mergefront.merging.sources import ModelRefs, Sources
-from mergefront.recipe import Models, Override, Recipe, refs
+from mergefront.merging import build
+from mergefront.merging.methods import METHODS, low_rank
+from mergefront.merging.recipe import Models, Override, Recipe, refs
+from mergefront.models.sources import ModelRefs, Sources
 from mergefront.records import Answer, Item
 
 SETTINGS = EngineConfig(dtype="float32", memory_gb=0.2, threads=1)

@@ -22,13 +22,13 @@ import transformers as hf
 
 from fixtures_families import FAMILIES, make_donor, native
 from fixtures_models import tiny_tokenizer
-from mergefront.checkpoint import Checkpoint
 from mergefront.config import Donor, EngineConfig
 from mergefront.engine import open_engine
 from mergefront.errors import EngineError, MergefrontError
 from mergefront.merging import build
-from mergefront.merging.sources import Sources
-from mergefront.recipe import Models, Recipe, refs
+from mergefront.merging.recipe import Models, Recipe, refs
+from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.sources import Sources
 from mergefront.records import Item
 
 MODULES = {"vllm": "mergefront.engine.vllm", "transformers": "mergefront.engine.transformers"}

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fixtures_slots import DictSlot
-from mergefront.merging import METHODS, build
+from mergefront.merging import build
+from mergefront.merging.methods import METHODS
 
 NAME: Final = "model.layers.0.mlp.up_proj.weight"
 SHAPE: Final = (30, 50)

@@ -36,9 +36,9 @@ from transformers import (
 )
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-from mergefront.anatomy import dissect
-from mergefront.checkpoint import Checkpoint
-from mergefront.safetensors_file import write_safetensors
+from mergefront.models.anatomy import dissect
+from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.safetensors import write_safetensors
 
 SPECIALS = (
     "<pad>",

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from mergefront.belief import Belief, believe
 from mergefront.config import Racing
-from mergefront.pareto import hypervolume, knee
-from mergefront.propose.como_cma import ComoCmaProposer
-from mergefront.propose.replay import Tell
-from mergefront.race import Race, told
 from mergefront.records import Estimate, Evaluation, Item, Raced, Seconds
-from mergefront.rundir import ItemRecord
-from mergefront.statistics import estimate, mcnemar, paired_difference
+from mergefront.runs.belief import Belief, believe
+from mergefront.runs.directory import ItemRecord
+from mergefront.runs.history import told
+from mergefront.sampling.cma import ComoCmaProposer
+from mergefront.sampling.replay import Tell
+from mergefront.search.race import Race
+from mergefront.stats import estimate, mcnemar, paired_difference
+from mergefront.stats.pareto import hypervolume, knee
 
 OBJECTIVES = ("reasoning", "perception")
 KNOBS = [f"{d}.{p}.k{i}" for d in ("arithmetic", "comparison") for p in "am" for i in range(3)]

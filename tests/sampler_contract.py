@@ -14,9 +14,9 @@ import optuna
 import pytest
 
 from mergefront.errors import RunError
-from mergefront.ledger import finished, open_study
-from mergefront.propose import ReplaySampler, make_sampler, pending
-from mergefront.propose.replay import TELLS, expand
+from mergefront.runs.study import finished, open_study
+from mergefront.sampling import ReplaySampler, make_sampler, pending
+from mergefront.sampling.replay import TELLS, expand
 
 REFERENCE = (0.2, 0.3)
 WARM = (0.0, 0.3, 0.6)

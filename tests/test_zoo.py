@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tools.zoo.scenes import Scene, solve
 
 from mergefront import zoo
 from mergefront.errors import UserError
 from mergefront.records import SPLITS
 from mergefront.zoo.pictures import FOLDER, SIDE, shipped_scans
-from mergefront.zoo.scenes import Scene, solve
 from mergefront.zoo.words import VOCABULARY
 
 LIMIT = 12_000_000

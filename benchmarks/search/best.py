@@ -19,10 +19,10 @@ import judging
 import numpy as np
 from workbench import OBJECTIVES, SETTINGS, Workbench
 
-from mergefront import surrogate
-from mergefront.pareto import covering, non_dominated
-from mergefront.recipe import Recipe
-from mergefront.rundir import write_text
+from mergefront.files import write_text
+from mergefront.merging.recipe import Recipe
+from mergefront.sampling import gp
+from mergefront.stats.pareto import covering, non_dominated
 
 EXTRA, FITTED = 12, 900
 
@@ -50,7 +50,7 @@ def pooled(bench: Workbench, out: Path, setting: str) -> list[Recipe]:
     values_NM = np.array([one["mean"] for one in found])
     errors_NM = np.array([one["se"] for one in found])
     surfaces = [
-        surrogate.fit(features_NF[some], values_NM[some, m], errors_NM[some, m])
+        gp.fit(features_NF[some], values_NM[some, m], errors_NM[some, m])
         for m in range(len(OBJECTIVES))
     ]
     smooth_NM = np.column_stack([surface.mean(features_NF) for surface in surfaces])

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from workbench import OBJECTIVES, Workbench
 
-from mergefront.recipe import Recipe
-from mergefront.rundir import write_text
+from mergefront.files import write_text
+from mergefront.merging.recipe import Recipe
 
 Run = dict[str, Any]
 """One JSON of DIR/runs."""

@@ -22,16 +22,16 @@ import numpy as np
 from returned import MOST, Point
 from workbench import METHOD, OBJECTIVES, SETTINGS, Workbench, engine_seconds
 
-from mergefront.assemble import assemble
-from mergefront.belief import believe
-from mergefront.completing import complete_members
 from mergefront.config import Budget, Racing, RunConfig, SamplerName, Tracking
 from mergefront.config import Items as ItemCounts
 from mergefront.config import Search as SearchConfig
-from mergefront.pareto import covering
-from mergefront.recorded import evaluations
 from mergefront.records import Evaluation
-from mergefront.search import Search
+from mergefront.runs.belief import believe
+from mergefront.runs.history import evaluations
+from mergefront.search.finish import complete_members
+from mergefront.search.loop import Search
+from mergefront.search.setup import assemble
+from mergefront.stats.pareto import covering
 from mergefront.tasks import ItemSet
 
 ARMS: dict[str, tuple[SamplerName, bool, int]] = {

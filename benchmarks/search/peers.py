@@ -43,9 +43,9 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler
 from optuna.samplers.nsgaii import PolynomialMutation, SBXCrossover
 from scipy.stats import qmc
 
-from mergefront import shipped
+from mergefront import files
 from mergefront.records import Table
-from mergefront.space import Space, SpaceSpec, load_space
+from mergefront.space.space import Space, SpaceSpec, load_space
 
 Proposals = Generator[Table, Sequence[float], None]
 Arm = Callable[[Space, int, int], Proposals]
@@ -80,7 +80,7 @@ def spec_of(arm: str) -> SpaceSpec:
         case "uniform":
             return _spec([(EVERYTHING, "all")])
         case _:
-            return load_space(shipped.find("search_spaces", "knots_by_part", Path()))
+            return load_space(files.find("search_spaces", "knots_by_part", Path()))
 
 
 def mergekit_evolve(space: Space, seed: int, candidates: int) -> Proposals:

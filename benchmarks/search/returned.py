@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from mergefront.pareto import covering, non_dominated
+from mergefront.stats.pareto import covering, non_dominated
 
 MOST = 5
 

@@ -35,7 +35,7 @@ from peers import PEERS, spec_of
 from returned import Point, best_sum, raw_front
 from workbench import OBJECTIVES, SETTINGS, Items, Workbench, estimates, reference
 
-from mergefront.rundir import write_text
+from mergefront.files import write_text
 
 ARMS = (*PEERS, *ours.ARMS)
 CANDIDATES = 100

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 from workbench import OBJECTIVES, SETTINGS, reference
 
-from mergefront import statistics
-from mergefront.pareto import hypervolume, non_dominated
+from mergefront import stats
+from mergefront.stats.pareto import hypervolume, non_dominated
 
 Row = dict[str, Any]
 
@@ -84,10 +84,10 @@ def _cpu(candidates: Sequence[Row]) -> float | None:
 
 def _scored(judge: Judge, points: Sequence[Row], marks: Sequence[NDArray[np.float64]]) -> Row:
     clusters = judge.bench.judge_clusters
-    interval = statistics.hypervolume_interval(marks, clusters, judge.reference)
+    interval = stats.hypervolume_interval(marks, clusters, judge.reference)
     judged_KM = np.column_stack([table.mean(axis=1) for table in marks])
     errors_KM = np.array([
-        [statistics.estimate(row, labels).se for row in table]
+        [stats.estimate(row, labels).se for row in table]
         for table, labels in zip(marks, clusters, strict=True)
     ]).T  # fmt: skip
     claimed_KM = np.array([point["values"] for point in points])

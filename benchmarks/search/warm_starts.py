@@ -25,13 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 from workbench import SETTINGS, Workbench, reference
 
-from mergefront import activations, shipped, statistics, warm
+from mergefront import files, stats
 from mergefront.config import EngineConfig, WarmStart
-from mergefront.pareto import hypervolume
-from mergefront.space import Space, load_space
+from mergefront.engine import activations
+from mergefront.search import warm_starts
+from mergefront.space.space import Space, load_space
+from mergefront.stats.pareto import hypervolume
 
 REFERENCE = EngineConfig(kind="transformers", dtype="float32", threads=1)
-SPEC = load_space(shipped.find("search_spaces", "knots_by_part", Path()))
+SPEC = load_space(files.find("search_spaces", "knots_by_part", Path()))
 
 Marks = list[NDArray[np.float64]]
 """Objective by objective, the marks of one candidate."""
@@ -58,7 +60,7 @@ class Judge:
         moved = [(x - y) / len(x) / len(a) for x, y in zip(a, b, strict=True)]
         labels = [label for them in self.clusters for label in them]
         count = len(labels)
-        found = statistics.estimate(np.concatenate(moved) * count, labels)
+        found = stats.estimate(np.concatenate(moved) * count, labels)
         return 100 * found.mean, 100 * found.se
 
     def volume(self, them: Sequence[Marks]) -> float:
@@ -70,16 +72,16 @@ class Judge:
         before, after = (
             [np.array([m[o] for m in s]) for o in range(2)] for s in (them, [*them, *more])
         )
-        found = statistics.hypervolume_difference(after, before, self.clusters, self.reference)
+        found = stats.hypervolume_difference(after, before, self.clusters, self.reference)
         return found.mean, found.low, found.high
 
 
 def starts(
     bench: Workbench, space: Space, name: WarmStart, changes: activations.Changes
-) -> list[warm.Start]:
+) -> list[warm_starts.Start]:
     """The candidates of a name in a setting; `changes` are of all donors."""
     mine = {o: {k: rows[k] for k in space.donors} for o, rows in changes.items()}
-    return warm.warm_points(space, [name], bench.sources, measure=lambda: mine)
+    return warm_starts.warm_points(space, [name], bench.sources, measure=lambda: mine)
 
 
 def at_level(space: Space, table: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -120,7 +122,7 @@ def main() -> None:
     args = parser.parse_args()
     bench = Workbench(judge_count=args.items)
     space = bench.space("two conflicting", SPEC)
-    groups = warm.moved_groups(space)
+    groups = warm_starts.moved_groups(space)
     measured = [
         activations.measure(REFERENCE, bench.sources, groups, bench.search_items(seed))
         for seed in range(args.seeds)

@@ -25,16 +25,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mergefront import statistics
+from mergefront import stats
 from mergefront.config import Donor, EngineConfig
 from mergefront.engine import Engine, open_engine
-from mergefront.merging.sources import Sources
-from mergefront.recipe import Models, Recipe, refs
+from mergefront.merging.recipe import Models, Recipe, refs
+from mergefront.models.sources import Sources
 from mergefront.records import Estimate, Item, Seconds, Split
-from mergefront.scoring import score_all
-from mergefront.space import Space, SpaceSpec
+from mergefront.space.space import Space, SpaceSpec
 from mergefront.tasks import Pool, Task, load_task, task_path
 from mergefront.tasks.pool import pools_of
+from mergefront.tasks.scoring import score_all
 
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "one donor": ("arithmetic",),
@@ -150,7 +150,7 @@ class Workbench:
 def estimates(asked: Asked, items: Items) -> dict[str, Estimate]:
     """Mean by objective with its error, clustered by the scans of an item's picture."""
     return {
-        name: statistics.estimate(scores, [item.cluster for item in items[name]])
+        name: stats.estimate(scores, [item.cluster for item in items[name]])
         for name, scores in asked.scores.items()
     }
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from fixtures_models import tensors_of
-from mergefront.anatomy import Anatomy, dissect
-from mergefront.checkpoint import Checkpoint
 from mergefront.config import Donor
 from mergefront.merging import build
-from mergefront.merging.sources import Sources
-from mergefront.pairing import pair
-from mergefront.recipe import Models, Recipe, refs
+from mergefront.merging.recipe import Models, Recipe, refs
+from mergefront.models.anatomy import Anatomy, dissect
+from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.pairing import pair
+from mergefront.models.sources import Sources
 
 
 def read(folder: Path) -> tuple[Checkpoint, Anatomy]:

@@ -14,7 +14,7 @@ from mergefront.cli.terminal import Json, emit_json, err, out, say, table
 from mergefront.errors import UserError
 
 if TYPE_CHECKING:
-    from mergefront.evaluate.checking import Checked
+    from mergefront.jobs.check_task import Checked
 
 
 Name = Annotated[str, typer.Argument(help="A task of the library, or a task file (.yaml).")]
@@ -62,8 +62,8 @@ def check(
 
     Look at the pictures and read the prompts before you trust any number.
     """
-    from mergefront.evaluate.checking import check as check_task
-    from mergefront.evaluate.page import write_page
+    from mergefront.jobs.check_task import check as check_task
+    from mergefront.jobs.check_task import write_page
 
     if folder is not None and folder.exists():
         raise UserError(f"output folder {folder} exists already", hint="give another with --out")
@@ -156,8 +156,8 @@ def power(
     Both models answer the same items (paired), at a two-sided level of 5 %. What counts is on how
     many items the two disagree; a run knows that of its own candidates, and what its clusters cost.
     """
-    from mergefront.evaluate.sizing import seen, size
-    from mergefront.status import open_run
+    from mergefront.jobs.power import seen, size
+    from mergefront.runs.status import open_run
 
     if (run is None) == (discordance is None):
         raise UserError(

@@ -13,16 +13,15 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mergefront import pareto
 from mergefront.cli.terminal import err, percent, table
-from mergefront.members import current_front
-from mergefront.race import told
-from mergefront.recorded import in_tokens
+from mergefront.runs.history import in_tokens, told
+from mergefront.runs.members import current_front
+from mergefront.stats import pareto
 
 if TYPE_CHECKING:
     from mergefront.records import Estimate, Evaluation
-    from mergefront.search import Search
-    from mergefront.select import Step
+    from mergefront.search.finish import Step
+    from mergefront.search.loop import Search
 
 
 def front_table(

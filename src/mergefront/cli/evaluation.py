@@ -14,7 +14,7 @@ from mergefront.cli.terminal import Json, emit_json, err, out, points, say, tabl
 from mergefront.errors import UserError
 
 if TYPE_CHECKING:
-    from mergefront.evaluate import Questions, Subject, Which
+    from mergefront.jobs.score import Questions, Subject, Which
 
 Model = Annotated[
     str,
@@ -99,7 +99,7 @@ def score(
     the token limit; both count as wrong. Held-out items of a run's own tasks are opened for its
     candidates with a note in its study.
     """
-    from mergefront import evaluate
+    from mergefront.jobs import score as evaluate
 
     if folder is not None and folder.exists():
         raise UserError(f"output folder {folder} exists already", hint="give another with --out")
@@ -128,7 +128,7 @@ def score(
 
 
 def _subjects(model: str, against: str | None, runs: Path, engine: str | None) -> list[Subject]:
-    from mergefront import evaluate
+    from mergefront.jobs import score as evaluate
 
     first = evaluate.resolve(model, runs, engine)
     if against is None:
@@ -141,7 +141,7 @@ def _subjects(model: str, against: str | None, runs: Path, engine: str | None) -
 def _questions(
     subjects: list[Subject], tasks: str | None, which: Which, limit: int | None
 ) -> Questions:
-    from mergefront import evaluate
+    from mergefront.jobs import score as evaluate
 
     if tasks is not None:
         names = [name.strip() for name in tasks.split(",") if name.strip()]

@@ -17,8 +17,8 @@ from mergefront.errors import UserError
 
 if TYPE_CHECKING:
     from mergefront.config import RunConfig
-    from mergefront.search import Search
-    from mergefront.tracking import Tracker
+    from mergefront.runs.tracking import Tracker
+    from mergefront.search.loop import Search
 
 Runs = Annotated[Path, typer.Option("--runs", help="Directory that holds the runs.")]
 
@@ -39,7 +39,7 @@ def init(
 
     mergefront init Qwen/Qwen2-VL-7B-Instruct Qwen/Qwen2-Math-7B --base Qwen/Qwen2-7B
     """
-    from mergefront.starter import starter_config, starter_notes
+    from mergefront.jobs.start import starter_config, starter_notes
 
     if out_file.exists():
         raise UserError(f"{out_file} exists already", hint="give another name with --out")
@@ -65,10 +65,10 @@ def search(
     Ends with validated scores of the front, test scores of the picks, the exported pick if the
     configuration asks for one, plots, a report page and MLflow.
     """
-    from mergefront import shipped
+    from mergefront import files
     from mergefront.config import RunConfig, absolute, read_mapping, validate
 
-    path = shipped.find("configs", config, Path())
+    path = files.find("configs", config, Path())
     data = read_mapping(path)
     _override(data, "budget", "candidates", candidates)
     _override(data, "budget", "hours", hours)
@@ -85,7 +85,7 @@ def _override(data: dict[str, Any], section: str, key: str, value: object) -> No
 
 
 def _run(config: RunConfig, runs: Path) -> None:
-    from mergefront.assemble import assemble
+    from mergefront.search.setup import assemble
 
     with err.status("checking configuration, items and checkpoints") as status:
         opened = assemble(
@@ -107,11 +107,11 @@ def _run(config: RunConfig, runs: Path) -> None:
 
 
 def _search_and_finish(opened: Search, stop: Callable[[], bool]) -> None:
-    from mergefront import conclude
     from mergefront.cli.display import Display
     from mergefront.cli.results import print_front
-    from mergefront.recorded import SAMPLER, evaluations, reference_point
-    from mergefront.select import finish, read_front
+    from mergefront.jobs import conclude
+    from mergefront.runs.history import SAMPLER, evaluations, reference_point
+    from mergefront.search.finish import finish, read_front
 
     known = evaluations(opened.study, opened.run)
     if known:
@@ -121,7 +121,7 @@ def _search_and_finish(opened: Search, stop: Callable[[], bool]) -> None:
     with err.status("starting the engine"):
         opened.open_engine()
         receiver = opened.receiver("search")
-    tracker = conclude.open_tracker(opened, known)
+    tracker = conclude.open_tracker(opened.run, lambda: opened.versions, known)
     try:
         with Display(opened, receiver, reference_point(opened.config, receiver), known) as display:
             for evaluation in opened.candidates(stop):
@@ -141,7 +141,7 @@ def _search_and_finish(opened: Search, stop: Callable[[], bool]) -> None:
         return
     opened.close_engine()
     print_front(read_front(opened.run))
-    for line in conclude.conclude(opened, tracker, say):
+    for line in conclude.conclude(opened.run, opened.study, tracker, say):
         out.print(line, soft_wrap=True, markup=False)
     run, first = opened.run.path, next(iter(opened.config.objectives))
     say(f"next: mergefront compare {run}:knee {run}:best:{first}")
@@ -179,7 +179,7 @@ def status(
 ) -> None:
     """Say how far a run is: candidates, time, current front. Safe while the search runs."""
     from mergefront.cli.display import front_table, race_line
-    from mergefront.status import status_of
+    from mergefront.runs.status import status_of
 
     found = status_of(runs, run)
     if as_json:

@@ -31,7 +31,7 @@ def doctor(as_json: Json = False) -> None:
 
     Exits with 2 if something that a search needs is broken.
     """
-    from mergefront.doctor import examine
+    from mergefront.jobs.doctor import examine
 
     findings = examine(Path("runs"))
     if as_json:
@@ -51,7 +51,7 @@ def doctor(as_json: Json = False) -> None:
 def zoo(as_json: Json = False) -> None:
     """List the built-in models and questions, with their folders."""
     from mergefront import zoo as models
-    from mergefront.checkpoint import Checkpoint
+    from mergefront.models.checkpoint import Checkpoint
 
     rows = []
     for name in models.MODELS:
@@ -78,6 +78,6 @@ def zoo(as_json: Json = False) -> None:
 
 def schema(kind: Annotated[SchemaKind, typer.Argument(help="Which file.")]) -> None:
     """Print the JSON Schema of a YAML file, so that editors complete and check it."""
-    from mergefront.schemas import json_schema
+    from mergefront.jobs.start import json_schema
 
     emit_json(json_schema(kind.value))

@@ -7,16 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mergefront.cli.terminal import (
-    Json,
-    WrittenDtype,
-    emit_json,
-    err,
-    out,
-    say,
-    table,
-    tensor_bar,
-)
+from mergefront.cli.terminal import Json, WrittenDtype, emit_json, err, out, say, table, tensor_bar
 from mergefront.config import VocabularyMode
 from mergefront.errors import ConfigError, UserError
 
@@ -44,8 +35,8 @@ def inspect(
     With --base also the deltas' norms and the donors' cosines, by layer and part, and a warning
     where a donor does not look like a descendant of that base.
     """
-    from mergefront.inspection import inspect as inspect_models
-    from mergefront.inspection.tables import tables
+    from mergefront.jobs.inspect import inspect as inspect_models
+    from mergefront.jobs.inspect import tables
 
     found = inspect_models(receiver, donors, base, vocabulary)
     if as_json:
@@ -69,13 +60,14 @@ def activations(
     Runs the receiver in transformers on 64 search questions of each objective, and says how much
     each donor changes what its layers put out there. The share is the warm start `activations`.
     """
-    from mergefront import plots, shipped
-    from mergefront.activations import shares, tables
-    from mergefront.assemble import measured
+    from mergefront import files
     from mergefront.config import RunConfig, absolute, read_mapping, validate
-    from mergefront.profiles import profile
+    from mergefront.engine.activations import shares, tables
+    from mergefront.runs import plots
+    from mergefront.search.setup import measured
+    from mergefront.space.profiles import profile
 
-    path = shipped.find("configs", config, Path())
+    path = files.find("configs", config, Path())
     run = absolute(validate(read_mapping(path), RunConfig, str(path)))
     with err.status("loading models and questions") as status:
         changes, sources = measured(run, lambda n, of: status.update(f"activations: {n} of {of}"))
@@ -106,10 +98,10 @@ def merge(
     from the receiver's own. A value too large for float16 is an error that names the tensor; below
     6e-5 values lose digits there, below 3e-8 they become 0.
     """
-    from mergefront import lineage
-    from mergefront.export import merge as merge_recipe
-    from mergefront.merging.sources import Sources
-    from mergefront.recipe import Recipe, refs
+    from mergefront.jobs.export import merge as merge_recipe
+    from mergefront.merging.recipe import Recipe, refs
+    from mergefront.models import lineage
+    from mergefront.models.sources import Sources
 
     if not recipe.is_file():
         raise UserError(f"{recipe}: no such recipe file")
@@ -132,7 +124,7 @@ def merge(
 
 def methods(as_json: Json = False) -> None:
     """List the merge methods: what each is, its parameters, and which of them can be searched."""
-    from mergefront.merging.listing import listing
+    from mergefront.merging.methods import listing
 
     found = listing()
     if as_json:

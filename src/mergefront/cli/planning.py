@@ -10,7 +10,7 @@ import typer
 from mergefront.cli.terminal import Json, emit_json, err, out, table
 
 if TYPE_CHECKING:
-    from mergefront.planning import Plan, Remark
+    from mergefront.jobs.plan import Plan, Remark
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def plan(
 
     mergefront plan qwen2.5-vl-r1 --gpu-gb 80 --seconds-per-1000-items 60
     """
-    from mergefront.planning import Hub, make_plan
+    from mergefront.jobs.plan import Hub, make_plan
 
     with err.status("reading configuration and models"):
         found = make_plan(
@@ -62,7 +62,7 @@ def plan(
 
 
 def _show(found: Plan) -> None:
-    from mergefront.planning.tables import tables
+    from mergefront.jobs.plan.tables import tables
 
     for title, columns, rows in tables(found):
         out.print(title, style="bold", markup=False, soft_wrap=True)

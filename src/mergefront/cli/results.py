@@ -39,8 +39,8 @@ def front(
     as_json: Json = False,
 ) -> None:
     """Print the validated front: scores, paired gains over the receiver with 95 % intervals."""
-    from mergefront.front import read_front
-    from mergefront.status import open_run, status_of
+    from mergefront.runs.front import read_front
+    from mergefront.runs.status import open_run, status_of
 
     opened = open_run(runs, run)
     found = read_front(opened)
@@ -173,8 +173,8 @@ def export(
     were scored unless the engine computed in that type on weights of that type or float32: then
     hashes are compared. Else answers are asked again in an engine of that type, and counted.
     """
-    from mergefront.conclude import export_pick
-    from mergefront.status import open_run
+    from mergefront.jobs.conclude import export_pick
+    from mergefront.runs.status import open_run
 
     opened = open_run(runs, run)
     with tensor_bar() as progress:
@@ -198,8 +198,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare layer-weight profiles: a table and distances, and a figure by source and part."""
-    from mergefront import compare as comparing
-    from mergefront import plots
+    from mergefront.runs import compare as comparing
+    from mergefront.runs import plots
 
     found = comparing.compare([comparing.resolve(reference, runs) for reference in references])
     if folder is not None:
@@ -218,8 +218,8 @@ def rebuild(
     runs: Runs = Path("runs"),
 ) -> None:
     """Make front.json, plots, report and the MLflow run anew from the study and item files."""
-    from mergefront.conclude import rebuild as rebuild_run
-    from mergefront.status import open_run
+    from mergefront.jobs.conclude import rebuild as rebuild_run
+    from mergefront.runs.status import open_run
 
     for line in rebuild_run(open_run(runs, run), say):
         out.print(line)

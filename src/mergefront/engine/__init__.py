@@ -5,21 +5,21 @@ all engines), `vllm` (the driver) with `launch` (how vLLM is started), `worker` 
 vLLM's worker) with `layout` (its loader, and whether weights are where that puts them),
 `encoder_cache` (each image is encoded once a run), `prompts`, `labels`, `transformers` (reference,
 fallback).
-"""
+
+What an engine calls as each answer is finished."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
-from mergefront.engine.done import Done
 from mergefront.records import Answer, Item, Seconds
 
 if TYPE_CHECKING:
     from mergefront.config import EngineConfig
-    from mergefront.merging.sources import ModelRefs
-    from mergefront.recipe import Recipe
+    from mergefront.merging.recipe import Recipe
+    from mergefront.models.sources import ModelRefs
 
 
 class Engine(Protocol):
@@ -124,3 +124,7 @@ def open_engine(
             return TransformersEngine(settings, refs, method, parameters, folder, groups)
         case _ as unknown:
             assert_never(unknown)
+
+
+Done = Callable[[int, Answer], None]
+"""(place of the item, its answer); called in the engine's thread, in any order."""

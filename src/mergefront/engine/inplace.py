@@ -9,6 +9,7 @@ engine's business.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,15 +18,16 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from mergefront.checkpoint import DTYPES
 from mergefront.errors import CandidateError, EngineError
-from mergefront.merging import METHODS, build
+from mergefront.merging import build
 from mergefront.merging.arithmetic import as_float32, combine
 from mergefront.merging.method import Measures, Mix
+from mergefront.merging.methods import METHODS
 from mergefront.merging.plan import UNTOUCHED, Choice, Plan, copied, plan_of
+from mergefront.merging.recipe import Recipe
 from mergefront.merging.slots import SourceSlot
-from mergefront.merging.sources import Sources
-from mergefront.recipe import Recipe
+from mergefront.models.checkpoint import DTYPES
+from mergefront.models.sources import Sources
 from mergefront.records import Group
 
 
@@ -259,7 +261,7 @@ def as_rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(1) if tensor.dim() == 0 else tensor
 
 
-def digest(tensor: Tensor) -> str:
+def tensor_hash(tensor: Tensor) -> str:
     """SHA-256 of a tensor's bytes, row-major."""
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu()
     return hashlib.sha256(flat.numpy().data).hexdigest()
@@ -276,3 +278,8 @@ def checked_plan(recipe: Recipe, sources: Sources) -> dict[str, Choice]:
         raise EngineError(f"the engine has donors {sources.donors}, the recipe {recipe.donors}")
     build.check(sources, recipe)
     return plan_of(recipe, sources.groups)
+
+
+def model_hash(hashes: Mapping[str, str]) -> str:
+    """One sha256 for a model's parameters, from the hash of each."""
+    return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()

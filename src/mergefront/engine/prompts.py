@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mergefront.checkpoint import Checkpoint
 from mergefront.errors import EngineError
+from mergefront.models.checkpoint import Checkpoint
 from mergefront.records import Item
 
 if TYPE_CHECKING:

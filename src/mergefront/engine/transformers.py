@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from mergefront.config import EngineConfig
-from mergefront.engine.done import Done
-from mergefront.engine.inplace import InPlace, Prepare, Target, checked_plan, digest
+from mergefront.engine import Done
+from mergefront.engine.inplace import InPlace, Prepare, Target, checked_plan, tensor_hash
 from mergefront.engine.labels import LabelTokens, label_answer
 from mergefront.engine.prompts import (
     Kept,
@@ -31,11 +31,11 @@ from mergefront.engine.prompts import (
     load_processor,
 )
 from mergefront.errors import EngineError, PairingError
-from mergefront.merging.sources import ModelRefs, Sources
+from mergefront.models.sources import ModelRefs, Sources
 from mergefront.records import Answer, Group, Item, Seconds
 
 if TYPE_CHECKING:
-    from mergefront.recipe import Recipe
+    from mergefront.merging.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class TransformersEngine:
         return [answers[i] for i in range(len(items))]
 
     def parameter_hashes(self) -> dict[str, str]:
-        return {name: digest(p.data) for name, p in self._model.named_parameters()}
+        return {name: tensor_hash(p.data) for name, p in self._model.named_parameters()}
 
     def tower_passes(self) -> int:
         return self._passes

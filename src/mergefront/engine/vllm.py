@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergefront.config import EngineConfig
-from mergefront.engine.done import Done
+from mergefront.engine import Done
 from mergefront.engine.inplace import checked_plan
 from mergefront.engine.labels import LabelTokens, Tokens, label_answer
 from mergefront.engine.launch import shut_down, start
@@ -34,11 +34,11 @@ from mergefront.engine.prompts import (
     rendered_size,
 )
 from mergefront.errors import CandidateError, EngineError, MergefrontError
-from mergefront.merging.sources import ModelRefs, Sources
+from mergefront.models.sources import ModelRefs, Sources
 from mergefront.records import Answer, Item, Seconds
 
 if TYPE_CHECKING:
-    from mergefront.recipe import Recipe
+    from mergefront.merging.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from vllm.distributed import get_tensor_model_parallel_world_size
 from vllm.platforms import current_platform
 
-from mergefront.engine.inplace import InPlace, Prepare, Target, as_rows, digest
+from mergefront.engine.inplace import InPlace, Prepare, Target, as_rows, tensor_hash
 from mergefront.engine.layout import refuse_repacked, same_modules, swapped, uniform_rows
 from mergefront.errors import CandidateError, EngineError
 from mergefront.merging.plan import Plan
-from mergefront.merging.sources import ModelRefs, Sources
+from mergefront.models.sources import ModelRefs, Sources
 from mergefront.records import Group
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class MergeWorker:
     def mergefront_hashes(self) -> dict[str, str]:
         """SHA-256 of every parameter's bytes; tied parameters appear once."""
         model: nn.Module = self.get_model()
-        return {name: digest(one.data) for name, one in _parameters(model).items()}
+        return {name: tensor_hash(one.data) for name, one in _parameters(model).items()}
 
 
 class LiveModel:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .method import Join, Mix
+from mergefront.merging.method import Join, Mix
 
 CPU_CHUNK: Final = 1 << 18
 JOIN_CHUNK: Final = 1 << 17

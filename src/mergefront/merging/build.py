@@ -14,7 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergefront.checkpoint import (
+from mergefront.errors import CheckpointError
+from mergefront.merging.arithmetic import combine, one_thread, step_of
+from mergefront.merging.method import DELTA, Method, Mix, Slot
+from mergefront.merging.methods import METHODS
+from mergefront.merging.plan import (
+    UNTOUCHED,
+    ZERO,
+    Choice,
+    check_method,
+    copied,
+    plan_of,
+    touched_parts,
+)
+from mergefront.merging.recipe import Recipe
+from mergefront.merging.slots import SourceSlot
+from mergefront.models.checkpoint import (
     DTYPES,
     SHARD_BYTES,
     CheckpointWriter,
@@ -22,17 +37,8 @@ from mergefront.checkpoint import (
     set_config_dtype,
     written_dtype,
 )
-from mergefront.errors import CheckpointError
-from mergefront.recipe import Recipe
+from mergefront.models.sources import Sources, check_heads, is_finite
 from mergefront.records import Dtype
-
-from . import METHODS
-from .arithmetic import combine, one_thread, step_of
-from .common import DELTA
-from .method import Method, Mix, Slot
-from .plan import UNTOUCHED, ZERO, Choice, copied, plan_of, touched_parts
-from .slots import SourceSlot
-from .sources import Sources, check_heads, is_finite
 
 
 def check(sources: Sources, recipe: Recipe) -> None:
@@ -42,7 +48,7 @@ def check(sources: Sources, recipe: Recipe) -> None:
         UserError: the method needs a base that was not named, the recipe names a group that the
             receiver has not, or it touches an embedding or head that cannot be merged.
     """
-    sources.check_method(METHODS[recipe.method], recipe.parameters)
+    check_method(sources, recipe.method, recipe.parameters)
     for source in recipe.overridden(sources.groups).values():
         if source != ZERO:
             sources.model(source)

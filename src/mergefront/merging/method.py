@@ -23,12 +23,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from torch import Tensor
 
 from mergefront.errors import ConfigError
 from mergefront.records import Part
+
+DELTA: Final = "delta:"
+
 
 T = TypeVar("T")
 

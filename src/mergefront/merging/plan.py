@@ -9,13 +9,13 @@ that is the receiver's own need not be touched.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
-from mergefront.recipe import Recipe
+from mergefront.merging.method import Mix
+from mergefront.merging.methods import METHODS
+from mergefront.merging.recipe import Recipe
+from mergefront.models.sources import Sources
 from mergefront.records import Group
-
-from . import METHODS
-from .method import Mix
 
 UNTOUCHED: Final = "receiver"
 ZERO: Final = "zero"
@@ -25,6 +25,19 @@ Choice = str | Mapping[str, float]
 
 Plan = Mapping[str, Choice]
 """Group name -> choice: plain values that may cross process boundaries."""
+
+
+def check_method(sources: Sources, name: str, parameters: Mapping[str, Any]) -> None:
+    """Check that every source a method reads is there, before anything is built.
+
+    Raises:
+        ConfigError: if a parameter is illegal.
+        UserError: if the method needs a base that was not named.
+    """
+    method = METHODS[name]
+    for term in method.terms(sources.donors, parameters):
+        for source in method.reads(term, parameters):
+            sources.model(source)
 
 
 def plan_of(recipe: Recipe, groups: Sequence[Group]) -> dict[str, Choice]:

@@ -9,9 +9,8 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
+from mergefront.models.sources import Sources
 from mergefront.records import Part
-
-from .sources import Sources
 
 T = TypeVar("T")
 _MEMORY: WeakKeyDictionary[Sources, dict[Hashable, Any]] = WeakKeyDictionary()

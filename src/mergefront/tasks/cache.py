@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mergefront.errors import UserError
-from mergefront.file_hashes import cache_root
+from mergefront.files import cache_root
 from mergefront.tasks.cells import Row
 from mergefront.tasks.pictures import Picture
 from mergefront.tasks.spec import Data

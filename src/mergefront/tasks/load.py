@@ -12,8 +12,8 @@ from typing import Any
 from mergefront.config import Items, load_yaml
 from mergefront.errors import ConfigError, UserError
 from mergefront.records import SPLITS, Item, Rule, Split
-from mergefront.scoring import SCORER_VERSION
 from mergefront.tasks.pool import pools_of
+from mergefront.tasks.scoring import SCORER_VERSION
 from mergefront.tasks.spec import Task
 from mergefront.tasks.splits import SPLIT_VERSION
 

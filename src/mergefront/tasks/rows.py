@@ -13,10 +13,19 @@ from typing import Any, TypeVar
 
 from mergefront.errors import UserError
 from mergefront.records import SPLITS, Item, Rule, RuleName, Split
-from mergefront.scoring import expected, final_span, normal_gold
-from mergefront.scoring.labels import with_labels
-from mergefront.tasks.cells import Row, among, cell_of, has_column, joined, text_of
-from mergefront.tasks.options import MOST_OPTIONS, list_in, options_of
+from mergefront.tasks.cells import (
+    MOST_OPTIONS,
+    Row,
+    among,
+    cell_of,
+    has_column,
+    joined,
+    list_in,
+    options_of,
+    text_of,
+)
+from mergefront.tasks.scoring import expected, final_span, normal_gold
+from mergefront.tasks.scoring.labels import with_labels
 from mergefront.tasks.spec import (
     KIND,
     PLACEHOLDER,

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from mergefront.errors import UserError
-
-from .pictures import FOLDER, render
-from .questions import TASKS, Row, questions
+from mergefront.zoo.pictures import FOLDER, render
+from mergefront.zoo.questions import TASKS, Row, questions
 
 __all__ = ["MODELS", "TASKS", "Row", "model_folder", "questions", "render"]
 

@@ -9,9 +9,8 @@ from typing import Final, Literal, TypedDict, cast
 
 from mergefront.errors import UserError
 from mergefront.records import Split
-
-from .pictures import FOLDER
-from .words import TINTS
+from mergefront.zoo.pictures import FOLDER
+from mergefront.zoo.words import TINTS
 
 Task = Literal["digits_perception", "digits_reasoning"]
 

@@ -1,0 +1,231 @@
+"""After the last score: plots, report, export and MLflow. Nothing here can harm the run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergefront.errors import MergefrontError, RunError
+from mergefront.jobs.export import Progress, export_candidate
+from mergefront.jobs.verify import Scored
+from mergefront.records import Dtype, Evaluation
+from mergefront.runs import compare, plots
+from mergefront.runs.directory import RECEIVER, RunDirectory
+from mergefront.runs.front import read_front, write_front
+from mergefront.runs.history import estimates_of, evaluations, open_study, reference_point
+from mergefront.runs.members import GUARDED, believed
+from mergefront.runs.reopen import run_space
+from mergefront.runs.report import Figure, write_report
+from mergefront.runs.tracking import Card, Ending, Tracker, ending_of
+from mergefront.runs.tracking import rebuild as rebuild_tracking
+from mergefront.runs.versions import Versions
+from mergefront.space.profiles import profile
+from mergefront.tasks import item_set
+
+if TYPE_CHECKING:
+    import optuna
+    from matplotlib.figure import Figure as Drawing
+
+Say = Callable[[str], None]
+
+
+def default_uri(run: RunDirectory) -> str:
+    """MLflow's store: the configured one, or mlflow.db beside the runs."""
+    configured = run.config.tracking.uri
+    return configured or f"sqlite:///{(run.path.parent / 'mlflow.db').absolute()}"
+
+
+def open_tracker(
+    run: RunDirectory, versions: Callable[[], Versions], known: Sequence[Evaluation]
+) -> Tracker | None:
+    """Start projecting a search into MLflow; None if tracking is switched off."""
+    settings = run.config.tracking
+    if not settings.enabled:
+        return None
+    card = _card(run, versions)
+    return Tracker(default_uri(run), settings.experiment, card, known)
+
+
+def _card(run: RunDirectory, versions: Callable[[], Versions]) -> Card:
+    """What MLflow is told; a running search may refine its space, hence the function."""
+    manifest = run.manifest()
+    receiver = estimates_of(run.read_items(RECEIVER, "search"))
+    return Card(
+        run_id=manifest["run_id"],
+        name=run.config.name,
+        objectives=list(run.config.objectives),
+        reference=list(reference_point(run.config, receiver).values()),
+        knobs=lambda one: versions().knobs(one),
+        params={"config": run.config.model_dump(mode="json"), "versions": manifest["versions"]},
+        tags={"mergefront.items": _item_hashes(manifest)},
+        costs=run.config.costs,
+    )
+
+
+def _item_hashes(manifest: Mapping[str, Any]) -> str:
+    splits = manifest["items"]["splits"]
+    return json.dumps({s: {o: v["sha256"][:12] for o, v in x.items()} for s, x in splits.items()})
+
+
+def _ending(run: RunDirectory) -> Ending:
+    files = [run.path / "config.yaml", run.path / "manifest.json", run.front, run.report, run.plots]
+    return ending_of(read_front(run), files)
+
+
+def present(run: RunDirectory, found: Sequence[Evaluation]) -> None:
+    """Draw a run's figures into plots/, and write the report page."""
+    front = read_front(run)
+    shutil.rmtree(run.plots, ignore_errors=True)
+    captions = {
+        "front": "The search cloud, and members from what was believed of them to what validation "
+        "items say, with 95 % intervals.",
+        "calibration": "Each candidate as the model foretells it from all others, against its "
+        "score; bars: 95 % intervals.",
+        "race": "How many search items each candidate answered, and why it left.",
+        "history": "What the search had found after each candidate (search items).",
+        "profiles": "Coefficients of the picks over depth, by donor and part.",
+    }
+    for stem, figure in _figures(run, front, found):
+        plots.save(figure, run.plots, stem)
+    write_report(
+        run.report,
+        front,
+        figures=[Figure(run.plots / f"{stem}.svg", words) for stem, words in captions.items()],
+        config=(run.path / "config.yaml").read_text(),
+        manifest=run.manifest(),
+    )
+
+
+def _figures(
+    run: RunDirectory, front: Mapping[str, Any], found: Sequence[Evaluation]
+) -> Iterator[tuple[str, Drawing]]:
+    """Stem and figure, of those that there is something to show in."""
+    belief = believed(found, run.config, estimates_of(run.read_items(RECEIVER, "search")))
+    by_model = {n: belief.of(n) for n in belief.numbers} if belief.by_model else {}
+    names = front["objectives"]
+    yield "front", plots.front_figure(front, found, sampler=front["sampler"], believed=by_model)
+    yield "history", plots.history_figure(found, names, front["reference"], by_model)
+    if belief.model.surfaces:
+        yield "calibration", plots.calibration_figure(names, found, belief.model)
+    if any(e.raced.left or e.raced.spared for e in found):
+        yield "race", plots.race_figure(front, found)
+    space, sources = run_space(run)
+    versions, by_number = Versions.read(space, open_study(run)), {e.number: e for e in found}
+    chosen = [m for m in front["members"] if m["picks"]]
+    labels = [f"{', '.join(m['picks'])} (#{m['number']})" for m in chosen]
+    tables = [versions.table(by_number[m["number"]]) for m in chosen]
+    profiles = [profile(table, sources.groups) for table in tables]
+    yield "profiles", plots.profile_figure(labels, profiles)
+
+
+def conclude(
+    run: RunDirectory, study: optuna.Study, tracker: Tracker | None, say: Say
+) -> Iterator[str]:
+    """Draw, report, close MLflow, export the configured pick; yields what there is to look at.
+
+    The search's engine must be closed, since verification of the export opens its own.
+    """
+    found = evaluations(study, run)
+    present(run, found)
+    yield f"report    {run.report}"
+    yield f"pictures  {run.plots}"
+    if tracker is not None:
+        complete = tracker.finish(_ending(run))
+        yield f"mlflow    {_how_to_look(run)}" + ("" if complete else "  (incomplete: see above)")
+    if run.config.export == GUARDED and not _has_pick(run, GUARDED):
+        say("nothing is exported: no member keeps within the guards on its search items")
+    elif run.config.export is not None:
+        best = run.path / "best"
+        _discard_stale(run, best)
+        if not best.exists():
+            say(f"exporting {run.config.export} to {best}")
+            for line in export_pick(run, run.config.export, best, say=say)["words"]:
+                say(line)
+        yield f"model     {best}"
+
+
+def _has_pick(run: RunDirectory, pick: str) -> bool:
+    return any(pick in member["picks"] for member in read_front(run)["members"])
+
+
+def _discard_stale(run: RunDirectory, best: Path) -> None:
+    """Remove an exported pick that an extended search has overtaken."""
+    provenance = best / "provenance.json"
+    if provenance.is_file():
+        now = compare.candidate(run, str(run.config.export)).recipe.hash()
+        if json.loads(provenance.read_text())["recipe"] != now:
+            shutil.rmtree(best)
+
+
+def _how_to_look(run: RunDirectory) -> str:
+    return f"mlflow ui --backend-store-uri {default_uri(run)}"
+
+
+def export_pick(
+    run: RunDirectory,
+    pick: str,
+    out: Path,
+    *,
+    progress: Progress | None = None,
+    say: Say,
+    dtype: Dtype = "auto",
+) -> dict[str, Any]:
+    """Export a candidate of a finished run; see `export.export_candidate`.
+
+    Raises:
+        RunError: the run has no front yet, or no such candidate.
+        UserError: `out` exists, the disk is too full, or a value overflows `dtype`.
+        EngineError: the written checkpoint is not what was scored.
+    """
+    named = compare.candidate(run, pick)
+    if named.number is None:
+        raise RunError(f"{run.path}: there is no candidate {pick!r}")
+    items = item_set(run.config.asked, run.config.items, Path())
+    run.check_manifest({"items": items.card()})
+    hashes = open_study(run).user_attrs.get(f"hashes:{named.number}")
+    return export_candidate(
+        named.recipe,
+        named.sources,
+        out,
+        settings=run.config.engine,
+        items=items,
+        scored=Scored(hashes, run.read_items(str(named.number))),
+        front=read_front(run),
+        member=named.member,
+        config=(run.path / "config.yaml").read_text(),
+        progress=progress,
+        say=say,
+        dtype=dtype,
+    )
+
+
+def rebuild(run: RunDirectory, say: Say) -> Iterator[str]:
+    """Make front.json, plots, report and the MLflow run anew from the study and the item files.
+
+    Raises:
+        RunError: the run has not got as far as a validated front.
+    """
+    study = open_study(run)
+    if "finalists" not in study.user_attrs:
+        raise RunError(
+            f"{run.path}: the search has not finished", hint="run the same search command again"
+        )
+    space = run_space(run)[0] if run.config.tracking.enabled else None
+    write_front(run, study)
+    found = evaluations(study, run)
+    present(run, found)
+    yield f"report    {run.report}"
+    if space is not None:
+        laid = space
+        try:
+            versions = Versions.read(laid, study)
+            card = _card(run, lambda: versions)
+            experiment = run.config.tracking.experiment
+            rebuild_tracking(default_uri(run), experiment, card, found, _ending(run))
+        except MergefrontError as error:
+            say(f"MLflow left as it was: {error.message}")
+        else:
+            yield f"mlflow    {_how_to_look(run)}"

@@ -1,0 +1,144 @@
+"""How many items a difference needs, from the disagreement that a run has seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from mergefront import stats
+from mergefront.errors import RunError, UserError
+from mergefront.records import Split
+from mergefront.runs.directory import RECEIVER, ItemRecord, RunDirectory
+from mergefront.runs.units import of_objective, paired_units
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How much a run's candidates disagree with its receiver on an objective.
+
+    `discordance` is the median over `models` candidates (`lowest` to `highest`), `design_effect`
+    how many times more items the clusters make necessary (median).
+    """
+
+    objective: str
+    split: Split
+    units: int
+    models: int
+    discordance: float
+    lowest: float
+    highest: float
+    design_effect: float
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a comparison can show: items that `difference` needs, and what `units` can detect.
+
+    Differences are in score points (0.02 is two points of a hundred). `needed` is None where no
+    number of items would do, since two models cannot differ by more than they disagree;
+    `detectable` is None without `units`, or where they are too few for any difference.
+    """
+
+    difference: float
+    discordance: float
+    design_effect: float
+    power: float
+    units: int | None
+    needed: int | None
+    detectable: float | None
+
+
+def size(
+    difference: float,
+    discordance: float,
+    *,
+    units: int | None = None,
+    power: float = 0.8,
+    design_effect: float = 1.0,
+) -> Size:
+    """Return what a paired comparison needs and can show at a two-sided 5 % level.
+
+    Raises:
+        UserError: an argument out of its range.
+    """
+    if not (0.0 < difference < 1.0 and 0.0 < discordance <= 1.0 and 0.5 <= power < 1.0):
+        raise UserError(
+            f"a difference of {100 * difference:g} points, a discordance of {discordance:g} and a "
+            f"power of {power:g} make no question",
+            hint="give --difference between 0 and 100 (points), --discordance between 0 and 1 (the "
+            "share of items on which the two models differ), --power from 0.5 to below 1",
+        )
+    needed = found = None
+    if difference <= discordance:
+        alone = stats.items_needed(difference, discordance, power=power)
+        needed = math.ceil(alone * design_effect)
+    if units is not None:
+        effective = max(1, int(units / design_effect))
+        found = stats.detectable(effective, discordance, power=power)
+    return Size(
+        difference,
+        discordance,
+        design_effect,
+        power,
+        units,
+        needed,
+        None if found is None or math.isinf(found) else found,
+    )
+
+
+def seen(run: RunDirectory) -> list[Seen]:
+    """The disagreement with the receiver, by objective: on validation items if there are any.
+
+    Raises:
+        RunError: no candidate has answered what the receiver has.
+    """
+    splits: tuple[Split, ...] = ("validation", "search")
+    for split in splits:
+        base = run.read_items(RECEIVER, split)
+        names = [path.stem for path in sorted((run.path / "items").glob("[0-9]*.parquet"))]
+        numbers = [str(int(name)) for name in names if name.isdigit()]
+        others = [records for n in numbers if (records := run.read_items(n, split))]
+        found = [
+            one
+            for objective in run.config.asked
+            if (one := _seen(objective, split, of_objective(base, objective),
+                             [of_objective(records, objective) for records in others]))
+        ]  # fmt: skip
+        if found:
+            return found
+    raise RunError(
+        f"{run.path}: no candidate's answers differ from the receiver's, or none are recorded",
+        hint="let the search evaluate some candidates, or give --discordance",
+    )
+
+
+def _seen(
+    objective: str,
+    split: Split,
+    base: Sequence[ItemRecord],
+    others: Sequence[Sequence[ItemRecord]],
+) -> Seen | None:
+    rates, effects, units = [], [], 0
+    for records in others if base else ():
+        a, b, clusters = paired_units(records, base)
+        rate = stats.discordance(a, b)
+        if rate == 0.0:  # the receiver itself, or its equal
+            continue
+        units = max(units, len(a))
+        rates.append(rate)
+        effects.append(stats.design_effect(a, b, clusters))
+    known = [effect for effect in effects if not math.isnan(effect)]
+    if not rates:
+        return None
+    return Seen(
+        objective,
+        split,
+        units,
+        len(rates),
+        median(rates),
+        min(rates),
+        max(rates),
+        median(known) if known else 1.0,
+    )

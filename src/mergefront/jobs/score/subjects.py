@@ -1,0 +1,160 @@
+"""What can be scored: a model folder or hub id, a recipe, or a candidate of a run.
+
+Not here: asking it (`evaluate`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergefront.config import EngineConfig, load_yaml
+from mergefront.engine import Engine, open_engine
+from mergefront.errors import RunError, UserError
+from mergefront.merging.recipe import Recipe, refs
+from mergefront.models.checkpoint import Checkpoint, locate
+from mergefront.models.refs import ModelRefs
+from mergefront.runs import compare
+from mergefront.runs.directory import RECEIVER, RunDirectory
+from mergefront.runs.reopen import models_of, run_space
+from mergefront.runs.status import open_run
+
+KINDS = ("vllm", "transformers")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to score: either a `folder` that is served as it is, or a `recipe` to build.
+
+    A candidate of a run has its `run` and its name there as `member`.
+    """
+
+    name: str
+    settings: EngineConfig
+    folder: Path | None = None
+    recipe: Recipe | None = None
+    run: RunDirectory | None = None
+    member: str = ""
+
+    def open(self) -> Engine:
+        """Start an engine that can serve this model, and all that share it.
+
+        Raises:
+            UserError: a model is missing or unreadable.
+            EngineError: the engine does not start.
+        """
+        if self.recipe is None:
+            unused = ModelRefs(str(self.folder), None, {})
+            return open_engine(self.settings, unused, "task_arithmetic", {}, folder=self.folder)
+        recipe = self.recipe
+        return open_engine(self.settings, refs(recipe), recipe.method, recipe.parameters)
+
+    def shares_engine(self, other: Subject) -> bool:
+        """Whether one engine can serve both, one after the other."""
+        a, b = self.recipe, other.recipe
+        if a is None or b is None:
+            same = a is b and self.folder == other.folder
+        else:
+            same = (a.method, a.models, a.parameters) == (b.method, b.models, b.parameters)
+        return same and self.settings == other.settings
+
+
+def engine_settings(wanted: str | None, default: EngineConfig | None = None) -> EngineConfig:
+    """The engine asked for: a kind, a YAML file with the fields of a run's `engine`, or none.
+
+    Without a default, vLLM serves where it is installed, else transformers.
+
+    Raises:
+        ConfigError: the file is faulty.
+        UserError: neither a kind nor a file.
+    """
+    settings = default
+    if settings is None:
+        installed = importlib.util.find_spec("vllm") is not None
+        settings = EngineConfig(kind="vllm" if installed else "transformers")
+    if wanted is None:
+        return settings
+    if wanted in KINDS:
+        return settings.model_copy(update={"kind": wanted})
+    if Path(wanted).suffix in {".yaml", ".yml"}:
+        return load_yaml(Path(wanted), EngineConfig)
+    raise UserError(
+        f"--engine {wanted!r}: expected {' or '.join(KINDS)}, or a YAML file",
+        hint="a file holds the fields of a run's `engine:`, such as max_model_len: 8192",
+    )
+
+
+def resolve(reference: str, runs: Path, engine: str | None = None) -> Subject:
+    """Find what a reference names.
+
+    In this order: recipe.json; zoo:NAME; a run (RUN is RUN:knee; RUN:best:OBJECTIVE, RUN:17,
+    RUN:receiver); a model folder; a hub id.
+
+    Raises:
+        UserError: it names none of these, or a model that cannot see.
+    """
+    path = Path(reference)
+    if path.suffix == ".json":
+        if not path.is_file():
+            raise UserError(f"{path}: no such recipe file", hint="check the path")
+        recipe = Recipe.read(path)
+        return Subject(reference, engine_settings(engine), recipe=recipe)
+    name, _, pick = reference.partition(":")
+    if name != "zoo" and _is_run(name, runs):
+        return _candidate(open_run(runs, name), pick or "knee", engine)
+    if name != "zoo" and pick and not path.exists():
+        raise RunError(
+            f"{reference}: there is no run {name!r} under {runs}",
+            hint="name a directory under --runs, or give a recipe.json, a model folder, a hub id "
+            "or zoo:vlm",
+        )
+    folder = locate(reference)
+    _check_sees(folder, reference)
+    return Subject(reference, engine_settings(engine), folder=folder)
+
+
+def receiver_of(subject: Subject) -> Subject:
+    """The receiver that a candidate or a recipe was made from.
+
+    Raises:
+        UserError: the subject is a plain model.
+    """
+    if subject.recipe is None:
+        raise UserError(
+            f"--against receiver: {subject.name} is a model folder, it has no receiver",
+            hint="name the model to compare with",
+        )
+    recipe = subject.recipe
+    alone = Recipe(recipe.method, recipe.models, {}, recipe.parameters)
+    run = subject.run
+    name = f"{run.config.name}:receiver" if run else f"{recipe.models.receiver} (receiver)"
+    return Subject(name, subject.settings, recipe=alone, run=run, member=RECEIVER if run else "")
+
+
+def _is_run(name: str, runs: Path) -> bool:
+    return any((p / "config.yaml").is_file() for p in (Path(name), runs / name) if name)
+
+
+def _candidate(run: RunDirectory, pick: str, engine: str | None) -> Subject:
+    settings = engine_settings(engine, run.config.engine)
+    if pick == RECEIVER:
+        space, _ = run_space(run)
+        alone = Recipe(space.spec.method, models_of(run.config), {}, space.spec.opening)
+        return Subject(
+            f"{run.config.name}:receiver", settings, recipe=alone, run=run, member=RECEIVER
+        )
+    named = compare.candidate(run, pick)
+    label = named.label if pick.isdigit() else f"{named.label} (#{named.number})"
+    return Subject(label, settings, recipe=named.recipe, run=run, member=str(named.number))
+
+
+def _check_sees(folder: Path, reference: str) -> None:
+    checkpoint = Checkpoint.open(folder)
+    if "vision_config" not in checkpoint.config:
+        kind = (checkpoint.config.get("architectures") or ["an unknown model"])[0]
+        raise UserError(
+            f"{reference}: this is {kind}, which has no vision tower (no vision_config in "
+            "config.json)",
+            hint="score takes vision-language models; a text donor is scored merged, as a recipe",
+        )

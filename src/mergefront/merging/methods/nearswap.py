@@ -1,0 +1,71 @@
+"""NearSwap: every weight moves towards the donor by at most t.
+
+    W = W_receiver + sum_k sign(d_k) min(|d_k|, t_k),   d_k = W_donor_k - W_receiver
+
+t_k, in the units of the weights, is the donor's coefficient: where a donor's weight is nearer than
+that, it replaces the receiver's. This is the published weight min(1, t / |d|) written without the
+division; several donors' moves add. t = 0 is the receiver; useful values are 1e-5 to 1e-3.
+
+Reference: published with the model alchemonaut/QuartetAnemoi-70B-t0.0001, without a paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from mergefront.errors import ConfigError
+from mergefront.merging.arithmetic import as_float32
+from mergefront.merging.method import Measures, Mix
+from mergefront.merging.methods.base import SourceMethod, coefficients
+
+
+class NearSwap(SourceMethod):
+    """Terms are the sources; the join clips differences."""
+
+    name = "nearswap"
+
+    def check_row(
+        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
+    ) -> None:
+        """Refuse negative distances."""
+        super().check_row(row, donors, parameters)
+        for donor, t in coefficients(row, donors).items():
+            if t < 0.0:
+                raise ConfigError(
+                    f"method {self.name}: donor {donor!r} has coefficient {t}, which is a distance "
+                    "and cannot be negative",
+                    hint="useful values are 1e-5 to 1e-3",
+                )
+
+    def copied(
+        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
+    ) -> str | None:
+        """None: a coefficient of one is a distance, not a weight."""
+        return None
+
+    def mix(
+        self,
+        row: Mapping[str, float],
+        donors: Sequence[str],
+        parameters: Mapping[str, Any],
+        measures: Measures,
+    ) -> Mix:
+        """The receiver and the donors that may move it."""
+        limits = {donor: as_float32(t) for donor, t in coefficients(row, donors).items() if t}
+        if not limits:
+            return Mix.sum({"receiver": 1.0})
+
+        def join(parts: Sequence[Tensor]) -> Tensor:
+            receiver, *others = parts
+            moves = [
+                other.sub_(receiver).clamp_(-t, t)
+                for other, t in zip(others, limits.values(), strict=True)
+            ]
+            for move in moves:
+                receiver.add_(move)
+            return receiver
+
+        return Mix(("receiver", *limits), join=join)

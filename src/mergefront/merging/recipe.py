@@ -1,0 +1,294 @@
+"""A recipe: method, coefficients and overrides, everything needed to build one merged model.
+
+A recipe is plain data: JSON on disk, hashed, readable and writable by hand. Not here: how its
+numbers become weights (`merging.plan`) and weights become tensors (`merging.build`).
+
+The table maps source -> group -> coefficient. A group that a donor does not name has coefficient
+0, one that the receiver does not name has 1. Groups are named as `anatomy.groups` names them
+("3.mlp", "final.norm", "embedding"), or, for recipes written by hand, by a pattern:
+- "*": every group but embedding and head, which belong to a vocabulary and must be named;
+- "*.mlp": that part in every layer ("*.norm" includes the final norm);
+- "3.*": every part of that layer.
+An exact name beats a pattern, and "*.mlp" and "3.*" beat "*"; between those two, "3.*" wins.
+
+An override replaces whole groups by a source's own tensors ("base", "receiver" or an alias) or
+by zeros; overrides come last, a later one wins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from pydantic import Field
+
+from mergefront.config import Strict, validate
+from mergefront.errors import ConfigError
+from mergefront.models.refs import ModelRefs, Models, located
+from mergefront.records import Group, Table
+
+__all__ = ["FORMAT", "Models", "Override", "Recipe", "identity", "matching", "refs"]
+
+FORMAT: Final = "mergefront/recipe@1"
+MethodName = Literal[
+    "linear",
+    "task_arithmetic",
+    "layer_swap",
+    "nearswap",
+    "arcee_fusion",
+    "slerp",
+    "nuslerp",
+    "multislerp",
+    "karcher",
+    "model_stock",
+    "ram",
+    "ram_plus",
+    "sce",
+    "frank",
+    "low_rank",
+    "tsv",
+    "isotropic",
+    "ties",
+    "dare_linear",
+    "dare_ties",
+    "della_linear",
+    "della",
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "paper_dare_linear",
+    "paper_dare_ties",
+    "paper_ties",
+    "paper_layer_swap",
+]
+
+
+class Override(Strict):
+    """Replace `groups` (names or patterns) by the tensors of `source`, or by zeros."""
+
+    groups: tuple[str, ...]
+    source: str
+
+
+class _Document(Strict):
+    """The JSON file."""
+
+    format: Literal["mergefront/recipe@1"]
+    method: MethodName
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    models: Models
+    table: dict[str, dict[str, float]] = Field(default_factory=dict)
+    overrides: tuple[Override, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything needed to build one model. `models` names them, `refs` finds them."""
+
+    method: str
+    models: Models
+    table: Table = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    overrides: tuple[Override, ...] = ()
+
+    def __post_init__(self) -> None:
+        problems = list(_problems(self))
+        if problems:
+            raise ConfigError("recipe: " + "; ".join(problems))
+
+    @property
+    def donors(self) -> tuple[str, ...]:
+        """The donors' aliases, in the order in which they are summed."""
+        return tuple(self.models.donors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON document as plain values."""
+        return {
+            "format": FORMAT,
+            "method": self.method,
+            "parameters": dict(self.parameters),
+            "models": self.models.model_dump(exclude_none=True),
+            "table": {
+                source: {
+                    name: float(self.table[source][name]) + 0.0  # no -0.0
+                    for name in sorted(self.table[source], key=_natural)
+                }
+                for source in ("receiver", *self.donors)
+                if source in self.table
+            },
+            "overrides": [one.model_dump(mode="json") for one in self.overrides],
+        }
+
+    def to_json(self) -> str:
+        """Return the recipe file's text: stable, ending in a newline."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Read a recipe file. Raises ConfigError as `from_json` does, or if it is no text."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as problem:
+            raise ConfigError(f"{path}: cannot be read: {problem}") from problem
+        return cls.from_json(text, path)
+
+    @classmethod
+    def from_json(cls, text: str, path: Path | str = "recipe") -> Recipe:
+        """Read a recipe file's text; `path` is for messages.
+
+        Raises:
+            ConfigError: naming the file and every faulty field.
+        """
+        try:
+            data = json.loads(text, object_pairs_hook=_unique)
+        except ValueError as problem:
+            raise ConfigError(f"{path}: not valid JSON: {problem}") from problem
+        if not isinstance(data, dict):
+            raise ConfigError(f"{path}: expected a JSON object")
+        document = validate(data, _Document, str(path))
+        try:
+            return cls.from_document(document)
+        except ConfigError as problem:
+            raise ConfigError(f"{path}: {problem.message}", hint=problem.hint) from problem
+
+    @classmethod
+    def from_document(cls, document: _Document) -> Recipe:
+        """Build a recipe from the validated JSON document."""
+        return cls(
+            method=document.method,
+            models=document.models,
+            table=document.table,
+            parameters=document.parameters,
+            overrides=document.overrides,
+        )
+
+    def hash(self) -> str:
+        """Return 12 hex digits of the SHA-256 of the canonical JSON: the recipe's identity.
+
+        Neither the order of rows nor of groups matters; that of the donors does, for it is the
+        order of summation.
+        """
+        document = self.to_dict() | {"donor_order": list(self.donors)}
+        canonical = json.dumps(
+            document, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True
+        )
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def resolved(self, groups: Sequence[Group]) -> dict[str, dict[str, float]]:
+        """Return the table with every pattern expanded: source -> group name -> coefficient.
+
+        Raises:
+            ConfigError: if a name or pattern fits no group of the receiver.
+        """
+        return {source: _resolve_row(source, row, groups) for source, row in self.table.items()}
+
+    def overridden(self, groups: Sequence[Group]) -> dict[str, str]:
+        """Return group name -> source for every overridden group.
+
+        Raises:
+            ConfigError: if a name or pattern fits no group of the receiver.
+        """
+        found: dict[str, str] = {}
+        for override in self.overrides:
+            for pattern in override.groups:
+                names = matching(pattern, groups)
+                if not names:
+                    raise ConfigError(_no_group("overrides", pattern, groups))
+                found.update(dict.fromkeys(names, override.source))
+        return found
+
+
+def identity(models: Models) -> Recipe:
+    """Return the recipe of the receiver itself."""
+    return Recipe(method="linear", models=models)
+
+
+def refs(recipe: Recipe) -> ModelRefs:
+    """Locate a recipe's models; hub models are downloaded unless they are here already.
+
+    Raises:
+        UserError: if one cannot be found.
+    """
+    return located(recipe.models)
+
+
+def matching(pattern: str, groups: Sequence[Group]) -> list[str]:
+    """Return the names of the groups that a name or pattern of a recipe stands for."""
+    if pattern == "*":
+        return [one.name for one in groups if one.part not in ("embedding", "head")]
+    if pattern.startswith("*."):
+        return [one.name for one in groups if one.part == pattern[2:]]
+    if pattern.endswith(".*"):
+        return [one.name for one in groups if str(one.layer) == pattern[:-2]]
+    return [one.name for one in groups if one.name == pattern]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorting key that puts layer 10 after layer 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
+
+
+def _rank(pattern: str) -> int:
+    """Rank of a pattern: what has a higher one beats what has a lower."""
+    if pattern == "*":
+        return 0
+    return 1 if pattern.startswith("*.") else 2 if pattern.endswith(".*") else 3
+
+
+def _resolve_row(
+    source: str, row: Mapping[str, float], groups: Sequence[Group]
+) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for pattern in sorted(row, key=_rank):
+        names = matching(pattern, groups)
+        if not names:
+            raise ConfigError(_no_group(f"table.{source}", pattern, groups))
+        found.update(dict.fromkeys(names, float(row[pattern])))
+    return {one.name: found[one.name] for one in groups if one.name in found}
+
+
+def _no_group(where: str, pattern: str, groups: Sequence[Group]) -> str:
+    layers = max((one.layer for one in groups if one.layer is not None), default=-1) + 1
+    head = "" if any(one.part == "head" for one in groups) else " (its head is tied)"
+    return (
+        f"recipe: {where}: {pattern!r} fits no group of the receiver, which has "
+        f"{layers} layers, numbered from 0{head}"
+    )
+
+
+def _problems(recipe: Recipe) -> list[str]:
+    """Everything wrong with a recipe that can be seen without opening its models."""
+    found = []
+    if recipe.method not in get_args(MethodName):
+        legal = ", ".join(get_args(MethodName))
+        found.append(f"method: found {recipe.method!r}, expected one of {legal}")
+    rows = ("receiver", *recipe.donors)
+    for source, row in recipe.table.items():
+        if source not in rows:
+            found.append(f"table: found source {source!r}, expected one of {', '.join(rows)}")
+        found += [
+            f"table.{source}.{name}: found {value}, expected a finite number"
+            for name, value in row.items()
+            if not math.isfinite(value)
+        ]
+    replacements = (*rows, "base", "zero")
+    found += [
+        f"overrides: found source {one.source!r}, expected one of {', '.join(replacements)}"
+        for one in recipe.overrides
+        if one.source not in replacements
+    ]
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a JSON key that is given twice, where Python would keep the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice!r} is given twice")
+    return found

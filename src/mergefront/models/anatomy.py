@@ -1,0 +1,229 @@
+"""Every tensor name -> (tower, layer, part): total, or an error.
+
+The language tower is found from the tensors' own names and shapes, checked against the config:
+it is the numbered stack whose owner also holds the word embedding. Model families, class names
+and paths play no role, so both layouts that transformers has used for VLMs are read alike
+(`language_model.model.layers.0...` and `model.language_model.layers.0...`).
+
+How a language tensor gets its part:
+- `norm`: every normalisation, wherever it sits (`input_layernorm`, `q_norm`, the final norm): a
+  vector that scales, unlike the matrices of attention and MLP.
+- `attention`, `mlp`: the rest of the layer's attention and feed-forward modules, with biases.
+- `embedding`, `head`: the word embedding and the output projection (layer None). A tied head
+  has no tensor, or one equal to the embedding, which then shares the embedding's part.
+- `other`: buffers that are no weights (rotary frequencies, masks, the load-balancing bias of a
+  router): always the receiver's own.
+
+Layers are numbered as text layers, 0 to n - 1. Where cross-attention layers stand between them
+(Llama 3.2 Vision), layer 3 of the receiver is layer 3 of the donor though its name says 4; the
+cross-attention layers themselves have no counterpart and belong to the connector.
+
+Outside the language tower a tensor belongs to the connector if its name says so (projector,
+merger, newline, ...), else to vision if it lies in a numbered stack or its name says so.
+Neither is ever merged from a text donor.
+
+Not here: which tensor of a donor fits which of the receiver (`pairing`).
+
+Reading order: `dissect`, `groups`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from mergefront.errors import PairingError
+from mergefront.models.checkpoint import Checkpoint, TensorHeader
+from mergefront.models.tower import (
+    ATTENTION,
+    CONNECTOR,
+    NORM,
+    VISION,
+    LanguageTower,
+    find_language_tower,
+    stacks,
+    text_config,
+)
+from mergefront.records import PARTS, Group, Part, Tower
+
+__all__ = [
+    "Anatomy",
+    "Place",
+    "dissect",
+    "group_name",
+    "groups",
+    "text_config",
+]
+
+_BUFFER: Final = re.compile(r"inv_freq$|masked_bias$|rotary_emb\.|e_score_correction_bias$")
+_MLP: Final = re.compile(r"mlp|feed_forward|ffn|moe|experts", re.IGNORECASE)
+_FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor sits; `layer` counts language layers from 0 and is None outside the stack."""
+
+    tower: Tower
+    layer: int | None
+    part: Part
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Every tensor's place; `landmarks` are the language tower's stack, embedding and head."""
+
+    places: Mapping[str, Place]
+    landmarks: LanguageTower
+
+    @property
+    def n_layers(self) -> int:
+        """Number of language layers."""
+        return self.landmarks.n_layers
+
+    @property
+    def tied_head(self) -> bool:
+        """Whether the head is the embedding."""
+        return self.landmarks.tied_head
+
+    def key(self, name: str) -> tuple[int | None, str]:
+        """Name a language tensor independently of the prefix: (layer, rest of the name)."""
+        place = self.places[name]
+        if place.layer is not None:
+            number = self.landmarks.layers[place.layer]
+            return place.layer, name.removeprefix(f"{self.landmarks.stack}.{number}.")
+        if name in self.landmarks.head:
+            return None, "head." + name.rpartition(".")[2]
+        if name == self.landmarks.embedding or name in self.landmarks.copies:
+            return None, "embedding"
+        return None, name.removeprefix(self.landmarks.prefix)
+
+    def language(self) -> tuple[str, ...]:
+        """Names of the language tower's tensors that can be merged (all but `other`)."""
+        return tuple(
+            name
+            for name, place in self.places.items()
+            if place.tower == "language" and place.part != "other"
+        )
+
+
+def dissect(checkpoint: Checkpoint) -> Anatomy:
+    """Classify every tensor of a checkpoint.
+
+    Raises:
+        PairingError: if no language tower is found, it does not have the config's number of
+            layers or width, a tensor cannot be classified, or language weights are quantised.
+    """
+    tower = find_language_tower(checkpoint)
+    others = tuple(
+        f"{other}."
+        for other in stacks(checkpoint.headers)
+        if not f"{other}.".startswith(f"{tower.stack}.")
+    )
+    places: dict[str, Place] = {}
+    for name, header in checkpoint.headers.items():
+        if name == tower.embedding or name in tower.copies:
+            place = Place("language", None, "embedding")
+        elif name in tower.head:
+            place = Place("language", None, "embedding" if tower.tied_head else "head")
+        elif name.startswith(f"{tower.stack}."):
+            place = _inside_layer(checkpoint, name, tower)
+        else:
+            place = _outside_layers(checkpoint, name, tower.prefix, others)
+        _check_dtype(header, place)
+        places[name] = place
+    return Anatomy(MappingProxyType(places), tower)
+
+
+def groups(anatomy: Anatomy, checkpoint: Checkpoint) -> tuple[Group, ...]:
+    """Return the language groups in order: embedding, 0.attention, 0.mlp, ..., final.norm, head.
+
+    Every mergeable language tensor is in exactly one group; a tied head has none.
+
+    Raises:
+        PairingError: if the tensors of one group have several dtypes.
+    """
+    members: dict[tuple[int | None, Part], list[str]] = {}
+    for name in anatomy.language():
+        place = anatomy.places[name]
+        members.setdefault((place.layer, place.part), []).append(name)
+    order: list[tuple[int | None, Part]] = [(None, "embedding")]
+    order += [(layer, part) for layer in range(anatomy.n_layers) for part in PARTS]
+    order += [(None, "norm"), (None, "head")]
+    assert set(members) <= set(order), "a language tensor outside every group"
+    found = []
+    for layer, part in order:
+        names = members.get((layer, part))
+        if names is None:
+            continue
+        dtypes = {checkpoint.headers[name].dtype for name in names}
+        if len(dtypes) > 1:
+            some = {checkpoint.headers[name].dtype: name for name in reversed(names)}
+            raise PairingError(
+                f"{checkpoint.folder}: group {group_name(layer, part)} has several dtypes, "
+                f"{' and '.join(f'{dtype} ({name})' for dtype, name in sorted(some.items()))}",
+                hint="save the receiver in one dtype: load it with transformers, save_pretrained",
+            )
+        found.append(Group(group_name(layer, part), layer, part, tuple(names), dtypes.pop()))
+    return tuple(found)
+
+
+def group_name(layer: int | None, part: Part) -> str:
+    """Name a group: `3.mlp`, `embedding`, `head`, `final.norm`."""
+    if layer is not None:
+        return f"{layer}.{part}"
+    return "final.norm" if part == "norm" else part
+
+
+def _inside_layer(checkpoint: Checkpoint, name: str, tower: LanguageTower) -> Place:
+    number, _, rest = name.removeprefix(f"{tower.stack}.").partition(".")
+    if int(number) not in tower.layers:
+        return Place("connector", None, "other")
+    layer = tower.layers.index(int(number))
+    module = rest.rpartition(".")[0] or rest
+    first = rest.partition(".")[0]
+    if _BUFFER.search(rest):
+        return Place("language", layer, "other")
+    if NORM.search(module.rpartition(".")[2]):
+        return Place("language", layer, "norm")
+    if ATTENTION.search(first):
+        return Place("language", layer, "attention")
+    if _MLP.search(first):
+        return Place("language", layer, "mlp")
+    raise PairingError(
+        f"{checkpoint.folder}: cannot tell what {name!r} is: neither attention, MLP nor norm"
+    )
+
+
+def _outside_layers(
+    checkpoint: Checkpoint, name: str, prefix: str, others: Collection[str]
+) -> Place:
+    """Place a tensor outside the language layers; `others` are prefixes of other stacks."""
+    own = name.removeprefix(prefix) if name.startswith(prefix) else ""
+    if own.count(".") == 1 and NORM.search(own.partition(".")[0]):
+        return Place("language", None, "norm")
+    if own and _BUFFER.search(own):
+        return Place("language", None, "other")
+    if CONNECTOR.search(name):
+        return Place("connector", None, "other")
+    if VISION.search(name) or name.startswith(tuple(others)):
+        return Place("vision", None, "other")
+    if others and (not own or not prefix):
+        return Place("connector", None, "other")
+    raise PairingError(
+        f"{checkpoint.folder}: cannot tell what {name!r} is: outside the layers of the language "
+        "tower, neither embedding, head nor norm, and of no vision tower"
+    )
+
+
+def _check_dtype(header: TensorHeader, place: Place) -> None:
+    mergeable = place.tower == "language" and place.part != "other"
+    if mergeable and header.dtype not in _FLOATS:
+        raise PairingError(
+            f"{header.file}: tensor {header.name!r} has dtype {header.dtype}; "
+            f"only {', '.join(sorted(_FLOATS))} can be merged",
+            hint="use the unquantised checkpoint",
+        )

@@ -1,0 +1,431 @@
+"""Safetensors folders: opening reads headers only, tensors come one at a time, memory-mapped.
+
+Not here: what a tensor is for (`anatomy`), and what is written when two of them are merged
+(`merging.build`). Which files a folder has, and which folders are refused, is `folder`'s; writing
+lives in `writing`, the file format in `safetensors_file`. No pickle is ever read.
+
+Reading order: `Checkpoint.open`, `locate`.
+
+What lies in a model's folder: its config and weight files, or why they are refused.
+
+Nothing is read here but JSON. Not here: the weight files' headers (`safetensors_file`) and
+tensors (`checkpoint`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from mergefront.errors import CheckpointError, UserError
+from mergefront.files import Kind, file_hash
+from mergefront.models.safetensors import DTYPES, TensorHeader, read_header
+from mergefront.models.writer import (
+    PLAIN,
+    SHARD_BYTES,
+    WEIGHT_INDEX,
+    CheckpointWriter,
+    copy_companions,
+    set_config_dtype,
+    whole_folder,
+    written_dtype,
+)
+from mergefront.records import Dtype
+
+__all__ = [
+    "DTYPES",
+    "SHARD_BYTES",
+    "Checkpoint",
+    "CheckpointWriter",
+    "TensorHeader",
+    "copy_companions",
+    "downloaded",
+    "locate",
+    "set_config_dtype",
+    "whole_folder",
+    "written_dtype",
+]
+
+_WANTED: Final = (  # no pickles
+    *("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"),
+    *("LICENSE*", "NOTICE*"),
+)
+_PROMPTING: Final = (
+    *("*.json", "*.jinja", "additional_chat_templates/*.jinja"),
+    *("*.model", "*.tiktoken", "vocab*.txt", "merges*.txt"),
+)
+_SECOND_COPIES: Final = ["original/*", "consolidated*", "checkpoint-*/*"]
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """An opened model folder. Tensors returned are memory-mapped: never write into them."""
+
+    folder: Path
+    config: dict[str, Any]
+    headers: Mapping[str, TensorHeader]
+    _handles: dict[Path, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """Read config.json and every weight file's header; no tensor data is touched.
+
+        Raises:
+            CheckpointError: config, shard or index entry missing; a file truncated or damaged; a
+                tensor in two files; quantised weights; a folder with pickles, GGUF files, an
+                adapter or no weights at all.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder}: no such model folder")
+        config = read_config(folder)
+        index = read_index(folder)
+        files = shards_of(folder, index) if index is not None else weight_files(folder)
+        headers: dict[str, TensorHeader] = {}
+        for file in files:
+            for header in read_header(file):
+                if header.name in headers:
+                    raise CheckpointError(
+                        f"{folder}: tensor {header.name!r} is in two files, "
+                        f"{headers[header.name].file.name} and {file.name}",
+                        hint="delete the file that does not belong to this checkpoint",
+                    )
+                headers[header.name] = header
+        if index is not None:
+            check_index(folder, index, headers)
+        if not headers:
+            raise CheckpointError(f"{folder}: its weight files hold no tensors")
+        return cls(folder, config, MappingProxyType(headers))
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Return a tensor by name, memory-mapped: read it, never write into it.
+
+        Raises:
+            CheckpointError: if the checkpoint has no tensor of that name, or its file is damaged.
+        """
+        handle, own = self._opened(name)
+        tensor: torch.Tensor = handle.get_tensor(own)
+        return tensor
+
+    def rows(self, name: str, rows: slice) -> torch.Tensor:
+        """Return some rows (along the first dimension) of a tensor, and read no others.
+
+        Raises:
+            CheckpointError: as `tensor` does.
+        """
+        handle, own = self._opened(name)
+        tensor: torch.Tensor = handle.get_slice(own)[rows]
+        return tensor
+
+    def _opened(self, name: str) -> tuple[Any, str]:
+        """Return the opened file that holds a tensor, and the tensor's name there."""
+        header = self.headers.get(name)
+        if header is None:
+            raise CheckpointError(f"{self.folder}: no tensor {name!r}")
+        handle = self._handles.get(header.file)
+        if handle is None:
+            try:
+                handle = safe_open(header.file, framework="pt", device="cpu")
+            except SafetensorError as problem:
+                raise CheckpointError(
+                    f"{header.file}: damaged: {problem}", hint="download it again"
+                ) from problem
+            self._handles[header.file] = handle
+        return handle, header.name
+
+    def file_hashes(self, kind: Kind = "xxh3") -> dict[str, str]:
+        """Return the hash of all that decides answers, by path in the folder.
+
+        These are the weight files and whatever makes prompts: config, generation config,
+        tokenizer, processor and chat templates. Not the weights' index, licences or pages, and
+        not files of another folder (an adapter's), which are that folder's to hash.
+        """
+        files = {header.file for header in self.headers.values()}
+        files |= {file for pattern in _PROMPTING for file in self.folder.glob(pattern)}
+        return {
+            file.relative_to(self.folder).as_posix(): file_hash(file, kind)
+            for file in sorted(files)
+            if file.is_relative_to(self.folder)
+            and file.is_file()
+            and not file.name.endswith(".index.json")
+        }
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(header.n_bytes for header in self.headers.values())
+
+    def planned(self, dtype: Dtype = "auto") -> dict[str, torch.Tensor]:
+        """Return name -> a tensor without data, of the shape and type it has written in `dtype`."""
+        return {
+            name: torch.empty(
+                header.shape, dtype=written_dtype(DTYPES[header.dtype], dtype), device="meta"
+            )
+            for name, header in self.headers.items()
+        }
+
+    def written_bytes(self, dtype: Dtype = "auto") -> int:
+        """Bytes of all tensors together, written in `dtype`."""
+        return sum(tensor.nbytes for tensor in self.planned(dtype).values())
+
+    def recast(self, dtype: Dtype) -> bool:
+        """Whether writing in `dtype` rounds or widens any tensor."""
+        return dtype != "auto" and set(self.float_types()) != {dtype}
+
+    def float_types(self) -> tuple[str, ...]:
+        """Return the floating types of its tensors, by torch's names, those with most bytes first.
+
+        8-bit floats do not count: they are never rounded.
+        """
+        total: dict[torch.dtype, int] = {}
+        for header in self.headers.values():
+            own = DTYPES[header.dtype]
+            total[own] = total.get(own, 0) + header.n_bytes
+        ordered = sorted((own for own in total if own in PLAIN), key=lambda own: -total[own])
+        return tuple(str(own).removeprefix("torch.") for own in ordered)
+
+
+def locate(model: str, revision: str | None = None) -> Path:
+    """Return the folder of a model: `zoo:<name>`, an existing folder, or a Hugging Face hub id.
+
+    A hub id may carry its revision, `owner/name@revision`. A hub model is taken from the local
+    cache or downloaded, without any pickle.
+
+    Raises:
+        UserError: if there is no such folder and the hub has no such model or cannot be reached.
+    """
+    if model.startswith("zoo:"):
+        from mergefront.zoo import model_folder
+
+        return model_folder(model.removeprefix("zoo:"))
+    folder = Path(model).expanduser()
+    if folder.is_dir() and model:
+        return folder
+    if folder.is_file():
+        raise UserError(
+            f"model {model!r}: a file, expected a model's folder",
+            hint=NO_GGUF if folder.suffix == ".gguf" else "give the folder that it lies in",
+        )
+    name, _, pinned = model.partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or model.startswith((".", "/", "~")):
+        raise UserError(
+            f"model {model!r}: no such folder",
+            hint="give a folder, a hub id such as Qwen/Qwen2-VL-7B-Instruct, or zoo:vlm",
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision or pinned or None,
+                allow_patterns=list(_WANTED),
+                ignore_patterns=_SECOND_COPIES,
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as problem:
+        first_line = str(problem).strip().splitlines()[:1]
+        raise UserError(
+            f"model {model!r}: neither a folder here nor obtainable from the hub "
+            f"({type(problem).__name__}: {' '.join(first_line)})",
+            hint="check the name, the revision, the network and, for gated models, your HF login",
+        ) from problem
+
+
+def downloaded(files: Iterable[str]) -> list[str]:
+    """Return those files of a hub repository (paths in it) that `locate` downloads."""
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
+
+    return list(
+        filter_repo_objects(files, allow_patterns=list(_WANTED), ignore_patterns=_SECOND_COPIES)
+    )
+
+
+ADAPTER_CONFIG: Final = "adapter_config.json"
+"""The file that makes a folder a PEFT adapter's."""
+PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_SHARD: Final = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
+_CONVERT: Final = (
+    "convert them in a sandbox: load with transformers, save_pretrained writes safetensors"
+)
+NO_GGUF: Final = (
+    "use the repository in safetensors from which the GGUF was made: it is quantised as a rule, "
+    "and its tensors go by other names"
+)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return config.json of a folder that holds a model in plain floats.
+
+    Raises:
+        CheckpointError: the folder holds an adapter or GGUF files, config.json is missing, or it
+            says that the weights are quantised.
+    """
+    _refuse_adapter(folder)
+    _refuse_gguf(folder)
+    config = read_json(folder / "config.json", "every Hugging Face checkpoint has one")
+    _refuse_quantised(folder, config)
+    return config
+
+
+def read_json(file: Path, why: str) -> dict[str, Any]:
+    """Read a JSON object of a model folder; `why` is the hint if it is missing.
+
+    Raises:
+        CheckpointError: if the file is missing or holds no JSON object.
+    """
+    if not file.is_file():
+        raise CheckpointError(f"{file.parent}: {file.name} is missing", hint=why)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise CheckpointError(f"{file}: not valid JSON: {problem}") from problem
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: expected a JSON object")
+    return content
+
+
+def read_index(folder: Path) -> dict[str, str] | None:
+    """Return tensor name -> file name from the index, or None if there is no index.
+
+    Raises:
+        CheckpointError: the index is damaged, or names files that are not read.
+    """
+    file = folder / WEIGHT_INDEX
+    if not file.is_file():
+        return None
+    weight_map = read_json(file, "").get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f"{file}: found no `weight_map`, expected tensor names and their files",
+            hint="download it again",
+        )
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or not shard.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{file}: tensor {name!r} is said to be in {shard!r}, expected a *.safetensors "
+                "file of this folder",
+                hint=_CONVERT,
+            )
+    return dict(weight_map)
+
+
+def shards_of(folder: Path, index: Mapping[str, str]) -> list[Path]:
+    """Return the files that an index names, in order. Raises CheckpointError if one is missing."""
+    files = [folder / shard for shard in sorted(set(index.values()))]
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(
+                f"{folder}: shard {file.name} is missing, named by {WEIGHT_INDEX}",
+                hint="download it again",
+            )
+    return files
+
+
+def check_index(folder: Path, index: Mapping[str, str], headers: Mapping[str, Any]) -> None:
+    """Compare an index with what the files hold (tensor name -> `TensorHeader`).
+
+    Raises:
+        CheckpointError: a tensor is not where the index says, or is not in the index.
+    """
+    for name, shard in index.items():
+        found = headers.get(name)
+        if found is None or found.file.name != shard:
+            raise CheckpointError(
+                f"{folder}: tensor {name!r} is not in {shard}, where {WEIGHT_INDEX} says it is",
+                hint="download shard and index again: they are not of one checkpoint",
+            )
+    unlisted = sorted(set(headers) - set(index))
+    if unlisted:
+        raise CheckpointError(
+            f"{folder}: tensor {unlisted[0]!r} in {headers[unlisted[0]].file.name} "
+            f"is not listed in {WEIGHT_INDEX} ({len(unlisted)} such tensors)",
+            hint="download shard and index again: they are not of one checkpoint",
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of a folder without an index.
+
+    Raises:
+        CheckpointError: there are none in safetensors, or a numbered shard is missing.
+    """
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return [single]
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        _check_numbering(folder, files)
+        return files
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
+    if pickles:
+        raise CheckpointError(
+            f"{folder}: only pickled weights ({pickles[0]}), which are never read",
+            hint=_CONVERT,
+        )
+    raise CheckpointError(
+        f"{folder}: no *.safetensors weights in this folder",
+        hint="pickled and GGUF weights are neither read nor downloaded",
+    )
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Refuse a folder that holds an adapter, alone or beside a model, and say what to write."""
+    file = folder / ADAPTER_CONFIG
+    weights = sorted(one.name for one in folder.glob("adapter_model*"))
+    if not file.is_file() and not weights:
+        return
+    said = read_json(file, "").get("base_model_name_or_path") if file.is_file() else None
+    base = said if isinstance(said, str) and said else "THE_MODEL_IT_WAS_TRAINED_ON"
+    raise CheckpointError(
+        f"{folder}: holds an adapter ({', '.join(weights) or file.name}), not a model",
+        hint=f"as a donor name both, `{{model: {base}, adapter: {folder}}}`; if the folder holds a "
+        "whole model as well, move one of them elsewhere",
+    )
+
+
+def _refuse_gguf(folder: Path) -> None:
+    files = sorted(file.name for file in folder.glob("*.gguf"))
+    if files and not any(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{folder}: holds GGUF weights ({files[0]}), expected *.safetensors", hint=NO_GGUF
+        )
+
+
+def _refuse_quantised(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose config, or whose part of a config, says that it is quantised."""
+    parts = {"": config} | {k: v for k, v in config.items() if isinstance(v, Mapping)}
+    for part, content in parts.items():
+        said = content.get("quantization_config") or content.get("compression_config")
+        if said:
+            kind = said.get("quant_method", "?") if isinstance(said, Mapping) else said
+            field = f"{part}.quantization_config".removeprefix(".")
+            raise CheckpointError(
+                f"{folder}: config.json says that its weights are quantised ({field}: {kind}), "
+                "expected plain F32, BF16 or F16",
+                hint="use the checkpoint from which it was quantised; if there is none, load it "
+                "with transformers, call dequantize() and save it: its rounding errors stay",
+            )
+
+
+def _check_numbering(folder: Path, files: Iterable[Path]) -> None:
+    """Refuse `...-00001-of-00003.safetensors` without its fellows."""
+    for file in files:
+        match = _SHARD.search(file.name)
+        if match is None:
+            continue
+        for number in range(1, int(match[2]) + 1):
+            name = f"{file.name[: match.start()]}-{number:05d}-of-{match[2]}.safetensors"
+            if not (folder / name).is_file():
+                raise CheckpointError(
+                    f"{folder}: shard {name} is missing", hint="download it again"
+                )

@@ -1,0 +1,263 @@
+"""Writing a model folder: streamed shard by shard, whole or not at all.
+
+Not here: reading (`checkpoint`) and what the tensors are (`merging.build`). `checkpoint`
+re-exports everything public of this module.
+
+A checkpoint may be written in another floating type than the one it is made from: `written_dtype`
+says which tensors that changes, `set_config_dtype` lets config.json follow.
+
+Reading order: `whole_folder`, `CheckpointWriter`, `copy_companions`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from mergefront.errors import CheckpointError, UserError
+from mergefront.models.safetensors import Layout, raw_bytes
+from mergefront.records import Dtype
+
+WEIGHT_INDEX: Final = "model.safetensors.index.json"
+SHARD_BYTES: Final = 4 * 10**9
+_WEIGHTS: Final = re.compile(
+    r"\.(safetensors|bin|pt|pth|ckpt|pkl|gguf|h5|msgpack|onnx|npz|npy|tflite)$"
+)
+PLAIN: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""The floating types that a value may be rounded from and to; 8-bit floats come with scales."""
+_CONFIG_KEYS: Final = ("dtype", "torch_dtype")
+_LEFT_BEHIND: Final = frozenset({"README.md", WEIGHT_INDEX, "pytorch_model.bin.index.json"})
+
+
+class CheckpointWriter:
+    """Write tensors in any order, each straight to its place in its shard; holds none of them.
+
+    `planned` says which tensors there will be: name -> a tensor of the right dtype and shape
+    (one on the "meta" device will do). They are dealt out to shards in this order; those larger
+    than `shard_bytes` get a shard of their own. Use as a context manager: leaving it without an
+    error checks that all are there and, if there is more than one shard, writes the index.
+    """
+
+    def __init__(
+        self, folder: Path, planned: Mapping[str, torch.Tensor], shard_bytes: int = SHARD_BYTES
+    ) -> None:
+        self.folder = folder
+        self.total_bytes = sum(tensor.nbytes for tensor in planned.values())
+        self._missing = dict(planned)
+        self._files: dict[str, str] = {}
+        self._offsets: dict[str, int] = {}
+        shards = _dealt_out(planned, shard_bytes)
+        for number, names in enumerate(shards, start=1):
+            file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            self._begin(file if len(shards) > 1 else "model.safetensors", names)
+
+    def __enter__(self) -> CheckpointWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.finish()
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        """Write a tensor to its place.
+
+        Raises:
+            ValueError: if the tensor was not planned like that, or was added before.
+        """
+        planned = self._missing.get(name)
+        if planned is not None and (planned.shape, planned.dtype) != (tensor.shape, tensor.dtype):
+            raise _not_as_planned(name, planned, f"{tensor.dtype} {list(tensor.shape)}")
+        self.add_pieces(name, [tensor])
+
+    def add_pieces(self, name: str, pieces: Iterable[torch.Tensor]) -> None:
+        """Write a tensor that comes in pieces, in row-major order; each is written at once.
+
+        Raises:
+            ValueError: if the tensor was not planned like that, or was added before.
+        """
+        planned = self._missing.pop(name, None)
+        if planned is None:
+            problem = "added twice" if name in self._files else "not planned"
+            raise ValueError(f"tensor {name!r} was {problem}")
+        written = 0
+        with (self.folder / self._files[name]).open("r+b", buffering=0) as stream:
+            stream.seek(self._offsets[name])
+            for piece in pieces:
+                written += piece.numel()
+                if piece.dtype != planned.dtype or written > planned.numel():
+                    raise _not_as_planned(name, planned, f"{piece.dtype} of {written} entries")
+                _write_all(stream, raw_bytes(piece))
+        if written != planned.numel():
+            raise _not_as_planned(name, planned, f"{planned.dtype} of {written} entries")
+
+    def finish(self) -> None:
+        """Check that nothing is missing, and write the index if there are several shards.
+
+        Raises:
+            ValueError: naming a tensor that was planned but not added.
+        """
+        if self._missing:
+            raise ValueError(f"tensor {next(iter(self._missing))!r} was planned, but not added")
+        if len(set(self._files.values())) > 1:
+            index = {
+                "metadata": {"total_size": self.total_bytes},
+                "weight_map": dict(sorted(self._files.items())),
+            }
+            (self.folder / WEIGHT_INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+    def _begin(self, file: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Make a shard with its header, and room for its tensors."""
+        layout = Layout.of(tensors)
+        self._offsets |= layout.offsets
+        self._files |= dict.fromkeys(tensors, file)
+        with (self.folder / file).open("wb") as stream:
+            stream.write(layout.start)
+            stream.truncate(layout.n_bytes)
+
+
+def _not_as_planned(name: str, planned: torch.Tensor, found: str) -> ValueError:
+    return ValueError(
+        f"tensor {name!r} was planned as {planned.dtype} {list(planned.shape)}, but is {found}"
+    )
+
+
+def _write_all(stream: FileIO, data: memoryview) -> None:
+    """Write all bytes: one call may write fewer, and never more than 2 GiB."""
+    while len(data):
+        data = data[stream.write(data) :]
+
+
+def _dealt_out(
+    planned: Mapping[str, torch.Tensor], shard_bytes: int
+) -> list[dict[str, torch.Tensor]]:
+    """Deal tensors out to shards of at most `shard_bytes`, in their order; at least one shard."""
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    room = shard_bytes
+    for name, tensor in planned.items():
+        if shards[-1] and tensor.nbytes > room:
+            shards.append({})
+            room = shard_bytes
+        shards[-1][name] = tensor
+        room -= tensor.nbytes
+    return shards
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path, needs_bytes: int = 0) -> Iterator[Path]:
+    """Yield a hidden sibling of `out` that becomes `out` only if the body succeeds.
+
+    On any error or interrupt it is removed; leavings of a process that was killed are removed by
+    the next call for the same `out`.
+
+    Raises:
+        UserError: if `out` exists, or the disk has less than `needs_bytes` free or fills up.
+    """
+    out = Path(out)
+    if out.exists() or out.is_symlink():
+        raise UserError(
+            f"output folder {out} exists already", hint="give another, or delete it first"
+        )
+    parent = out.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    _sweep(parent, out.name)
+    free = shutil.disk_usage(parent).free
+    if free < needs_bytes:
+        raise UserError(
+            f"no space for {out}: {needs_bytes / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free",
+            hint="free some disk space, or write to another disk",
+        )
+    partial = parent / f".{out.name}.partial-{os.getpid()}"
+    partial.mkdir()
+    try:
+        yield partial
+        partial.rename(out)
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"no space left while writing {out}",
+                hint="free some disk space, or write to another disk",
+            ) from problem
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sweep(parent: Path, name: str) -> None:
+    """Remove partial folders of `name` whose process is gone, or that are this process's own."""
+    marker = f".{name}.partial-"
+    for leaving in parent.glob(f"{marker}*"):
+        pid = leaving.name.removeprefix(marker)
+        alive = pid.isdigit() and int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()
+        if pid.isdigit() and not alive:
+            shutil.rmtree(leaving, ignore_errors=True)
+
+
+def copy_companions(src: Path, dst: Path) -> list[str]:
+    """Copy every file of a model folder that is not weights; return the names copied.
+
+    Config, generation config, tokenizer, processor, chat templates, licence and the model's own
+    Python files go along; weights in any format, the model card and hidden files do not. Of
+    subfolders only those of chat templates are taken.
+    """
+    copied = []
+    for file in sorted(src.iterdir()):
+        hidden = file.name.startswith(".")
+        if file.is_dir():
+            if "chat_template" in file.name and not hidden:
+                shutil.copytree(file, dst / file.name)
+                copied.append(file.name)
+        elif not hidden and not _WEIGHTS.search(file.name) and file.name not in _LEFT_BEHIND:
+            shutil.copyfile(file, dst / file.name)
+            copied.append(file.name)
+    return copied
+
+
+def written_dtype(own: torch.dtype, dtype: Dtype) -> torch.dtype:
+    """Return the type in which a tensor of type `own` is written where `dtype` is asked for.
+
+    Integers, truth values and 8-bit floats stay what they are.
+    """
+    if dtype == "auto" or own not in PLAIN:
+        return own
+    chosen: torch.dtype = getattr(torch, dtype)
+    return chosen
+
+
+def set_config_dtype(file: Path, dtype: Dtype) -> None:
+    """Make a config.json say that its weights are of type `dtype`, and nothing else of them.
+
+    Rewritten are `dtype` and `torch_dtype`, of the whole and of every part (text_config,
+    vision_config, ...), wherever they name a type. A config that names none gets `torch_dtype`,
+    which transformers 4 and 5 both read.
+
+    Raises:
+        CheckpointError: the file holds no JSON object.
+    """
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise CheckpointError(f"{file}: not valid JSON: {problem}") from problem
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file}: expected a JSON object")
+    _rename_dtypes(config, dtype)
+    if not any(config.get(key) for key in _CONFIG_KEYS):
+        config["torch_dtype"] = dtype
+    file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _rename_dtypes(config: dict[str, Any], dtype: Dtype) -> None:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _rename_dtypes(value, dtype)
+        elif key in _CONFIG_KEYS and isinstance(value, str):
+            config[key] = dtype

@@ -1,0 +1,117 @@
+"""What all candidates together say of each: a surface for every objective, and whether to trust it.
+
+The sampler, the race, the display and the front that is reported all believe this, so that there
+is one answer to "how good is candidate 17". A candidate that collapsed (less than half the
+reference in an objective) stays out of the surfaces, which a cliff would ruin.
+
+Not here: one surface (`surrogate`), where its data come from (`belief`, `propose.noisy_gp`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from mergefront.sampling import gp
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    Array = NDArray[np.float64]
+
+FEWEST: Final = 4
+"""Candidates that stand, with fewer of which there is no model."""
+TRUSTED_FROM: Final = 24
+"""Candidates that stand, from which a model may be believed rather than the scores."""
+
+_DOUBT = 0.1  # standard error of the labels 0 and 1 of candidates that stand and that collapsed
+_REMEMBERED = 4
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Surfaces fitted to N told candidates; `stands_N` says who has not collapsed.
+
+    `surfaces` holds one for each of M objectives, or none if fewer than FEWEST candidates stand.
+    `collapse` foretells labels, 1 where a candidate collapsed; None if none did.
+    """
+
+    stands_N: NDArray[np.bool_]
+    surfaces: tuple[gp.GaussianProcess, ...] = ()
+    collapse: gp.GaussianProcess | None = None
+
+    @property
+    def misfits(self) -> tuple[bool, ...]:
+        """For each objective, whether its surface errs more than it says."""
+        return tuple(surface.calibration().misfit for surface in self.surfaces)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the surfaces, rather than the scores, should choose."""
+        enough = int(self.stands_N.sum()) >= TRUSTED_FROM and bool(self.surfaces)
+        return enough and not any(self.misfits)
+
+    def mean(self, features_PF: ArrayLike) -> Array:
+        """Return the posterior means at P points (P, M), without noise."""
+        return np.column_stack([surface.mean(features_PF) for surface in self.surfaces])
+
+    def deviation(self, features_PF: ArrayLike) -> Array:
+        """Return the posterior standard deviations at P points (P, M), without noise."""
+        return np.column_stack([surface.deviation(features_PF) for surface in self.surfaces])
+
+
+def fit(
+    features_NF: ArrayLike,
+    values_NM: ArrayLike,
+    errors_NM: ArrayLike,
+    partial_NM: ArrayLike,
+    reference_M: ArrayLike,
+) -> Posterior:
+    """Return what N candidates say, each with F features; see `surrogate.fit` for the arrays.
+
+    Who asks again with the same numbers gets the same object: sampler, race and display do, from
+    two threads; the second waits for the first.
+    """
+    arrays = [
+        np.asarray(a, dtype=np.float64)
+        for a in (features_NF, values_NM, errors_NM, partial_NM, reference_M)
+    ]
+    key = tuple((array.shape, array.tobytes()) for array in arrays)
+    with _one_at_a_time:
+        if key not in _known:
+            _known[key] = _fit(*arrays)
+            while len(_known) > _REMEMBERED:
+                _known.popitem(last=False)
+        return _known[key]
+
+
+_one_at_a_time = Lock()
+_known: OrderedDict[tuple[object, ...], Posterior] = OrderedDict()
+
+
+def _fit(
+    features_NF: Array, values_NM: Array, errors_NM: Array, partial_NM: Array, reference_M: Array
+) -> Posterior:
+    if not len(values_NM):
+        return Posterior(np.zeros(0, dtype=np.bool_))
+    stands_N = ~gp.collapsed(values_NM, reference_M)
+    if stands_N.sum() < FEWEST:
+        return Posterior(stands_N)
+    collapse = None
+    if not stands_N.all():
+        doubt_N = np.full(len(stands_N), _DOUBT)
+        collapse = gp.fit(features_NF, ~stands_N, doubt_N)
+    surfaces = tuple(
+        gp.fit(
+            features_NF[stands_N],
+            values_NM[stands_N, m],
+            errors_NM[stands_N, m],
+            partial_NM[stands_N, m],
+        )
+        for m in range(values_NM.shape[1])
+    )
+    return Posterior(stands_N, surfaces, collapse)

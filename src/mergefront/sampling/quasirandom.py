@@ -1,0 +1,54 @@
+"""Samplers that look at no score: random points, and a sequence that fills the box evenly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mergefront.sampling.replay import Proposer, Tell, generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_RANDOM, _SEQUENCE = 10, 30  # purposes of derived seeds
+
+
+class RandomProposer(Proposer):
+    """Uniform points in [0, 1]^D; looks at nothing but the trial's number."""
+
+    def __init__(self, *, dimension: int, seed: int) -> None:
+        self._dimension = dimension
+        self._seed = seed
+
+    def propose(self, tells: Sequence[Tell], number: int) -> NDArray[np.float64]:
+        """Return the point of trial `number`."""
+        del tells
+        return generator(self._seed, _RANDOM, number).random(self._dimension)
+
+
+class QmcProposer(Proposer):
+    """Quasi-Monte Carlo: trial `number` gets point `number` of the run's scrambled Sobol sequence.
+
+    Any 2^k points in a row fill the box evenly; warm starts take the numbers of theirs. noisy-gp
+    begins with the same points. Optuna's QMCSampler numbers its points in the study, in the order
+    asked; here the trial's number says which, so that a trial in flight keeps its point.
+    Reference: Owen, Scrambling Sobol' and Niederreiter-Xing points, Journal of Complexity 14
+    (1998).
+    """
+
+    def __init__(self, *, dimension: int, seed: int) -> None:
+        self._dimension = dimension
+        self._seed = seed
+
+    def propose(self, tells: Sequence[Tell], number: int) -> NDArray[np.float64]:
+        """Return the point of trial `number`."""
+        del tells
+        from scipy.stats.qmc import Sobol
+
+        seed = generator(self._seed, _SEQUENCE)
+        sequence = Sobol(self._dimension, scramble=True, seed=seed)
+        if number:  # scipy 1.17 cannot skip none
+            sequence.fast_forward(number)
+        return np.asarray(sequence.random(1)[0], dtype=np.float64)

@@ -1,0 +1,100 @@
+"""Scalarised CMA-ES: several CMA-ES, each with one number of its own making to maximise.
+
+Every kernel weighs the objectives in its own way; the weightings are spread over the simplex, so
+that the kernels together cover the front. With objectives scaled to v in [0, 1] (0 at the
+reference, 1 at the best value told) a kernel with weights w maximises the augmented Chebyshev value
+
+    min_m w_m (v_m - 1) + 0.05 sum_m w_m (v_m - 1).
+
+Not a weighted sum, which reaches no point in a hollow of the front, however it is weighed, and
+tends to its ends where it is straight; the small sum keeps off points that are only weakly
+non-dominated.
+
+References: Steuer and Choo, Mathematical Programming 26 (1983) (the augmented Chebyshev value);
+Das and Dennis, SIAM Journal on Optimization 8 (1998) (the lattice of weights).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mergefront.sampling.cma import Kernels, Values
+from mergefront.sampling.constraints import Least, reference_point, shortfalls
+from mergefront.sampling.replay import Proposer, Tell
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+_STEPS = {1: 1, 2: 3, 3: 2, 4: 2}  # of the lattice: 1, 4, 6 and 10 kernels
+_INWARD = 0.25  # share by which weightings move to the middle: none leaves an objective out
+_SUM = 0.05  # the augmentation
+_SMALLEST_RANGE = 0.01  # of an objective, one point of score, for its scaling
+_BROKEN = 1e3  # a candidate that breaks a constraint ranks behind all that break none
+
+
+class ScalarCmaProposer(Proposer):
+    """The sampler `cma`: 1, 4, 6 or 10 kernels for 1 to 4 objectives.
+
+    Without a reference the scale begins just below the worst values told. Candidates that break a
+    constraint rank behind all others, by how much they break it.
+    """
+
+    def __init__(
+        self,
+        *,
+        dimension: int,
+        seed: int,
+        start: Sequence[float],
+        n_objectives: int,
+        reference: Sequence[float] | None,
+        constraints: Least | None = None,
+    ) -> None:
+        assert len(start) == dimension
+        self._reference = reference
+        self._constraints = constraints
+        self._weights_WM = weightings(n_objectives)
+        count = len(self._weights_WM)
+        self._kernels = Kernels(count=count, seed=seed, start=start, merit=self._merit)
+
+    def propose(self, tells: Sequence[Tell], number: int) -> Array:
+        """Return the point of trial `number`, given `tells` in finishing order."""
+        return self._kernels.draw(tells, number)
+
+    def _merit(
+        self, kernel: int, incumbents: Sequence[Values | None], told: Sequence[Values]
+    ) -> Callable[[Values], float]:
+        del incumbents
+        low_M, high_M = reference_point(told, self._reference), np.max(told, axis=0)
+        range_M = np.maximum(high_M - low_M, _SMALLEST_RANGE)
+
+        def worth(values: Values) -> float:
+            short = float(shortfalls([values], self._constraints)[0])
+            if short > 0.0:
+                return -_BROKEN * (1.0 + short)
+            return scalarised((np.asarray(values) - low_M) / range_M, self._weights_WM[kernel])
+
+        return worth
+
+
+def scalarised(scaled_M: Array, weights_M: Array) -> float:
+    """Return the augmented Chebyshev value of scaled objectives, to be maximised."""
+    weighed_M = weights_M * (scaled_M - 1.0)
+    return float(weighed_M.min() + _SUM * weighed_M.sum())
+
+
+def weightings(n_objectives: int) -> Array:
+    """Return W weightings (W, M), each positive with sum 1, by the first objective's weight.
+
+    An even lattice on the simplex, moved towards its middle by a quarter.
+    """
+    steps = _STEPS[n_objectives]
+    places = combinations(range(steps + n_objectives - 1), n_objectives - 1)  # of the dividers
+    ends = (steps + n_objectives - 1,)
+    lattice_WM = np.array([np.diff((-1, *place, *ends)) - 1.0 for place in places]) / steps
+    return (1.0 - _INWARD) * lattice_WM + _INWARD / n_objectives

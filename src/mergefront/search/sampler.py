@@ -1,0 +1,47 @@
+"""The sampler of a run: which one, and for which space.
+
+Not here: samplers (`propose`), when one is asked (`search`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import optuna
+
+from mergefront.config import RunConfig
+from mergefront.runs.history import SAMPLER
+from mergefront.sampling import AUTO, ReplaySampler, choose, make_sampler
+from mergefront.space.space import Space
+
+logger = logging.getLogger(__name__)
+
+
+def sampler_name(config: RunConfig, study: optuna.Study, space: Space) -> str:
+    """The sampler of a run; `auto` is decided once, by what the run was started with.
+
+    `space` is that of the run's manifest.
+    """
+    if config.search.sampler != AUTO:
+        return config.search.sampler
+    if SAMPLER not in study.user_attrs:
+        choice = choose(space.dimension, config.budget.candidates, len(config.objectives))
+        logger.info("sampler auto: %s, since %s", *choice)
+        study.set_user_attr(SAMPLER, list(choice))
+    return str(study.user_attrs[SAMPLER][0])
+
+
+def sampler_of(
+    name: str, config: RunConfig, space: Space, reference: Mapping[str, float]
+) -> ReplaySampler:
+    """The sampler `name` for points of `space`; `reference` is the hypervolume's, by objective."""
+    return make_sampler(
+        name,
+        dimension=space.dimension,
+        seed=config.search.seed,
+        start=space.start_point(),
+        n_objectives=len(config.objectives),
+        reference=[reference[objective] for objective in config.objectives],
+        constraints=[config.least.get(objective) for objective in config.objectives],
+    )

@@ -1,0 +1,166 @@
+"""Time: what a run has used of its hours, and what it must keep for the end.
+When another hour is no longer worth it, or the space's knots are exhausted: the hypervolume that
+more candidates may be expected to gain.
+
+Not here: the budget in candidates and hours (`clock`), which point to try next (`propose`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from mergefront.config import BLIND_ITEMS, RunConfig
+from mergefront.records import Evaluation
+from mergefront.runs.belief import Belief, believe
+from mergefront.sampling.noisy_gp import pool
+from mergefront.sampling.replay import generator
+from mergefront.stats.pareto import hypervolume, improvements
+from mergefront.tasks import ItemSet
+
+
+@dataclass
+class Clock:
+    """Wall seconds that a run has used, over all its sessions, against its budget of hours."""
+
+    hours: float | None
+    before: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    def elapsed(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+    def left(self) -> float:
+        """Seconds left; infinite without a budget in hours."""
+        return float("inf") if self.hours is None else self.hours * 3600 - self.elapsed()
+
+
+def reserve(config: RunConfig, items: ItemSet, found: Sequence[Evaluation]) -> float:
+    """Seconds to keep for one more candidate, validation, test and export.
+
+    By the dearest item of the last five candidates that answered any; 0 without a budget in hours.
+    """
+    timed = [e for e in found if not e.failure and e.seconds.generate > 0]
+    if not timed or config.budget.hours is None:
+        return 0.0
+    per_item = max(e.seconds.total / e.answered(config.costs) for e in timed[-5:])
+    validated = (config.report.finalists + 1) * len(items.flat("validation"))
+    pickable = 3 + len(config.objectives)  # knee, guarded, the receiver
+    tested = pickable * len(items.flat("test"))
+    unseen = min(len(items.flat("validation")), BLIND_ITEMS * len(config.asked))
+    blind = pickable * unseen if config.report.blind else 0
+    asked = len(items.flat("search")) + validated + tested + blind
+    export = 120.0 if config.export else 10.0
+    return float(1.2 * per_item * asked + export)
+
+
+logger = logging.getLogger(__name__)
+
+EVERY: Final = 5
+"""So many candidates are between two looks, and as many looks in a row must find too little."""
+EXHAUSTED: Final = 0.002
+"""Knots of which the next candidate is expected to add less than this share of the present
+hypervolume have next to nothing left: what searches with four to eight knots come to after 65 to
+250 candidates (docs/decisions/0005)."""
+LEAST_LEFT: Final = 0.25
+"""Share of the budget's candidates that must be left for a refinement to be worth it."""
+_LOOKS, _DRAWS = 3, 25
+_PURPOSE = 50  # of derived seeds
+
+
+def expected_gain(
+    belief: Belief, found: Sequence[Evaluation], reference: Sequence[float], seed: int
+) -> float | None:
+    """What the next candidate adds to the hypervolume of the believed front, on average.
+
+    Over pairs of draws of the surfaces, jointly at the front's members and at a pool of new points:
+    the point that adds most in one draw, as Thompson sampling would propose it, and what it adds
+    in the other. None while the model is not trusted.
+    """
+    if not belief.by_model or not belief.front:
+        return None
+    points = {e.number: e.place for e in found}
+    front_KD = np.array([points[number] for number in belief.front])
+    random = generator(seed, _PURPOSE, len(found))
+    both_PD = np.vstack([front_KD, pool(front_KD, random)])
+    worth = []
+    for _ in range(_DRAWS):
+        drawn = np.column_stack([one.draw(both_PD, random) for one in belief.model.surfaces])
+        front_KM, new_PM = np.split(drawn, [len(front_KD)])
+        worth.append(improvements(new_PM, front_KM, np.array(reference)))
+    gains = [b_P[int(np.argmax(a_P))] for a_P, b_P in itertools.pairwise(worth)]
+    return float(np.maximum(gains, 0.0).mean())
+
+
+class Patience:
+    """Looks every `EVERY` candidates whether the expected gain of an hour is still worth it.
+
+    `least` is a share of the present hypervolume; it must be missed three looks in a row.
+    """
+
+    def __init__(self, least: float | None, reference: Sequence[float], seed: int) -> None:
+        self._least = least
+        self._reference = list(reference)
+        self._seed = seed
+        self._missed = 0
+        self.rate: float | None = None
+
+    def ended(self, belief: Belief, found: Sequence[Evaluation]) -> bool:
+        """Whether to stop now, said in the log; `rate` then holds the expected share an hour."""
+        if self._least is None or len(found) % EVERY:
+            return False
+        gain = expected_gain(belief, found, self._reference, self._seed)
+        seconds = [e.seconds.total for e in found[-4 * EVERY :] if e.seconds.generate > 0]
+        volume = hypervolume(belief.front_KM, self._reference) if belief.front else 0.0
+        if gain is None or not seconds or volume <= 0:
+            return False
+        self.rate = gain / volume * 3600.0 / float(np.mean(seconds))
+        self._missed = self._missed + 1 if self.rate < self._least else 0
+        if self._missed < _LOOKS:
+            return False
+        logger.warning(
+            "the search ends early: another hour is expected to add %.2g %% to the hypervolume, "
+            "less than budget.min_gain",
+            100 * self.rate,
+        )
+        return True
+
+
+class Exhaustion:
+    """Looks every `EVERY` candidates whether the present knots have next to nothing left.
+
+    What it says is a function of the candidates told, in the order in which they were told, and so
+    the same in a resumed run. `reference` is the hypervolume's, by objective; `costs` are the
+    objectives that are one.
+    """
+
+    def __init__(
+        self, reference: Mapping[str, float], seed: int, costs: Collection[str] = ()
+    ) -> None:
+        self._reference = dict(reference)
+        self._costs = costs
+        self._seed = seed
+        self._looks: dict[int, bool] = {}
+
+    def reached(self, found: Sequence[Evaluation], budget: int) -> bool:
+        """Whether this look and the two before it expect less than `EXHAUSTED`, and enough of the
+        `budget` (candidates in all) is left for other knots."""
+        n = len(found)
+        if n % EVERY or budget - n < LEAST_LEFT * budget:
+            return False
+        return all(self._little(found[: n - back * EVERY]) for back in range(_LOOKS))
+
+    def _little(self, found: Sequence[Evaluation]) -> bool:
+        if len(found) not in self._looks:
+            corner = list(self._reference.values())
+            belief = believe(found, list(self._reference), self._reference, self._costs)
+            gain = expected_gain(belief, found, corner, self._seed)
+            volume = hypervolume(belief.front_KM, corner) if belief.front else 0.0
+            self._looks[len(found)] = gain is not None and gain < EXHAUSTED * volume
+        return self._looks[len(found)]

@@ -1,0 +1,275 @@
+"""A search space: a point in [0, 1]^D -> the table of coefficients of a recipe.
+
+Parameters of the method that are searched have the last knobs, one each.
+
+The YAML file says which donors share knobs, which parts, how knobs spread over the layers, and
+their bounds; `Space.build` fits it to the models at hand. Every pair of donor and mergeable group
+is claimed exactly once, by a knob or by `frozen`; what is frozen stays the receiver's. Not here:
+what a coefficient means (`merging`) and who proposes points (`propose`).
+
+Layers -> knobs, over L layers:
+- `all`: one for all; `each`: one a layer (l0, l1, ...);
+- `{blocks: n}`: n contiguous runs of layers whose sizes differ by at most one, longer ones first;
+- `{ranges: [[0, 3], [4, 7]]}`: explicit runs, both ends included;
+- `{knots: n}`: values at n equally spaced depths from first to last layer, linear between them;
+- `{cosines: n}`: the first n DCT-II basis functions cos(pi k (l + 1/2) / L), clipped to the
+  bounds. Function 0 is the mean, with the knob's bounds; the others lie within half the bounds'
+  width around 0 and start there;
+- `ramp`: an early level, a late one and the turning point between them (`curves.Ramp`).
+Groups outside the layer stack go with the nearest layer: the embedding with the first, final norm
+and head with the last.
+
+With `donors: choose` each run of layers picks one donor, or the receiver: a knob of n choices has
+[0, 1] in n equal bins.
+
+Reading order: `space_file.SpaceSpec`, `Space.build`, `Space.table`; `claims` has the lines and
+`curves` their maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mergefront.errors import ConfigError, SpaceError
+from mergefront.merging.methods import METHODS
+from mergefront.records import PARTS, Group, Part, Table
+from mergefront.space.features import FeatureMap
+from mergefront.space.file import KnobSpec, SpaceSpec, load_space
+from mergefront.space.knobs import Knob
+from mergefront.space.layers import Blocks, Cosines, Knots, Ranges
+from mergefront.space.lines import Claim, CurveClaim, check_claims, claims_of
+from mergefront.space.refinement import carried_over, refined_spec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "Blocks",
+    "Cosines",
+    "Knob",
+    "KnobSpec",
+    "Knots",
+    "Ranges",
+    "Space",
+    "SpaceSpec",
+    "load_space",
+]
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search space fitted to a receiver's groups and the donors. D = `dimension` knobs."""
+
+    spec: SpaceSpec
+    donors: tuple[str, ...]
+    groups: tuple[Group, ...]
+    claims: tuple[Claim, ...]
+
+    @classmethod
+    def build(cls, spec: SpaceSpec, donors: Sequence[str], groups: Sequence[Group]) -> Space:
+        """Fit a space to the models.
+
+        Knobs for parts that the receiver has not (the head, where it is tied) vanish.
+
+        Raises:
+            SpaceError: a donor's part is claimed twice or not at all, a donor is unknown, there
+                are more knobs than layers, ranges leave a layer out, nothing is left to search, or
+                the method refuses candidates within the bounds.
+        """
+        check_claims(spec, donors, groups)
+        n_layers = 1 + max((group.layer for group in groups if group.layer is not None), default=0)
+        claims = tuple(
+            claim
+            for number, line in enumerate(spec.knobs)
+            for claim in claims_of(number, line, donors, groups, n_layers)
+        )
+        if not claims:
+            raise SpaceError("the space has no knob that moves anything in this receiver")
+        return _checked(cls(spec, tuple(donors), tuple(groups), claims))
+
+    @cached_property
+    def knobs(self) -> tuple[Knob, ...]:
+        """All D knobs: those of the claims in turn, then one a parameter that is searched."""
+        whole, start = METHODS[self.spec.method].whole, self.spec.opening
+        own = [
+            Knob(f"parameters.{name}", one.low, one.high, start[name], whole=name in whole)
+            for name, one in self.spec.searched.items()
+        ]
+        return (*(knob for claim in self.claims for knob in claim.knobs), *own)
+
+    @property
+    def dimension(self) -> int:
+        """D, the number of knobs."""
+        return len(self.knobs)
+
+    @property
+    def coefficient_knobs(self) -> tuple[Knob, ...]:
+        """The knobs of coefficients; the method's own parameters come after them."""
+        return self.knobs[: self.dimension - len(self.spec.searched)]
+
+    @property
+    def highest(self) -> float:
+        """The largest coefficient that a candidate may have."""
+        return max(claim.line.high for claim in self.claims)
+
+    @property
+    def frozen_groups(self) -> tuple[str, ...]:
+        """Names of the groups that stay the receiver's."""
+        return tuple(group.name for group in self.groups if group.part in self.spec.frozen)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Parts that some candidate may change."""
+        named = {part for line in self.spec.knobs for part in line.parts}
+        return tuple(part for part in PARTS if part in named)
+
+    def table(self, point: Sequence[float]) -> dict[str, dict[str, float]]:
+        """Decode a point in [0, 1]^D: donor -> group -> coefficient, for every unfrozen group.
+
+        Raises:
+            ValueError: if the point has another length or leaves [0, 1].
+        """
+        if len(point) != self.dimension or not all(0.0 <= u <= 1.0 for u in point):
+            raise ValueError(f"expected {self.dimension} values in [0, 1], found {list(point)}")
+        table: dict[str, dict[str, float]] = {donor: {} for donor in self.donors}
+        for claim, numbers in self._numbers(point):
+            claim.fill(numbers, table)
+        return table
+
+    def parameters(self, point: Sequence[float]) -> dict[str, Any]:
+        """The method's parameters at a point in [0, 1]^D."""
+        first = len(self.coefficient_knobs)
+        values = zip(self.knobs[first:], point[first:], strict=True)
+        searched = {knob.name.removeprefix("parameters."): knob.value(u) for knob, u in values}
+        return {**self.spec.opening, **searched}
+
+    def features(self, points_ND: ArrayLike) -> NDArray[np.float64]:
+        """What a model of scores measures distance on: (N, F), the same F in refined spaces.
+
+        See `features.FeatureMap`.
+
+        Raises:
+            ValueError: if the points have another dimension or leave [0, 1].
+        """
+        return self._feature_map(points_ND)
+
+    @cached_property
+    def _feature_map(self) -> FeatureMap:
+        return FeatureMap(self.claims, self.knobs)
+
+    def refined(self, lines: Collection[int] | None = None) -> Space:
+        """Return a space with more knobs that contains every table of this one.
+
+        `lines` are positions in the file's `knobs`; default: all that have knots. n knots or
+        cosines become 2n - 1, `all` two knots; where the models have fewer layers, `each`.
+
+        Raises:
+            SpaceError: a line cannot be refined, or none has knots.
+        """
+        spec = refined_spec(self.spec, self.claims, lines)
+        return Space.build(spec, self.donors, self.groups)
+
+    def embed(self, point: Sequence[float], other: Space) -> tuple[float, ...]:
+        """Return the point of `other`, a refinement, that decodes to the table of `point` here.
+
+        Tables agree to 1e-12 of the bounds' width; the method's parameters stay.
+
+        Raises:
+            SpaceError: `other` is no refinement of this space.
+        """
+        if self.spec.searched.keys() != other.spec.searched.keys():
+            raise SpaceError("a point cannot be carried over: other parameters are searched")
+        numbers = carried_over(self._numbers(point), other.claims)
+        return (*other.encode(numbers)[: len(numbers)], *point[len(self.coefficient_knobs) :])
+
+    def encode(self, numbers: Sequence[float]) -> tuple[float, ...]:
+        """Encode the knobs' numbers, clipped to bounds; knobs without one are at their start."""
+        given = [*numbers, *(knob.start for knob in self.knobs[len(numbers) :])]
+        return tuple(knob.position(number) for knob, number in zip(self.knobs, given, strict=True))
+
+    def nearest(self, table: Table, parameters: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return the point whose table comes nearest to a given one, by least squares.
+
+        Donors and groups that the table does not name count as 0 in it; parameters that are
+        searched here are clipped to their bounds, those not given stand at their start.
+        """
+        numbers = [number for claim in self.claims for number in claim.fit(table)]
+        opening = self.spec.opening
+        own = [float(parameters.get(name, opening[name])) for name in self.spec.searched]
+        return self.encode([*numbers, *own])
+
+    def uniform_point(self, value: float | Mapping[str, float]) -> tuple[float, ...]:
+        """Return the point where a donor's coefficient is `value` everywhere, clipped to bounds.
+
+        Raises:
+            SpaceError: if donors that share knobs are given different values, or donors of which
+                each layer takes one are given a value together.
+        """
+        by_donor = value if isinstance(value, Mapping) else dict.fromkeys(self.donors, value)
+        return self.encode([n for claim in self.claims for n in claim.uniform(by_donor)])
+
+    def start_point(self) -> tuple[float, ...]:
+        """Return the point where every knob has its start value."""
+        return self.encode([])
+
+    def receiver_point(self) -> tuple[float, ...]:
+        """Return the point that decodes to coefficient 0 everywhere: the receiver itself.
+
+        Raises:
+            SpaceError: if 0 lies outside a knob's bounds.
+        """
+        for claim in self.claims:
+            low, high = claim.line.low, claim.line.high
+            if isinstance(claim, CurveClaim) and not low <= 0.0 <= high:
+                raise SpaceError(
+                    f"the receiver is not in this space: knob {claim.knobs[0].name} lies in "
+                    f"[{low}, {high}]",
+                    hint="let the bounds include 0, or drop `receiver` from the warm starts",
+                )
+        return self.uniform_point(0.0)
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain values that say what is searched."""
+        return {
+            "dimension": self.dimension,
+            "method": self.spec.method,
+            "parameters": self.spec.model_dump(mode="json")["parameters"],
+            "donors": list(self.donors),
+            "knobs": [_described(knob) for knob in self.knobs],
+            "frozen": list(self.frozen_groups),
+        }
+
+    def _numbers(self, point: Sequence[float]) -> list[tuple[Claim, list[float]]]:
+        """Each claim with its knobs' numbers at a point."""
+        found, first = [], 0
+        for claim in self.claims:
+            mine = point[first : first + len(claim.knobs)]
+            found.append((claim, [k.number(u) for k, u in zip(claim.knobs, mine, strict=True)]))
+            first += len(claim.knobs)
+        return found
+
+
+def _described(knob: Knob) -> dict[str, Any]:
+    if knob.choices:
+        start = knob.choices[int(knob.start)]
+        return {"name": knob.name, "choices": list(knob.choices), "start": start}
+    return {"name": knob.name, "low": knob.low, "high": knob.high, "start": knob.start}
+
+
+def _checked(space: Space) -> Space:
+    """Ask the method about both corners, and about a point where no two knobs agree."""
+    method, n = METHODS[space.spec.method], space.dimension
+    for point in ((0.0,) * n, (1.0,) * n, tuple((i + 1) / (n + 1) for i in range(n))):
+        parameters, table = space.parameters(point), space.table(point)
+        for group in dict.fromkeys(name for row in table.values() for name in row):
+            row = {donor: table[donor].get(group, 0.0) for donor in space.donors}
+            try:
+                if any(row.values()):
+                    method.check_row(row, space.donors, parameters)
+            except ConfigError as error:
+                raise SpaceError(f"group {group}: {error.message}", hint=error.hint) from error
+    return space

@@ -1,0 +1,54 @@
+"""Error bars and tests: means of clustered items, paired differences, fronts, sample sizes.
+
+Items of one cluster (same problem, pair or image) are not independent, so clusters are what is
+counted, resampled and compared. Nothing here knows where scores come from.
+
+`means` has means and paired differences with intervals, `comparison` p-values (McNemar, a
+clustered t test) and Holm's adjustment, `power` how many items a difference needs, `volumes`
+hypervolumes. Every interval says in its docstring how often it covered the truth when simulated;
+the simulation is `benchmarks/coverage.py`, its table is in docs/statistics.md.
+"""
+
+from __future__ import annotations
+
+from mergefront.stats.clusters import Difference
+from mergefront.stats.comparison import (
+    Comparison,
+    TestName,
+    compare,
+    design_effect,
+    discordance,
+    holm,
+    mcnemar,
+    paired_p,
+)
+from mergefront.stats.means import (
+    estimate,
+    normal_interval,
+    paired_bootstrap,
+    paired_difference,
+    wilson,
+)
+from mergefront.stats.power import detectable, items_needed
+from mergefront.stats.volumes import hypervolume_difference, hypervolume_interval
+
+__all__ = [
+    "Comparison",
+    "Difference",
+    "TestName",
+    "compare",
+    "design_effect",
+    "detectable",
+    "discordance",
+    "estimate",
+    "holm",
+    "hypervolume_difference",
+    "hypervolume_interval",
+    "items_needed",
+    "mcnemar",
+    "normal_interval",
+    "paired_bootstrap",
+    "paired_difference",
+    "paired_p",
+    "wilson",
+]

@@ -1,0 +1,76 @@
+"""What a gold must be, so that its rule can ever call an answer right; checked when items load."""
+
+from __future__ import annotations
+
+import re
+
+from mergefront.records import Rule
+from mergefront.tasks.scoring.choices import ALPHABET, letters_of
+from mergefront.tasks.scoring.expressions import LONGEST, gold_expression
+from mergefront.tasks.scoring.numbers import numbers_in, value_of
+from mergefront.tasks.scoring.spans import normal
+from mergefront.tasks.scoring.words import plain
+
+
+def normal_gold(rule: Rule, gold: str, choices: tuple[str, ...]) -> str | None:
+    """The gold as its rule compares it, or None if no answer could ever equal it.
+
+    `choice` turns the text of one of the row's options into that option's letter.
+    """
+    match rule.name:
+        case "exact" | "text" | "relaxed" | "vqa" | "anls" | "contains":
+            return gold if plain(gold) else None
+        case "number" | "float" | "integer":
+            text = normal(gold).strip()
+            return text if value_of(text) is not None else None
+        case "list":
+            return gold if numbers_in(gold) else None
+        case "math":
+            expression = gold_expression(gold)
+            return expression if 0 < len(expression) <= LONGEST else None
+        case "choice":
+            return _letter(gold.strip(), choices)
+        case "choices":
+            return _letters(gold, choices)
+        case "yes_no":
+            return plain(gold) if plain(gold) in {"yes", "no"} else None
+
+
+def expected(rule: Rule, choices: tuple[str, ...]) -> str:
+    """What golds of a rule look like, in words for an error message."""
+    letters = letters_of(choices)
+    match rule.name:
+        case "exact" | "text" | "relaxed" | "vqa" | "anls" | "contains":
+            return "a word or number, not punctuation alone"
+        case "number" | "float" | "integer":
+            return "one number without a unit, such as 3, -1.5, 1/2 or 1,234"
+        case "list":
+            return "numbers in square brackets, such as [2014, 2016]"
+        case "math":
+            return f"a number or LaTeX expression of at most {LONGEST} characters"
+        case "choice":
+            options = f", or the text of one option: {' | '.join(choices)}" if choices else ""
+            return f"a letter from {letters[0]} to {letters[-1]}{options}"
+        case "choices":
+            last = letters[-1] if choices else "Z"
+            return f"letters from A to {last}, such as A or B, D"
+        case "yes_no":
+            return "yes or no"
+
+
+def _letter(gold: str, choices: tuple[str, ...]) -> str | None:
+    letters = letters_of(choices)
+    if len(gold) == 1 and gold in letters:
+        return gold
+    same = [letter for letter, text in zip(letters, choices, strict=False) if text.strip() == gold]
+    if same:
+        return same[0]  # options with the same text are one
+    bare = gold.strip("(). ").upper()
+    return bare if len(bare) == 1 and bare in letters else None
+
+
+def _letters(gold: str, choices: tuple[str, ...]) -> str | None:
+    letters = letters_of(choices) if choices else ALPHABET
+    parts = [part for part in re.split(r"[\s,;&()]+|\band\b", gold.strip().upper()) if part]
+    known = all(len(part) == 1 and part in letters for part in parts)
+    return ", ".join(sorted(set(parts))) if parts and known else None

@@ -1,0 +1,279 @@
+"""The report page: every number of front.json is on it, and nothing outside it is needed.
+
+And the same front printed, and on a model card.
+"""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures_science import OBJECTIVES, REFERENCE, candidates, front_json, raced_candidates
+from mergefront.cli.results import print_front
+from mergefront.jobs.card import model_card
+from mergefront.merging.recipe import Models, Recipe
+from mergefront.runs.plots import front_figure, history_figure, save
+from mergefront.runs.report import Figure, write_report
+
+FOUND = candidates(30)
+FRONT = front_json(FOUND)
+RACED = front_json(raced_candidates())
+VOID = {"meta", "br", "path", "use", "rect"}
+
+
+class Page(HTMLParser):
+    """Collects tables, text, links and ids, and checks that elements close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.rows: list[list[str]] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        for key, value in attrs:
+            if key == "id":
+                self.ids.append(str(value))
+            if key.endswith("href") or key == "src":
+                self.links.append(str(value))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag != "meta":
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> list[Figure]:
+    folder = tmp_path_factory.mktemp("plots")
+    save(front_figure(FRONT, FOUND, sampler="como-cma"), folder, "front")
+    save(history_figure(FOUND, OBJECTIVES, REFERENCE), folder, "history")
+    names = ("front", "history", "missing")
+    return [Figure(folder / f"{name}.svg", f"Picture of <{name}>") for name in names]
+
+
+def page(tmp_path: Path, front: dict[str, Any], **more: Any) -> Page:
+    path = write_report(tmp_path / "report.html", front, **more)
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_the_page_stands_alone(tmp_path: Path, figures: list[Figure]) -> None:
+    found = page(tmp_path, FRONT, figures=figures, config="a: <1>", manifest={"seed": 3})
+    text = (tmp_path / "report.html").read_text()
+    assert all(link.startswith("#") for link in found.links)
+    assert {link[1:] for link in found.links} <= set(found.ids)
+    assert len(found.ids) == len(set(found.ids))
+    assert not re.search(r"<script|@import|url\((?!#)", text)
+    assert text.count("<svg") == 2
+    assert "Picture of <front>" in found.text
+    assert "missing" not in found.text
+    assert "a: <1>" in found.text
+    assert '"seed": 3' in found.text
+
+
+def test_members_and_picks_have_their_scores_gains_and_verdicts(tmp_path: Path) -> None:
+    rows = page(tmp_path, FRONT).rows
+    for member in FRONT["members"]:
+        label = f"{member['number']} {', '.join(member['picks'])}".strip()
+        row, answered = [r for r in rows if r[0] == label]
+        assert answered[1:7] == ["1.3", "4.0", "2.5"] * 2
+        unseen = ["25.0 [21.0, 29.5]", "+4.0 [-1.0, +9.0]"] if member["picks"] else ["", ""]
+        assert answered[7:] == unseen
+        for column, name in enumerate(OBJECTIVES):
+            gain = member["gain"][name]
+            assert row[2 + 2 * column].startswith(f"{100 * member['validation'][name]['mean']:.1f}")
+            assert row[3 + 2 * column] == (
+                f"{100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+            )
+        chances = [member["gain"]["reasoning"][key] for key in ("p", "p_holm")]
+        assert row[-3:-1] == ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in chances]
+        assert row[-1].startswith(member["verdict"])
+        assert row[-1].removeprefix(member["verdict"]).strip(" ()") == member["holds"]
+        knob = "arithmetic.a.k0"
+        (knobs,) = [r for r in rows if r[0] == knob]
+        assert f"{member['knobs'][knob]:.3f}" in knobs
+    picked = [m for m in FRONT["members"] if m["picks"]]
+    tested = [
+        r for r in rows if any(r[0] == f"{', '.join(m['picks'])} ({m['number']})" for m in picked)
+    ]
+    assert len(tested) == len(picked) >= 2
+    assert [r[0] for r in rows].count("receiver") == 3
+
+
+def percent(one: dict[str, float]) -> str:
+    return f"{100 * one['mean']:.1f} ± {100 * one['se']:.1f}"
+
+
+def unchosen(front: dict[str, Any], why: str) -> dict[str, Any]:
+    """A run in which the scores chose."""
+    checks = {k: {**v, "misfit": True} for k, v in front["belief"]["calibration"].items()}
+    belief = {**front["belief"], "by_model": False, "why": why, "calibration": checks}
+    return {**front, "belief": belief}
+
+
+def earlier(front: dict[str, Any]) -> dict[str, Any]:
+    """As a version wrote it that had neither belief nor race."""
+    members = [{k: v for k, v in m.items() if k != "believed"} for m in front["members"]]
+    return {k: v for k, v in front.items() if k not in ("belief", "race")} | {"members": members}
+
+
+def test_members_are_followed_from_the_search_to_the_test(tmp_path: Path) -> None:
+    found = page(tmp_path, RACED)
+    assert "The model chose" in found.text
+    part = 0
+    for member in RACED["members"]:
+        label = f"#{member['number']} {', '.join(member['picks'])}".strip()
+        (row,) = [r for r in found.rows if r[0] == label]
+        for column, name in enumerate(OBJECTIVES):
+            searched, *later = row[1 + 4 * column : 5 + 4 * column]
+            assert searched.startswith(percent(member["search"][name]))
+            if member["search"][name]["partial"] > 0:
+                assert searched.endswith(f"({member['search'][name]['n']} items)")
+                part += 1
+            steps = (member["believed"], member["validation"], member["test"])
+            assert later == [percent(one[name]) if one else "" for one in steps]
+    assert part
+    for name, check in RACED["belief"]["calibration"].items():
+        (row,) = [r for r in found.rows if r[0] == name]
+        assert row[1:4] == [
+            str(check["n"]), f"{100 * check['within_95']:.1f}", f"{check['mean_square']:.2f}"
+        ]  # fmt: skip
+        assert row[-1] == "may be believed"
+
+
+def test_a_model_that_is_not_believed_is_said_in_a_sentence(tmp_path: Path) -> None:
+    found = page(tmp_path, unchosen(RACED, "the model misjudges perception"))
+    assert "The scores chose, and not the model: the model misjudges perception." in found.text
+    assert [cell for row in found.rows for cell in row if cell.startswith("reasoning: ")][
+        -3:-1
+    ] == ["reasoning: search", "reasoning: validation"]
+    assert [r[-1] for r in found.rows].count("misfit: not believed") == 2
+
+
+def test_the_race_says_what_it_saved_and_how_often_it_was_wrong(tmp_path: Path) -> None:
+    found, race = page(tmp_path, RACED), RACED["race"]
+    assert f"answered {100 * race['items']:.0f} % of the items" in found.text
+    for why, number in race["left"].items():
+        (row,) = [r for r in found.rows if r[0].startswith(f"{why}: ")]
+        assert row[1:] == [str(number), str(list(race["spared"].values()).count(why))]
+    behind = [int(n) for n, why in race["spared"].items() if why == "behind"]
+    for front, wrong in (([], 0), (behind[:2], 2)):
+        told = {**RACED, "belief": {**RACED["belief"], "front": front}}
+        text = page(tmp_path, told).text
+        assert f"{len(behind)} of them would have left as behind or collapsed; {wrong} of" in text
+        assert f"wrong {100 * wrong / len(behind):.0f} % of the time" in text
+    known = {**RACED, "race": {**race, "spared": {"31": "known"}}}
+    assert "nothing is known of its errors" in page(tmp_path, known).text
+    assert "each on up to 300 search items" in found.text
+
+
+def test_runs_without_a_race_or_a_belief_say_nothing_of_them(tmp_path: Path) -> None:
+    assert FRONT["race"]["items"] == 1.0
+    assert "The race" not in page(tmp_path, FRONT).text
+    text = page(tmp_path, earlier(RACED)).text
+    assert "How the members were chosen" not in text
+    assert "The race" not in text
+
+
+def test_checks_stand_in_their_sections(tmp_path: Path, figures: list[Figure]) -> None:
+    svg = figures[0].svg.read_text()
+    for stem in ("calibration", "race"):
+        (tmp_path / f"{stem}.svg").write_text(svg)
+    checks = [Figure(tmp_path / f"{stem}.svg", f"<{stem}>") for stem in ("calibration", "race")]
+    text = page(tmp_path, RACED, figures=[*figures, *checks]).text
+    order = ["Picture of <front>", "The front, on", "How the members were chosen", "<calibration>",
+             "The race", "<race>", "Picture of <history>"]  # fmt: skip
+    assert sorted(order, key=text.index) == order
+
+
+def test_a_front_is_printed_with_who_chose_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(front: dict[str, Any]) -> str:
+        volume = {**front["hypervolume"]["validation"], "reference": REFERENCE}
+        print_front({**front, "test_rounds": 1, "hypervolume": {"validation": volume}})
+        return capsys.readouterr().out
+
+    by_model = printed(RACED)
+    member = RACED["members"][0]
+    cells = [percent(member[s][n]) for n in OBJECTIVES for s in ("search", "believed")]
+    assert [str(member["number"]), *cells] in [
+        [cell.replace("±", "± ") for cell in re.split(r"\s{2,}", line.strip())]
+        for line in by_model.splitlines()
+    ]
+    used = 100 * RACED["race"]["items"]
+    assert f"race: {used:.0f} % of the items asked" in by_model
+    by_scores = printed(unchosen(FRONT, "the model misjudges perception"))
+    assert "chosen by scores on search items: the model misjudges perception" in by_scores
+    assert "believed" not in by_scores
+    assert "race:" not in by_scores
+    old = printed(earlier(RACED))
+    assert "chosen by" not in old
+    assert "beats the receiver" in old
+
+
+def test_a_card_says_by_what_the_model_was_chosen() -> None:
+    recipe = Recipe("task_arithmetic", Models(receiver="zoo:vlm", donors={}), {}, {})
+    member = RACED["members"][0]
+
+    def card(front: dict[str, Any]) -> str:
+        return model_card(recipe, {}, front, front["members"][0])
+
+    believed = ", ".join(f"{n} {percent(member['believed'][n])}" for n in OBJECTIVES)
+    assert f"scores on search items believes of it ({believed})" in card(RACED)
+    assert "by its scores on search items, not by a model" in card(unchosen(RACED, "too few"))
+    assert "on search items. Verdict" in card(earlier(RACED))
+    lone = {"number": 13, "search": member["search"], "picks": []}
+    early = {n: {**v, "partial": 0.01} for n, v in member["search"].items()}
+    whole = {n: {**v, "partial": 0.0} for n, v in member["search"].items()}
+    assert "(it left early)" in model_card(recipe, {}, RACED, {**lone, "search": early})
+    assert "(it left early)" not in model_card(recipe, {}, RACED, {**lone, "search": whole})
+
+
+def test_what_a_run_may_lack_is_left_out(tmp_path: Path) -> None:
+    members = [{**m, "test": None, "test_gain": None} for m in FRONT["members"]]
+    bare = {
+        **FRONT,
+        "members": members,
+        "receiver": {**FRONT["receiver"], "test": None},
+        "hypervolume": {"search": 0.0, "validation": None},
+        "messages": ["Nothing beats the receiver."],
+        "seconds": {},
+    }
+    found = page(tmp_path, bare)
+    assert "on test items" not in found.text.split("What the numbers mean")[0]
+    assert "Nothing beats the receiver." in found.text
+    assert page(tmp_path, {**bare, "members": []}).rows
+
+
+def test_definitions_say_what_was_used(tmp_path: Path) -> None:
+    text = page(tmp_path, {**FRONT, "guards": {"perception": 0.035}}).text
+    assert "reasoning 26.0 %, perception 74.4 %" in text
+    assert "the loss of perception is at most 3.5 points" in text
+
+
+def test_markup_in_names_is_text(tmp_path: Path) -> None:
+    evil = {**FRONT, "run": "<img src=x>", "messages": ["<script>1</script>"]}
+    found = page(tmp_path, evil)
+    assert "<script>1</script>" in found.text
+    assert "<img" not in (tmp_path / "report.html").read_text()

@@ -1,0 +1,1 @@
+"""How the zoo was trained: networks, lessons, the quality bar."""
