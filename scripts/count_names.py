@@ -16,8 +16,40 @@ from collections import Counter
 from pathlib import Path
 
 EMPTY_WORDS = frozenset(
-    "found told made one mine theirs them said wanted given known here there some both what own "
-    "kept left other others held missing seen done asked taken chosen now then thing things".split()
+    [
+        "found",
+        "told",
+        "made",
+        "one",
+        "mine",
+        "theirs",
+        "them",
+        "said",
+        "wanted",
+        "given",
+        "known",
+        "here",
+        "there",
+        "some",
+        "both",
+        "what",
+        "own",
+        "kept",
+        "left",
+        "other",
+        "others",
+        "held",
+        "missing",
+        "seen",
+        "done",
+        "asked",
+        "taken",
+        "chosen",
+        "now",
+        "then",
+        "thing",
+        "things",
+    ]
 )
 """Pronouns, participles and adverbs that were used as whole names in this project."""
 

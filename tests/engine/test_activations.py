@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_recipe import receiver_groups
-from test_space import space
-from test_warm_starts import CONFIG, config, opened
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import fixtures_models as tiny
 from engine_contract import SETTINGS, make_items
 from fixtures_cli import runner
+from fixtures_recipes import receiver_groups
+from fixtures_search import SMALL_RUN, assembled, small_config
+from fixtures_space import space
 from mergefront.engine import activations
 from mergefront.engine.activations import Drift, _same_part, drift, measure, shares, tables
 from mergefront.engine.prompts import decode_image
@@ -262,14 +262,14 @@ def test_the_command_line_shows_what_a_run_would_use(
 ) -> None:
     mergefront_cli = runner(monkeypatch, capsys)
     file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    file.write_text(yaml.safe_dump(SMALL_RUN, sort_keys=False))
     code, said, told = mergefront_cli("activations", file, "--json", "--out", tmp_path / "drawn")
     assert code == 0, told
     data = json.loads(said)
-    found, sources = measured(config())
+    found, sources = measured(small_config())
     assert data == {"changes": found, "shares": shares(found, sources.groups)}
     assert (tmp_path / "drawn" / "activations.png").stat().st_size > 0
-    file.write_text(yaml.safe_dump({k: v for k, v in CONFIG.items() if k != "base"}))
+    file.write_text(yaml.safe_dump({k: v for k, v in SMALL_RUN.items() if k != "base"}))
     code, said, told = mergefront_cli("activations", file)
     assert (code, said) == (2, "")
     assert "base" in told
@@ -287,13 +287,13 @@ def queued(search: Any) -> list[tuple[str, dict[str, float]]]:
 
 def test_a_run_measures_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
-    first = assemble(config(search=STARTS), tmp_path / "a", lambda *step: told.append(step))
+    first = assemble(small_config(search=STARTS), tmp_path / "a", lambda *step: told.append(step))
     first.close()
     assert [origin for origin, _ in queued(first)] == [
         *("receiver", "activations 0.5", "activations 1")
     ]
     assert told[-1][0] == told[-1][1] == len(told)
-    again = opened(tmp_path / "b", search=STARTS)
+    again = assembled(tmp_path / "b", search=STARTS)
     assert queued(again) == queued(first)
     asked = first.items.items["search"]
     found = measure(first.config.engine, first.sources, ["2.mlp", "5.mlp"], asked)
@@ -307,7 +307,7 @@ def test_a_run_measures_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise AssertionError("a resume measures nothing")
 
     monkeypatch.setattr(activations, "measure", never)
-    assert queued(opened(tmp_path / "a", search=STARTS)) == queued(first)
+    assert queued(assembled(tmp_path / "a", search=STARTS)) == queued(first)
 
 
 def unloadable(folder: Path) -> str:
@@ -332,7 +332,7 @@ def test_what_cannot_be_measured_is_left_out_aloud(
     if "receiver" in changed:
         changed = {"receiver": unloadable(tmp_path / "no_such_vl")}
     with caplog.at_level(logging.WARNING):
-        search = opened(tmp_path / "runs", search=STARTS, **changed)
+        search = assembled(tmp_path / "runs", search=STARTS, **changed)
     assert [origin for origin, _ in queued(search)] == ["receiver"]
     (line,) = (r.getMessage() for r in caplog.records if "activations skipped" in r.getMessage())
     assert re.search(words, line)

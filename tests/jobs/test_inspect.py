@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_adapter import adapted
 
 import mergefront.jobs.inspect
+from fixtures_adapters import make_adapter
 from fixtures_models import perturbed, tensors_of, tiny_idefics3, tiny_llama
 from mergefront.errors import PairingError, UserError
 from mergefront.jobs.inspect import aliases, inspect, tables
@@ -125,7 +125,7 @@ def test_by_token_another_vocabulary_merges(zoo: dict[str, str]) -> None:
 
 
 def test_an_adapter_beside_its_model(zoo: dict[str, str], tmp_path: Path) -> None:
-    adapter = adapted(Path(zoo["a"]), tmp_path / "lora", target_modules=["q_proj"])
+    adapter = make_adapter(Path(zoo["a"]), tmp_path / "lora", target_modules=["q_proj"])
     found = inspect(zoo["receiver"], [f"{zoo['a']}+{adapter}", zoo["a"]], zoo["base"])
     lora, alone = found.donors
     assert (lora.alias, lora.adapter, lora.adapted) == ("lora", str(adapter), 3)

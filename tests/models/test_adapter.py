@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, VeraConfig, get_peft_model
+from peft import PeftModel, VeraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
+from fixtures_adapters import make_adapter
 from fixtures_models import tensors_of, tiny_idefics3, tiny_llama
 from mergefront.config import Donor, EngineConfig
 from mergefront.engine.transformers import TransformersEngine
@@ -26,7 +27,6 @@ from mergefront.models.exact_product import LowRank, product
 from mergefront.models.refs import Models, located
 from mergefront.models.sources import DonorRef, ModelRefs, Sources
 
-LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Q = "model.layers.{}.self_attn.q_proj"
 
 
@@ -39,19 +39,6 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "bf16": tiny_llama(root / "bf16", seed=0, dtype=torch.bfloat16),
         "tied": tiny_llama(root / "tied", seed=0, tied=True),
     }
-
-
-def adapted(base: Path, folder: Path, seed: int = 7, **settings: Any) -> Path:
-    """A LoRA of PEFT's making on `base`, every trainable tensor random."""
-    options = {"r": 4, "lora_alpha": 12, "target_modules": LINEAR} | settings
-    model = get_peft_model(LlamaForCausalLM.from_pretrained(base), LoraConfig(**options))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    model.save_pretrained(folder)
-    return folder
 
 
 def merged_by_peft(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
@@ -85,7 +72,7 @@ def opened(zoo: dict[str, Path], adapter: Path, model: str = "base", **names: An
 def test_a_donor_is_what_peft_makes_of_it(
     zoo: dict[str, Path], tmp_path: Path, settings: dict[str, Any], count: int, model: str
 ) -> None:
-    adapter = adapted(zoo[model], tmp_path / "adapter", **settings)
+    adapter = make_adapter(zoo[model], tmp_path / "adapter", **settings)
     wanted = merged_by_peft(zoo[model], adapter)
     before = tensors_of(zoo[model])
     sources = opened(zoo, adapter, model)
@@ -117,7 +104,7 @@ def test_a_bias_of_b_shifts_the_models(tmp_path: Path) -> None:
             weight = tensors[f"model.layers.{layer}.self_attn.{module}.weight"]
             tensors[f"model.layers.{layer}.self_attn.{module}.bias"] = torch.randn(len(weight))
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
-    adapter = adapted(base, tmp_path / "adapter", target_modules=["q_proj"], lora_bias=True)
+    adapter = make_adapter(base, tmp_path / "adapter", target_modules=["q_proj"], lora_bias=True)
     wanted = merged_by_peft(base, adapter)
     sources = Sources.open(
         ModelRefs(str(base), None, {"x": DonorRef(str(base), None, str(adapter))})
@@ -131,7 +118,7 @@ def test_a_bias_of_b_shifts_the_models(tmp_path: Path) -> None:
 def test_the_delta_of_an_adapter_is_from_its_own_model_unless_a_base_is_named(
     zoo: dict[str, Path], tmp_path: Path
 ) -> None:
-    adapter = adapted(zoo["base"], tmp_path / "adapter", target_modules=["q_proj"])
+    adapter = make_adapter(zoo["base"], tmp_path / "adapter", target_modules=["q_proj"])
     alone = opened(zoo, adapter)
     own, other = "model.text_model.layers.0.self_attn.q_proj.weight", "lm_head.weight"
     delta = alone.tensor("x", own) - alone.tensor("base:x", own)
@@ -148,7 +135,7 @@ def test_export_merges_an_adapter_as_it_would_its_merged_model(
     zoo: dict[str, Path], tmp_path: Path
 ) -> None:
     """The folder that PEFT would save, in fp32, gives the same checkpoint but for last bits."""
-    adapter = adapted(zoo["base"], tmp_path / "adapter")
+    adapter = make_adapter(zoo["base"], tmp_path / "adapter")
     folder = shutil.copytree(zoo["base"], tmp_path / "folder")
     wanted = {n: t.float() for n, t in merged_by_peft(zoo["base"], adapter).items()}
     save_file(wanted, folder / "model.safetensors", metadata={"format": "pt"})
@@ -172,7 +159,9 @@ def test_export_merges_an_adapter_as_it_would_its_merged_model(
 def test_engine_and_export_agree_bit_for_bit(zoo: dict[str, Path], tmp_path: Path) -> None:
     """An adapter and rows by token, in a receiver of another dtype."""
     receiver = tiny_idefics3(tmp_path / "receiver", seed=1, dtype=torch.bfloat16)
-    adapter = adapted(zoo["base"], tmp_path / "adapter", target_modules=["q_proj", "embed_tokens"])
+    adapter = make_adapter(
+        zoo["base"], tmp_path / "adapter", target_modules=["q_proj", "embed_tokens"]
+    )
     (adapter / "README.md").write_text("---\nlicense: mit\n---\n")
     models = Models(
         receiver=str(receiver),
@@ -272,7 +261,7 @@ def edited(adapter: Path, to: Path, change: Callable[[dict[str, torch.Tensor]], 
 
 @pytest.fixture(scope="module")
 def plain(zoo: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return adapted(zoo["base"], tmp_path_factory.mktemp("plain") / "adapter")
+    return make_adapter(zoo["base"], tmp_path_factory.mktemp("plain") / "adapter")
 
 
 def move(old: str, new: str) -> Callable[[dict[str, torch.Tensor]], None]:
@@ -341,11 +330,11 @@ def test_an_adapter_for_other_modules_is_named(
 def test_an_adapter_of_a_tied_head_and_of_another_width(
     zoo: dict[str, Path], tmp_path: Path
 ) -> None:
-    adapter = adapted(zoo["base"], tmp_path / "adapter", target_modules=["q_proj", "lm_head"])
+    adapter = make_adapter(zoo["base"], tmp_path / "adapter", target_modules=["q_proj", "lm_head"])
     with pytest.raises(PairingError, match=r"'lm_head\.weight', and the language tower of .*tied"):
         opened(zoo, adapter, "tied")
     narrow = tiny_llama(tmp_path / "narrow", seed=3, hidden=32)
-    other = adapted(narrow, tmp_path / "other", target_modules=["q_proj"])
+    other = make_adapter(narrow, tmp_path / "other", target_modules=["q_proj"])
     with pytest.raises(PairingError, match=r"does not fit 'model\.layers\.0\.self_attn\.q_proj"):
         opened(zoo, other)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_adapter import adapted
 
+from fixtures_adapters import make_adapter
 from fixtures_models import perturbed, rewrite, tensors_of, tiny_llama
 from mergefront.models import lineage
 from mergefront.models.lineage import Finding, check, kinships
@@ -38,7 +38,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     grow("far", "ancient", 7, LARGE)
     grow("x", "stranger", 8, SMALL)
     grow("y", "stranger", 9, SMALL)
-    made["adapter"] = adapted(made["a"], root / "adapter")
+    made["adapter"] = make_adapter(made["a"], root / "adapter")
     return made
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,14 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures_cli import ZOO_RUN
+from fixtures_runs import N, record, records, scores, simulated_run
 from mergefront import stats
 from mergefront.cli.results import print_front
 from mergefront.config import BLIND_ITEMS, RunConfig, validate
 from mergefront.errors import ConfigError, RunError, UserError
 from mergefront.jobs.card import model_card
 from mergefront.merging.recipe import Models, Recipe
-from mergefront.records import Estimate, Evaluation, Item, Split
-from mergefront.runs.directory import RECEIVER, ItemRecord, RunDirectory, blind_name, with_costs
+from mergefront.records import Estimate, Evaluation, Item
+from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.front import (
     ALONE,
     BEATS,
@@ -36,87 +36,11 @@ from mergefront.runs.front import (
     summarise,
     write_front,
 )
-from mergefront.runs.history import COMPLETED, RESULT, estimates_of, open_study
+from mergefront.runs.history import COMPLETED, estimates_of
 from mergefront.runs.members import believed, choose_finalists, picks, resolve_pick
 from mergefront.runs.report import write_report
-from mergefront.runs.study import record_opening
 from mergefront.runs.units import paired_units, units_of
 from mergefront.search.finish import blind_items, nobody
-
-N = 120
-ABILITY = {  # (reasoning, perception) of the receiver and three candidates
-    RECEIVER: (0.3, 0.9),
-    "1": (0.7, 0.9),
-    "2": (0.75, 0.6),
-    "3": (0.4, 0.9),
-}
-
-
-def record(item: str, score: float, **more: Any) -> ItemRecord:
-    made = ItemRecord("search", "reasoning", "t", item, item, 0, score, "7", "ok", 2, "7")
-    return replace(made, **more)
-
-
-def scores(name: str, split: Split, column: int, blind: bool = False) -> np.ndarray:
-    """The same latent items for every model, so that models disagree on few."""
-    latent = np.random.default_rng([len(split), column]).random(N)
-    own = np.random.default_rng([len(split), column, *name.encode()]).random(N)
-    ability = 0.5 * ABILITY[name][column] if blind else ABILITY[name][column]
-    return (0.8 * latent + 0.2 * own < ability).astype(float)
-
-
-def records(name: str, split: Split, blind: bool = False) -> list[ItemRecord]:
-    """Reasoning: single items. Perception: pairs, of which both halves must be right."""
-    found = []
-    for column, objective in enumerate(("reasoning", "perception")):
-        for index, value in enumerate(scores(name, split, column, blind)):
-            pair = f"pair {index // 2}" if column else ""
-            item = f"{split}/{objective}/{index}"
-            status = "no_answer" if index % 10 == 0 else "truncated" if index % 10 == 1 else "ok"
-            one = record(item, value, split=split, objective=objective, task=objective)
-            one = replace(one, unit=pair, cluster=pair or item, status=status, tokens=index)
-            found.append(one)
-    return found
-
-
-def made_run(
-    tmp_path: Path, mode: str = "generate", **changes: Any
-) -> tuple[RunDirectory, optuna.Study]:
-    """A run directory with a study and item files, as a search leaves them.
-
-    `mode` is how the task of perception is answered.
-    """
-    config = validate({**ZOO_RUN, **changes}, RunConfig, "x.yaml")
-    run = RunDirectory.create_or_resume(tmp_path, config)
-    tasks = {"digits_reasoning": {"mode": "generate"}, "digits_perception": {"mode": mode}}
-    run.check_manifest({"items": {"tasks": tasks}})
-    study = open_study(run, create=True)
-    for name in ABILITY:
-        estimates = estimates_of(with_costs(records(name, "search"), config.costs))
-        for split in ("search", "validation", "test"):
-            run.add_items(name, records(name, split))
-        if name in (RECEIVER, "1"):
-            run.add_items(blind_name(name), records(name, "validation", blind=True))
-        result = {
-            "origin": "receiver" if name == RECEIVER else "como-cma",
-            "elapsed": 1.0,
-            "knobs": {"k": 0.5},
-            "se": {k: e.se for k, e in estimates.items()},
-            "n": {k: e.n for k, e in estimates.items()},
-            "seconds": {},
-            "failure": "",
-        }
-        trial = optuna.trial.create_trial(
-            params={"k": 0.5},
-            distributions={"k": optuna.distributions.FloatDistribution(0, 1)},
-            values=[estimates[objective].mean for objective in config.objectives],
-            user_attrs={RESULT: result},
-        )
-        study.add_trial(trial)
-    study.set_user_attr("finalists", [1, 2, 3])
-    record_opening(study, "test", "1", 4)
-    return run, study
-
 
 GROUPS = st.lists(
     st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=3), min_size=2, max_size=8
@@ -165,7 +89,7 @@ def test_item_files_without_units_are_still_read(tmp_path: Path) -> None:
 
 
 def test_gains_are_tested_as_their_items_allow_and_adjusted_over_the_front(tmp_path: Path) -> None:
-    front = summarise(*made_run(tmp_path))
+    front = summarise(*simulated_run(tmp_path))
     chances = []
     for member in front["members"]:
         mine, base = (scores(n, "validation", 0) for n in (str(member["number"]), RECEIVER))
@@ -190,7 +114,7 @@ def test_gains_are_tested_as_their_items_allow_and_adjusted_over_the_front(tmp_p
 
 
 def test_a_gain_may_hold_for_the_member_alone(tmp_path: Path) -> None:
-    run, study = made_run(tmp_path)
+    run, study = simulated_run(tmp_path)
     base = records(RECEIVER, "validation")
     luck = [  # six more right and none wrong: p 0.031 alone, 0.062 after Holm's first two
         replace(r, score=1.0) if r.score == 0 and r.objective == "reasoning" and i in flips else r
@@ -209,7 +133,7 @@ def test_a_gain_may_hold_for_the_member_alone(tmp_path: Path) -> None:
 
 
 def test_an_objective_that_never_changed_is_said(tmp_path: Path) -> None:
-    run, study = made_run(tmp_path)
+    run, study = simulated_run(tmp_path)
     assert not [one for one in summarise(run, study)["messages"] if "scored the same" in one]
     for trial in study.trials[1:]:
         level = study.trials[0].values[1]
@@ -220,7 +144,7 @@ def test_an_objective_that_never_changed_is_said(tmp_path: Path) -> None:
 
 
 def test_how_models_answered_is_told(tmp_path: Path) -> None:
-    front = summarise(*made_run(tmp_path))
+    front = summarise(*simulated_run(tmp_path))
     for answered in (front["receiver_answers"], *(m["answers"] for m in front["members"])):
         for objective in ("reasoning", "perception"):
             assert answered[objective] == {
@@ -229,12 +153,12 @@ def test_how_models_answered_is_told(tmp_path: Path) -> None:
                 "tokens": pytest.approx((N - 1) / 2),
             }
     assert not [one for one in front["messages"] if "log-probability" in one]
-    by_label = summarise(*made_run(tmp_path / "labels", mode="labels"))["messages"][-1]
+    by_label = summarise(*simulated_run(tmp_path / "labels", mode="labels"))["messages"][-1]
     assert by_label == "Answers by label log-probability, not generated: digits_perception."
 
 
 def test_a_gain_that_is_there_blind_is_said(tmp_path: Path) -> None:
-    front = summarise(*made_run(tmp_path))
+    front = summarise(*simulated_run(tmp_path))
     one, two, _ = front["members"]
     assert two["blind"] is None
     mine, base = (scores(n, "validation", 0, blind=True) for n in ("1", RECEIVER))
@@ -263,7 +187,7 @@ def test_the_blind_control_asks_the_same_questions_without_images() -> None:
 
 def test_guards_may_differ_by_objective(tmp_path: Path) -> None:
     changed = {"report": {"guards": {"perception": 0.9}}}
-    front = summarise(*made_run(tmp_path, **changed))
+    front = summarise(*simulated_run(tmp_path, **changed))
     assert front["guards"] == {"perception": 0.9}
     assert [m["verdict"] for m in front["members"]][:2] == [BEATS, BEATS]
     with pytest.raises(ConfigError, match=r"report\.guards names reasoning; .*: perception"):
@@ -280,7 +204,7 @@ def test_items_of_another_split_are_counted_whatever_the_objective() -> None:
 def test_shared_items_are_told_before_any_number(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, study = made_run(tmp_path)
+    run, study = simulated_run(tmp_path)
     assert write_front(run, study)["warnings"] == []
     again = [replace(r, split="validation") for r in records(RECEIVER, "search")[: N // 4]]
     kept = records(RECEIVER, "validation")

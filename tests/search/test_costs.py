@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_front import made_run
 
 from fixtures_cli import ZOO_RUN
+from fixtures_runs import simulated_run
 from mergefront import stats
 from mergefront.cli.results import print_front
 from mergefront.config import Racing, RunConfig, TokenCost, absolute, dump_yaml, load_yaml, validate
@@ -367,7 +367,7 @@ def test_verdicts_mind_a_cost_where_it_has_a_guard(
 def test_front_report_and_card_say_it_in_tokens(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, study = made_run(tmp_path, objectives=THREE)
+    run, study = simulated_run(tmp_path, objectives=THREE)
     for factor, name in ((0.5, "1"), (2.0, "2")):  # the others' answers have 0 to 119 tokens
         rows = [replace(r, tokens=int(factor * r.tokens)) for r in run.read_answers(name)]
         run.add_items(name, rows)

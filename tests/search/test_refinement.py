@@ -13,10 +13,11 @@ import numpy as np
 import optuna
 import pytest
 import yaml
-from test_space import DONORS, receiver_groups, space
-from test_stopping import NAMES, REFERENCE, search
 
 from fixtures_cli import ZOO_RUN, Command, runner
+from fixtures_recipes import receiver_groups
+from fixtures_search import OBJECTIVES, REFERENCE, simulated_search
+from fixtures_space import DONORS, space
 from mergefront.config import RunConfig, validate
 from mergefront.errors import SpaceError
 from mergefront.jobs import conclude
@@ -285,7 +286,7 @@ def test_knots_are_exhausted_after_three_small_looks_in_a_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And whoever asks at any later look alone is told the same: nothing is remembered."""
-    found = search(50, 1.0)
+    found = simulated_search(50, 1.0)
     monkeypatch.setattr(stopping, "EXHAUSTED", 0.045)
     exhaustion = Exhaustion(REFERENCE, seed=0)
     said = [n for n in range(51) if exhaustion.reached(found[:n], 1000)]
@@ -301,7 +302,7 @@ def test_knots_are_exhausted_after_three_small_looks_in_a_row(
 
 def share(found: list[Evaluation]) -> float | None:
     """Expected gain as a share of the front's area above the reference point."""
-    belief = believe(found, NAMES, REFERENCE)
+    belief = believe(found, OBJECTIVES, REFERENCE)
     gain = stopping.expected_gain(belief, found, list(REFERENCE.values()), 0)
     area, right = 0.0, REFERENCE["reasoning"]
     for x, y in sorted(belief.front_KM.tolist()):

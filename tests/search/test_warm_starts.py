@@ -11,11 +11,12 @@ import numpy as np
 import optuna
 import pytest
 import yaml
-from test_recipe import receiver_groups
-from test_space import BODY, space
 
+from fixtures_recipes import receiver_groups
+from fixtures_search import SMALL_RUN, assembled, small_config
+from fixtures_space import BODY, space
 from mergefront import files as shipped
-from mergefront.config import RunConfig, WarmStart, validate
+from mergefront.config import WarmStart
 from mergefront.errors import ConfigError, RunError, SpaceError
 from mergefront.models.checkpoint import Checkpoint, locate
 from mergefront.models.sources import Sources
@@ -24,28 +25,9 @@ from mergefront.runs.history import RESULT
 from mergefront.runs.reopen import lay_out
 from mergefront.sampling import pending
 from mergefront.search.loop import Search
-from mergefront.search.setup import assemble
 from mergefront.search.warm_starts import importance_table, warm_points
 from mergefront.space import budget
 from mergefront.space.space import Space, SpaceSpec, load_space
-
-CONFIG = {
-    "name": "warm",
-    "receiver": "zoo:vlm",
-    "base": "zoo:base",
-    "donors": {
-        "arithmetic": {"model": "zoo:arithmetic"},
-        "comparison": {"model": "zoo:comparison"},
-    },
-    "space": "knots_by_part",
-    "objectives": {"reasoning": ["digits_reasoning"], "perception": ["digits_perception"]},
-    "items": {"search": 8, "validation": 8, "test": 8},
-    "engine": {"kind": "transformers"},
-}
-
-
-def config(**changes: Any) -> RunConfig:
-    return validate(CONFIG | changes, RunConfig, "warm.yaml")
 
 
 def shipped_spec(name: str) -> SpaceSpec:
@@ -54,12 +36,12 @@ def shipped_spec(name: str) -> SpaceSpec:
 
 @pytest.fixture(scope="module")
 def laid_out() -> tuple[Space, Sources]:
-    return lay_out(config(), shipped_spec("knots_by_part"))
+    return lay_out(small_config(), shipped_spec("knots_by_part"))
 
 
 @pytest.mark.parametrize("name", shipped.names("search_spaces"))
 def test_every_shipped_space_fits_the_zoo(name: str, laid_out: tuple[Space, Sources]) -> None:
-    found, sources = lay_out(config(), shipped_spec(name))
+    found, sources = lay_out(small_config(), shipped_spec(name))
     table = found.table(found.start_point())
     unfrozen = {group.name for group in sources.groups if group.part in BODY}
     assert list(table) == ["arithmetic", "comparison"]
@@ -152,7 +134,7 @@ def test_importance_is_the_share_of_the_squared_change(
 
 
 def test_importance_needs_a_base(caplog: Any) -> None:
-    found, sources = lay_out(config(base=None), shipped_spec("real_pairs_linear"))
+    found, sources = lay_out(small_config(base=None), shipped_spec("real_pairs_linear"))
     with caplog.at_level(logging.WARNING):
         assert warm_points(found, ["importance"], sources) == []
     assert "importance skipped: donor 'arithmetic' has no base" in caplog.text
@@ -164,12 +146,6 @@ def test_importance_needs_a_base(caplog: Any) -> None:
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
-
-
-def opened(runs: Path, **changes: Any) -> Search:
-    found = assemble(config(**changes), runs)
-    found.close()
-    return found
 
 
 def finish(search: Search, scores: list[tuple[float, float]]) -> None:
@@ -193,12 +169,12 @@ SCORES = [(0.5, 0.5), (0.4, 0.8), (0.6, 0.45), (0.2, 0.2), (0.3, 0.85), (0.1, 0.
 
 
 def test_the_front_of_an_earlier_run_is_carried_over(runs: Path) -> None:
-    first = opened(runs)
+    first = assembled(runs)
     finish(first, SCORES)
-    donors = CONFIG["donors"]
+    donors = SMALL_RUN["donors"]
     assert isinstance(donors, dict)
     swapped = {"one": donors["comparison"], "other": donors["arithmetic"]}
-    second = opened(
+    second = assembled(
         runs,
         name="later",
         donors=swapped,
@@ -217,7 +193,7 @@ def test_the_front_of_an_earlier_run_is_carried_over(runs: Path) -> None:
             for group, value in before[old].items():
                 assert after[new][group] == pytest.approx(value, abs=1e-9)
     shutil.rmtree(runs / "warm")  # a resume does not need it any more
-    again = opened(runs, **second.config.model_dump(exclude_defaults=True, exclude={"format"}))
+    again = assembled(runs, **second.config.model_dump(exclude_defaults=True, exclude={"format"}))
     assert len(again.study.get_trials(deepcopy=False)) == len(queued)
 
 
@@ -237,22 +213,22 @@ OTHER_MODELS = [
 
 
 def test_other_models_or_methods_are_refused(runs: Path) -> None:
-    opened(runs)
+    assembled(runs)
     for changes, words in OTHER_MODELS:
-        changed = config(**changes)
+        changed = small_config(**changes)
         found, sources = lay_out(changed, shipped_spec(changed.space))
         with pytest.raises(RunError, match=words):
             read_earlier([str(runs / "warm")], found, sources)
     search = {"warm_start": ["earlier"], "transfer": [str(runs / "nowhere")]}
     with pytest.raises(RunError, match="nowhere: no run here"):
-        opened(runs, name="later", search=search)
+        assembled(runs, name="later", search=search)
     assert not (runs / "later").exists()
 
 
 @pytest.mark.parametrize("search", [{"warm_start": ["earlier"]}, {"transfer": ["runs/a"]}])
 def test_transfer_and_earlier_go_together(search: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"search: .*`earlier` and `transfer` go together"):
-        config(search=search)
+        small_config(search=search)
 
 
 # --- refused before an engine starts --------------------------------------------------------------
@@ -261,16 +237,16 @@ def test_transfer_and_earlier_go_together(search: dict[str, Any]) -> None:
 def test_a_space_that_its_budget_cannot_teach_is_refused(runs: Path, caplog: Any) -> None:
     wide = {"space": "every_layer_and_part"}
     with pytest.raises(SpaceError, match="6 candidates are too few for 26 dimensions") as caught:
-        opened(runs, **wide, budget={"candidates": 6})
+        assembled(runs, **wide, budget={"candidates": 6})
     assert "allow 182 or more" in caught.value.hint
     assert "by name (dimensions here): uniform (2)" in caught.value.hint
     assert not (runs / "warm").exists()
     with caplog.at_level(logging.WARNING):
-        opened(runs, **wide, budget={"candidates": 60})
+        assembled(runs, **wide, budget={"candidates": 60})
     assert "60 candidates are few for 26 dimensions; allow 182 or more" in caplog.text
     assert "two_knots (8)" in caplog.text
     assert "cosines" not in caplog.text  # 12 dimensions, which 60 do not suit either
-    opened(runs, **wide, budget={"candidates": 2})  # a run that exists is never refused
+    assembled(runs, **wide, budget={"candidates": 2})  # a run that exists is never refused
 
 
 @pytest.mark.parametrize(
@@ -303,13 +279,13 @@ def test_another_space_in_an_existing_run_names_what_differs(runs: Path, tmp_pat
     file = tmp_path / "mine.yaml"
     text = shipped.find("search_spaces", "knots_by_part", Path()).read_text()
     file.write_text(text)
-    opened(runs, space=str(file))
+    assembled(runs, space=str(file))
     document = yaml.safe_load(text)
     document["knobs"][1]["layers"] = {"knots": 4}
     document["knobs"][2]["high"] = 0.9
     file.write_text(yaml.safe_dump(document))
     with pytest.raises(RunError) as caught:
-        opened(runs, space=str(file))
+        assembled(runs, space=str(file))
     assert "knobs.1.layers.knots was 3, is 4; knobs.2.high was 1.5, is 0.9" in caught.value.message
     assert caught.value.message.count("was") == 3  # "was searched", and two differences
     assert "search.transfer" in caught.value.hint

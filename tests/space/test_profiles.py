@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_recipe import GROUPS, MODELS, receiver_groups
 
+from fixtures_recipes import GROUPS, MODELS, receiver_groups
 from mergefront.merging.recipe import Recipe
 from mergefront.records import Group
 from mergefront.space.profiles import distance, profile

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_recipe import receiver_groups
 
+from fixtures_recipes import receiver_groups
+from fixtures_space import BODY, DONORS, space, spec
 from mergefront.config import validate
 from mergefront.errors import ConfigError, SpaceError
 from mergefront.runs.report.sections import knob_table
@@ -20,21 +21,6 @@ from mergefront.space.budget import suited_candidates
 from mergefront.space.space import Cosines, Knob, Knots, Space, SpaceSpec, load_space
 
 SHIPPED = Path(__file__).parents[2] / "search_spaces"
-DONORS = ("a", "b")
-BODY = ["attention", "mlp", "norm"]
-
-
-def spec(
-    *lines: dict[str, Any],
-    frozen: tuple[str, ...] = ("embedding", "head"),
-    method: str = "linear",
-) -> SpaceSpec:
-    knobs = [{"parts": BODY, "low": 0.0, "high": 1.0} | line for line in lines]
-    return validate({"method": method, "knobs": knobs, "frozen": frozen}, SpaceSpec, "my.yaml")
-
-
-def space(*lines: dict[str, Any], layers: int = 6, **options: Any) -> Space:
-    return Space.build(spec(*lines, **options), DONORS, receiver_groups(layers))
 
 
 def curve(found: Space, point: list[float], donor: str = "a", part: str = "mlp") -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fixtures_task_files import write_task
 from mergefront.config import Items
 from mergefront.errors import ConfigError, UserError
 from mergefront.records import SPLITS, Answer, Item
@@ -70,18 +70,6 @@ def test_the_content_hash_sees_every_field() -> None:
         Item("t/1", "t", "q", (b"image",), ("b",), "c"),
     ]
     assert len({content_hash([item]) for item in [one, *others]}) == 5
-
-
-def write_task(folder: Path, rows: list[dict[str, object]], **changes: object) -> Path:
-    """A task over a jsonl file with one image a row."""
-    for index, row in enumerate(rows):
-        Image.new("RGB", (8, 8), (index % 256, index // 256, 0)).save(folder / f"{index}.png")
-        row.setdefault("image", f"{index}.png")
-    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    fields = {"name": "mine", "data": {"path": "rows.jsonl"}, "rule": "exact", **changes}
-    path = folder / "mine.yaml"
-    path.write_text(json.dumps(fields))  # JSON is YAML
-    return path
 
 
 def test_own_questions_from_a_jsonl_file_and_images(tmp_path: Path) -> None:

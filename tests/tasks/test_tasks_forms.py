@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
-from test_task_files import write_task
 
+from fixtures_task_files import write_task
 from fixtures_tasks import picture
 from mergefront.errors import ConfigError, UserError
 from mergefront.records import SPLITS, Item
