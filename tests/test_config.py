@@ -60,6 +60,15 @@ def test_the_reference_point_is_in_the_order_of_the_objectives() -> None:
     assert list(reference_point(config, {}).items()) == [("r", 0.1), ("p", 0.7)]
 
 
+def test_refinement_is_gone_and_runs_that_never_asked_for_it_are_read() -> None:
+    plain = validate(GOOD, RunConfig, "run.yaml")
+    never = {**GOOD, "search": {"refine": "never"}}
+    assert validate(never, RunConfig, "run.yaml") == plain
+    exhausted = {**GOOD, "search": {"refine": "exhausted"}}
+    with pytest.raises(ConfigError, match="search: refine is no option any more"):
+        validate(exhausted, RunConfig, "run.yaml")
+
+
 def test_paths_become_absolute_and_names_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,11 +191,19 @@ class Search(Strict):
     racing: Racing = Field(
         default_factory=Racing, description="Candidates without a chance leave early."
     )
-    refine: Literal["never", "exhausted"] = Field(
-        "never",
-        description="exhausted: when the model expects next to nothing more from the present "
-        "knots, every line with knots gets twice as many (n -> 2n - 1), once.",
-    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_refinement(cls, fields: Any) -> Any:
+        """Read the files of runs that wrote down `refine: never`: that is what every run does."""
+        if not isinstance(fields, dict) or "refine" not in fields:
+            return fields
+        if fields["refine"] != "never":
+            raise ValueError(
+                "refine is no option any more, for it gained nothing (docs/decisions/0005): "
+                "leave it out, and begin with as many knots as the budget can teach"
+            )
+        return {name: value for name, value in fields.items() if name != "refine"}
 
     @model_validator(mode="after")
     def _earlier(self) -> Search:

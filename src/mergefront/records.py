@@ -41,9 +41,6 @@ RuleName = Literal[
 
 RESULT = "result"
 """Trial attribute with everything about a finished candidate but its point and values."""
-REFINEMENT = "refinement"
-"""Study attribute of a run whose space was refined: how many trials belong to the space before,
-the finer one's file, and the points of those trials in it, by number (`versions`)."""
 
 Table = Mapping[str, Mapping[str, float]]
 """Coefficients: source alias -> group name -> coefficient (a K x G table)."""
@@ -183,8 +180,6 @@ class Evaluation:
 
     `point` lies in [0, 1]^D in the order of the space's knobs. `origin` says where it came from
     (a warm start's name, or the sampler's). `failure` is empty unless the candidate failed.
-    `version` counts refinements of the space before this candidate: `point` is one of that space.
-    `carried` is where `point` lies in a finer space that came later, empty if none did.
     """
 
     number: int
@@ -194,14 +189,7 @@ class Evaluation:
     seconds: Seconds = field(default_factory=Seconds)
     failure: str = ""
     raced: Raced = Raced()
-    version: int = 0
-    carried: tuple[float, ...] = ()
 
     def answered(self, costs: Collection[str] = ()) -> int:
         """Units answered: those of all objectives but costs, which are scored on the same."""
         return sum(one.n for name, one in self.objectives.items() if name not in costs)
-
-    @property
-    def place(self) -> tuple[float, ...]:
-        """The point in the finest space of the run: what candidates are compared by."""
-        return self.carried or self.point

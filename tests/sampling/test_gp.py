@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import approx_fprime
-from scipy.stats import multivariate_normal
 from threadpoolctl import ThreadpoolController
 
 from mergefront.sampling.gp import DEFAULT_ERROR, SMALLEST_ERROR, GaussianProcess, Kernel, fit
@@ -42,7 +41,7 @@ def prior(kernel: Kernel, a: Array, b: Array) -> Array:
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=["one scale", "a scale each"])
-def test_posterior_and_likelihood_are_the_textbooks(kernel: Kernel) -> None:
+def test_the_posterior_is_the_textbooks(kernel: Kernel) -> None:
     points, values, errors = problem(0)
     new = np.random.default_rng(9).random((5, 3))
     process = GaussianProcess(kernel, points, values, errors)
@@ -55,8 +54,6 @@ def test_posterior_and_likelihood_are_the_textbooks(kernel: Kernel) -> None:
     assert process.own_mean == pytest.approx(process.mean(points), abs=1e-9)
     expected = prior(kernel, new, new) - cross @ prior(kernel, points, new)
     assert covariance == pytest.approx(expected, abs=1e-8)
-    density = multivariate_normal(np.zeros(len(away)), total).logpdf(away)
-    assert process.log_likelihood() == pytest.approx(float(density), abs=1e-5)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=["one scale", "a scale each"])

@@ -134,21 +134,6 @@ def test_it_leaves_a_cliff_alone() -> None:
     assert later.mean() < 0.6 * design.mean()  # .47 when written; the front ends at the edge
 
 
-def test_the_kernel_sees_the_features() -> None:
-    seen: list[tuple[int, ...]] = []
-
-    def profile(points_ND: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-        seen.append(points_ND.shape)
-        return points_ND @ np.ones((4, 9)) / 4
-
-    tells = noisy(20)
-    plain = make().propose(tells, 20)
-    same = make(features=lambda points_ND: points_ND).propose(tells, 20)
-    other = make(features=profile).propose(tells, 20)
-    assert plain.tolist() == same.tolist() != other.tolist()
-    assert {shape[1] for shape in seen} == {4}
-
-
 def test_what_was_told_is_not_proposed_again() -> None:
     front = np.zeros((1, 2))  # most steps from a corner end in the corner
     corner = (pool(front, np.random.default_rng(0)) == 0).all(axis=1)

@@ -46,7 +46,6 @@ def test_every_shipped_space_fits_the_zoo(name: str, laid_out: tuple[Space, Sour
     unfrozen = {group.name for group in sources.groups if group.part in BODY}
     assert list(table) == ["arithmetic", "comparison"]
     assert all(set(row) == unfrozen for row in table.values())
-    assert np.isfinite(found.features(found.start_point())).all()
     assert warm_points(found, ["receiver"])[0][0] == "receiver"
 
 

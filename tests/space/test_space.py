@@ -18,7 +18,7 @@ from mergefront.config import validate
 from mergefront.errors import ConfigError, SpaceError
 from mergefront.runs.report.sections import knob_table
 from mergefront.space.budget import suited_candidates
-from mergefront.space.space import Cosines, Knob, Knots, Space, SpaceSpec, load_space
+from mergefront.space.space import Knob, Space, SpaceSpec, load_space
 
 SHIPPED = Path(__file__).parents[2] / "search_spaces"
 
@@ -492,16 +492,6 @@ def test_a_whole_parameter_shares_its_knob_equally() -> None:
     assert half.spec.opening == half.parameters(half.start_point()) == {"rank": 32}
 
 
-def test_points_of_one_rank_have_no_distance() -> None:
-    found = Space.build(ranks(low=1, high=8, start=2), DONORS, receiver_groups(6))
-    points = np.full((4, found.dimension), 0.5)
-    points[:, -1] = [0.01, 0.12, 0.13, 1.0]
-    one, same, next_one, last = found.features(points)
-    assert np.array_equal(one, same)
-    steps = [np.mean((x - one) ** 2) for x in (next_one, last)]
-    assert steps[1] == pytest.approx(49 * steps[0])
-
-
 # --- ramps and choices ----------------------------------------------------------------------------
 
 
@@ -568,108 +558,11 @@ def test_words_are_shown_in_the_report_as_they_are() -> None:
     assert "<td>0.250</td>" in shown
 
 
-# --- features, refinement, projection -------------------------------------------------------------
-
-FINER = [{"knots": 2}, {"knots": 3}, {"knots": 4}, {"cosines": 2}, "all"]
-CHOICE = {"donors": "choose", "layers": {"blocks": 3}}
+# --- projection -----------------------------------------------------------------------------------
 
 
 def flat(table: dict[str, dict[str, float]]) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.array([value for row in table.values() for value in row.values()])
-
-
-@settings(deadline=None, max_examples=30)
-@given(data=st.data(), found=spaces())
-def test_distance_of_features_is_that_of_coefficients(data: st.DataObject, found: Space) -> None:
-    p, q = data.draw(points(found)), data.draw(points(found))
-    lines = {part: line for line in found.spec.knobs for part in line.parts}
-    width = [
-        lines[name.split(".")[-1]].high - lines[name.split(".")[-1]].low  # type: ignore[index]
-        for row in found.table(p).values()
-        for name in row
-    ]
-    wanted = np.mean(((flat(found.table(p)) - flat(found.table(q))) / width) ** 2)
-    a, b = found.features([p, q])
-    assert np.mean((a - b) ** 2) == pytest.approx(wanted, abs=1e-12)
-    np.testing.assert_allclose(found.features(p)[0], a, atol=1e-14)
-
-
-def test_a_parameter_weighs_as_much_as_a_line_of_knobs() -> None:
-    found = Space.build(ties(low=0.2, high=0.8), DONORS, receiver_groups(6))
-    zero = [0.0] * found.dimension
-    parameter, first = [*zero[:-1], 0.5], [1.0, 1.0, *zero[2:]]  # of a's line, over its width
-    a, b, c = found.features([zero, parameter, first])
-    assert np.mean((a - b) ** 2) == pytest.approx(0.25 / 3)  # two lines and a parameter
-    assert np.mean((a - c) ** 2) == pytest.approx(1 / 3)
-
-
-def test_one_model_has_one_vector_however_it_was_chosen() -> None:
-    found = space({**CHOICE, "low": 0.0, "high": 2.0})
-    points_ND = [[0.0, 0.1, 0.5, 0.9], [0.0, 0.9, 0.9, 0.9], [0.5, 0.1, 0.1, 0.1]]
-    features = found.features(points_ND)
-    assert {tuple(row) for row in features} == {(0.0,) * features.shape[1]}
-    a, b = found.features([[1.0, 0.5, 0.5, 0.5], [1.0, 0.9, 0.9, 0.9]])
-    assert np.mean((a - b) ** 2) == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("bad", [[0.5], [0.5, 1.5], [0.5, float("nan")]])
-def test_features_refuse_points_outside(bad: list[float]) -> None:
-    with pytest.raises(ValueError, match="expected points of 2 values"):
-        space({}).features([bad])
-
-
-@settings(deadline=None, max_examples=40)
-@given(data=st.data(), found=spaces(FINER), again=st.booleans())
-def test_a_refined_space_contains_the_coarse_one(
-    data: st.DataObject, found: Space, again: bool
-) -> None:
-    finer = found.refined([0, 1])
-    finer = finer.refined([0]) if again and finer.spec.knobs[0].layers != "each" else finer
-    p = data.draw(points(found))
-    carried = found.embed(p, finer)
-    np.testing.assert_allclose(
-        flat(finer.table(carried)), flat(found.table(p)), rtol=0, atol=1e-12 * 3
-    )
-    assert found.features(p).shape == finer.features(carried).shape
-    np.testing.assert_allclose(finer.features(carried), found.features(p), atol=1e-11)
-    assert finer.dimension > found.dimension
-
-
-@pytest.mark.parametrize("kind", [{"knots": 3}, {"cosines": 2}, "all"])
-def test_the_receiver_stays_exactly_that(kind: Any) -> None:
-    found = space({"layers": kind, "low": -0.3, "high": 0.7})
-    finer = found.refined([0])
-    assert set(flat(finer.table(found.embed(found.receiver_point(), finer)))) == {0.0}
-
-
-def test_what_is_refined_to_what() -> None:
-    layers = [{"knots": 2}, {"knots": 3}, {"cosines": 4}]
-    parts = ["attention", "mlp", "norm"]
-    lines = [{"parts": [p], "layers": kind} for p, kind in zip(parts, layers, strict=True)]
-    found = space(*lines)
-    assert [line.layers for line in found.refined().spec.knobs] == [
-        Knots(knots=3), Knots(knots=5), Cosines(cosines=4)
-    ]  # fmt: skip
-    assert found.refined().refined().spec.knobs[1].layers == "each"  # 9 knots, 6 layers
-    assert found.refined([2]).spec.knobs[2].layers == Cosines(cosines=6)
-    with pytest.raises(SpaceError, match=r"knobs\.0 cannot be refined"):
-        space({"layers": {"blocks": 3}}).refined([0])
-    with pytest.raises(SpaceError, match=r"knobs\.0 cannot be refined"):
-        space({"donors": "choose"}).refined([0])
-    with pytest.raises(SpaceError, match="no line of this space has knots"):
-        space({"layers": "each"}).refined()
-    with pytest.raises(SpaceError, match="the other space is no refinement"):
-        found.refined().embed([0.5] * found.refined().dimension, found)
-
-
-def test_parameters_are_carried_over_too() -> None:
-    found = Space.build(ties(low=0.2, high=0.8), DONORS, receiver_groups(6))
-    p = [0.1 * (k + 1) for k in range(found.dimension)]
-    finer = found.refined()
-    assert finer.parameters(found.embed(p, finer)) == found.parameters(p)
-    fixed = Space.build(ties(), DONORS, receiver_groups(6))
-    with pytest.raises(SpaceError, match="other parameters are searched"):
-        fixed.embed(fixed.start_point(), finer)
 
 
 @settings(deadline=None, max_examples=25)

@@ -94,7 +94,7 @@ def _run(config: RunConfig, runs: Path) -> None:
             lambda done, total: status.update(f"activations of the receiver: {done} of {total}"),
         )
     say(
-        f"run {opened.run.path}: {opened.versions.finest.dimension} knobs, "
+        f"run {opened.run.path}: {opened.space.dimension} knobs, "
         f"{len(opened.items.flat('search'))} search items a candidate, "
         f"{config.budget.candidates} candidates"
     )
@@ -121,7 +121,7 @@ def _search_and_finish(opened: Search, stop: Callable[[], bool]) -> None:
     with err.status("starting the engine"):
         opened.open_engine()
         receiver = opened.receiver("search")
-    tracker = conclude.open_tracker(opened.run, lambda: opened.versions, known)
+    tracker = conclude.open_tracker(opened.run, opened.space, known)
     try:
         with Display(opened, receiver, reference_point(opened.config, receiver), known) as display:
             for evaluation in opened.candidates(stop):

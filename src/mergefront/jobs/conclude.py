@@ -21,8 +21,8 @@ from mergefront.runs.reopen import run_space
 from mergefront.runs.report import Figure, write_report
 from mergefront.runs.tracking import Card, Ending, Tracker, ending_of
 from mergefront.runs.tracking import rebuild as rebuild_tracking
-from mergefront.runs.versions import Versions
 from mergefront.space.profiles import profile
+from mergefront.space.space import Space
 from mergefront.tasks import item_set
 
 if TYPE_CHECKING:
@@ -38,19 +38,17 @@ def default_uri(run: RunDirectory) -> str:
     return configured or f"sqlite:///{(run.path.parent / 'mlflow.db').absolute()}"
 
 
-def open_tracker(
-    run: RunDirectory, versions: Callable[[], Versions], known: Sequence[Evaluation]
-) -> Tracker | None:
+def open_tracker(run: RunDirectory, space: Space, known: Sequence[Evaluation]) -> Tracker | None:
     """Start projecting a search into MLflow; None if tracking is switched off."""
     settings = run.config.tracking
     if not settings.enabled:
         return None
-    card = _card(run, versions)
+    card = _card(run, space)
     return Tracker(default_uri(run), settings.experiment, card, known)
 
 
-def _card(run: RunDirectory, versions: Callable[[], Versions]) -> Card:
-    """What MLflow is told; a running search may refine its space, hence the function."""
+def _card(run: RunDirectory, space: Space) -> Card:
+    """What MLflow is told of a run."""
     manifest = run.manifest()
     receiver = estimates_of(run.read_items(RECEIVER, "search"))
     return Card(
@@ -58,7 +56,7 @@ def _card(run: RunDirectory, versions: Callable[[], Versions]) -> Card:
         name=run.config.name,
         objectives=list(run.config.objectives),
         reference=list(reference_point(run.config, receiver).values()),
-        knobs=lambda one: versions().knobs(one),
+        knobs=lambda one: space.knob_values(one.point),
         params={"config": run.config.model_dump(mode="json"), "versions": manifest["versions"]},
         tags={"mergefront.items": _item_hashes(manifest)},
         costs=run.config.costs,
@@ -113,10 +111,10 @@ def _figures(
     if any(e.raced.left or e.raced.spared for e in found):
         yield "race", plots.race_figure(front, found)
     space, sources = run_space(run)
-    versions, by_number = Versions.read(space, open_study(run)), {e.number: e for e in found}
+    by_number = {e.number: e for e in found}
     chosen = [m for m in front["members"] if m["picks"]]
     labels = [f"{', '.join(m['picks'])} (#{m['number']})" for m in chosen]
-    tables = [versions.table(by_number[m["number"]]) for m in chosen]
+    tables = [space.table(by_number[m["number"]].point) for m in chosen]
     profiles = [profile(table, sources.groups) for table in tables]
     yield "profiles", plots.profile_figure(labels, profiles)
 
@@ -219,10 +217,8 @@ def rebuild(run: RunDirectory, say: Say) -> Iterator[str]:
     present(run, found)
     yield f"report    {run.report}"
     if space is not None:
-        laid = space
         try:
-            versions = Versions.read(laid, study)
-            card = _card(run, lambda: versions)
+            card = _card(run, space)
             experiment = run.config.tracking.experiment
             rebuild_tracking(default_uri(run), experiment, card, found, _ending(run))
         except MergefrontError as error:

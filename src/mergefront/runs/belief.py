@@ -97,10 +97,7 @@ class Belief:
         return made
 
     def foretold(self, point: Sequence[float]) -> tuple[Array, Array] | None:
-        """Mean (M,) and deviation (M,) of a candidate not evaluated yet; None without a model.
-
-        `point` is one of the finest space of the run.
-        """
+        """Mean (M,) and deviation (M,) of a candidate not evaluated yet; None without a model."""
         if not self.by_model:
             return None
         wider = [one.widening for one in self.calibration.values()]
@@ -122,7 +119,7 @@ def believe(
         np.array([[getattr(e.objectives[o], what) for o in names] for e in done]).reshape(shape)
         for what in ("mean", "se", "partial")
     )
-    points = np.array([e.place for e in done]) if done else np.zeros((0, 1))
+    points = np.array([e.point for e in done]) if done else np.zeros((0, 1))
     model = posterior.fit(points, values, errors, partial, [reference[name] for name in names])
     numbers = tuple(e.number for e in done)
     calibration = {

@@ -17,7 +17,6 @@ from mergefront.runs.history import evaluations, in_tokens, open_study
 from mergefront.runs.members import resolve_pick
 from mergefront.runs.reopen import models_of, run_space
 from mergefront.runs.status import open_run
-from mergefront.runs.versions import Versions
 from mergefront.space.profiles import Profile, distance, profile
 
 
@@ -64,7 +63,7 @@ def candidate(run: RunDirectory, pick: str) -> Named:
         raise RunError(f"{run.path}: candidate {number} was not evaluated")
     space, sources = run_space(run)
     one = found[number]
-    recipe = Versions.read(space, study).recipe(models_of(config), one.point, one.version)
+    recipe = space.recipe(models_of(config), one.point)
     members = front["members"] if front is not None else []
     search = in_tokens({k: asdict(v) for k, v in one.objectives.items()}, config.costs)
     member = next((m for m in members if m["number"] == number), None)

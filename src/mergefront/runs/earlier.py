@@ -19,7 +19,6 @@ from mergefront.models.sources import Sources
 from mergefront.records import Evaluation, Table
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.history import estimates_of, evaluations, open_study, reference_point
-from mergefront.runs.versions import Versions
 from mergefront.space.space import Space, SpaceSpec
 from mergefront.stats.pareto import collapsed, non_dominated
 
@@ -54,11 +53,9 @@ def read_earlier(folders: Sequence[str], space: Space, sources: Sources) -> list
         then = manifest["sources"]
         ours = _same_donors(run, then, space, sources.file_hashes(kind_of(then)))
         study = open_study(run)
-        first = Space.build(spec, list(run.config.donors), space.groups)
-        versions = Versions.read(first, study)
+        laid = Space.build(spec, list(run.config.donors), space.groups)
         for one in _front(run, evaluations(study, run)):
-            laid = versions.spaces[one.version]
-            table = {ours[donor]: row for donor, row in versions.table(one).items()}
+            table = {ours[donor]: row for donor, row in laid.table(one.point).items()}
             origin = f"earlier {run.config.name} {one.number}"
             found.append(Earlier(origin, table, laid.parameters(one.point)))
     return found

@@ -23,7 +23,7 @@ from mergefront import stats
 from mergefront.config import RunConfig
 from mergefront.errors import RunError
 from mergefront.files import write_text
-from mergefront.records import REFINEMENT, RESULT, SPLITS, Evaluation, Split
+from mergefront.records import RESULT, SPLITS, Evaluation, Split
 from mergefront.runs.belief import Belief
 from mergefront.runs.directory import RECEIVER, ItemRecord, RunDirectory, blind_name
 from mergefront.runs.history import (
@@ -105,7 +105,6 @@ def summarise(run: RunDirectory, study: optuna.Study) -> dict[str, Any]:
             *_messages(rows, names[0]),
             *_flat(everything, names),
             *_modes(run),
-            *_refined(study),
         ],
     }
 
@@ -237,17 +236,6 @@ def _modes(run: RunDirectory) -> list[str]:
     if not labels:
         return []
     return [f"Answers by label log-probability, not generated: {', '.join(labels)}."]
-
-
-def _refined(study: optuna.Study) -> list[str]:
-    """That the space was refined on the way, and how to tell its candidates."""
-    found = study.user_attrs.get(REFINEMENT)
-    if found is None:
-        return []
-    return [
-        f"The space was refined after {found['after']} candidates: those that came later have "
-        "more knobs, whose names begin with v1."
-    ]
 
 
 def _outcome(rows: Sequence[Mapping[str, Any]], first: str) -> str:

@@ -14,7 +14,6 @@ from mergefront.records import RESULT, Estimate, Evaluation, Raced, Seconds
 from mergefront.runs import study as ledger
 from mergefront.runs.directory import ItemRecord, RunDirectory
 from mergefront.runs.units import of_objective, units_of
-from mergefront.sampling.replay import carried_points
 
 SAMPLER = "sampler"
 """Attribute of the study: what the sampler `auto` was decided to be, and why."""
@@ -83,7 +82,6 @@ def in_tokens(plain: Mapping[str, Any], costs: Mapping[str, TokenCost]) -> dict[
 def evaluations(study: optuna.Study, run: RunDirectory) -> list[Evaluation]:
     """Every finished candidate of a run as recorded, failed ones included, by number."""
     found, attributes = [], study.user_attrs
-    carried = carried_points(attributes)
     for trial in ledger.finished(study):
         result = trial.user_attrs.get(RESULT)
         if result is None:  # failed outside our loop: nothing is known but that
@@ -99,11 +97,7 @@ def evaluations(study: optuna.Study, run: RunDirectory) -> list[Evaluation]:
         point = tuple(trial.params[name] for name in result["knobs"])
         seconds, raced = Seconds(**result["seconds"]), Raced(**result.get("raced", {}))
         failure = str(result["failure"])
-        one = Evaluation(
-            trial.number, point, result["origin"], estimates, seconds, failure, raced,
-            version=int(bool(carried) and trial.number not in carried),
-            carried=carried.get(trial.number, ()),
-        )  # fmt: skip
+        one = Evaluation(trial.number, point, result["origin"], estimates, seconds, failure, raced)
         found.append(one)
     return found
 

@@ -90,7 +90,7 @@ def _distinct(finished: Sequence[Evaluation]) -> list[Evaluation]:
     first: dict[tuple[float, ...], Evaluation] = {}
     for evaluation in finished:
         if evaluation.origin != "receiver":
-            first.setdefault(evaluation.place, evaluation)
+            first.setdefault(evaluation.point, evaluation)
     return list(first.values()) or list(finished)
 
 

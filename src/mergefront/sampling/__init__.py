@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from mergefront.errors import UserError
 from mergefront.sampling.auto import AUTO, Choice, choose
 from mergefront.sampling.constraints import Least
 from mergefront.sampling.replay import Proposer, ReplaySampler, pending
-
-if TYPE_CHECKING:
-    from mergefront.sampling.noisy_gp import Features
 
 __all__ = ["AUTO", "SAMPLERS", "Choice", "ReplaySampler", "choose", "make_sampler", "pending"]
 
@@ -37,7 +33,6 @@ def make_sampler(
     start: Sequence[float],
     n_objectives: int,
     reference: Sequence[float] | None = None,
-    features: Features | None = None,
     constraints: Least | None = None,
 ) -> ReplaySampler:
     """Return the sampler `name` for points in [0, 1]^D and 1 to 4 objectives to maximise.
@@ -47,9 +42,8 @@ def make_sampler(
     and where the scale of cma begins (default: just below the worst values told). All D parameters
     of a trial must be suggested as floats in [0, 1], in one order.
 
-    `features` maps points (N, D) to what the kernel of noisy-gp sees (N, F), say the coefficient
-    of every layer; the other samplers know only points. `constraints`, of length M, is the least
-    value of each objective, None where any will do. qmc and random know no scores and ignore them.
+    `constraints`, of length M, is the least value of each objective, None where any will do. qmc
+    and random know no scores and ignore them.
 
     Raises:
         UserError: an unknown name, or lengths or numbers out of range.
@@ -57,7 +51,7 @@ def make_sampler(
     _check(name, dimension, seed, start, n_objectives)
     _check_values(name, n_objectives, reference, constraints)
     return ReplaySampler(
-        _proposer(name, dimension, seed, start, n_objectives, reference, features, constraints),
+        _proposer(name, dimension, seed, start, n_objectives, reference, constraints),
         dimension,
     )
 
@@ -69,7 +63,6 @@ def _proposer(
     start: Sequence[float],
     n_objectives: int,
     reference: Sequence[float] | None,
-    features: Features | None,
     constraints: Least | None,
 ) -> Proposer:
     from mergefront.sampling.cma import ComoCmaProposer
@@ -85,7 +78,6 @@ def _proposer(
                 seed=seed,
                 n_objectives=n_objectives,
                 reference=reference,
-                features=features,
                 constraints=constraints,
             )
         case "como-cma" | "cma":

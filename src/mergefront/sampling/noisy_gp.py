@@ -26,7 +26,7 @@ Reading order: `NoisyGpProposer.propose`, `pool`, `improvement.improvements`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
-
-Features = Callable[["Array"], "Array"]
-"""Points (N, D) in the unit box -> feature vectors (N, F) on which the kernel measures distance."""
 
 MOST_DESIGN = 16
 """Trials before the model, at most; D + 5 if that is fewer. Warm starts count among them."""
@@ -76,10 +73,8 @@ class _Model:
 class NoisyGpProposer(Proposer):
     """The sampler `noisy-gp`; caches the surfaces fitted to the tells it saw last.
 
-    `features` maps points to what the kernel sees, such as the coefficient of every layer; by
-    default the points themselves, which lie in [0, 1]^D. `reference` is the hypervolume's; without
-    one, just below the worst values told. `constraints` holds the least value of each objective,
-    None where any will do.
+    `reference` is the hypervolume's; without one, just below the worst values told. `constraints`
+    holds the least value of each objective, None where any will do.
     """
 
     beside = True
@@ -91,7 +86,6 @@ class NoisyGpProposer(Proposer):
         seed: int,
         n_objectives: int,
         reference: Sequence[float] | None,
-        features: Features | None = None,
         constraints: Least | None = None,
     ) -> None:
         self._design = QmcProposer(dimension=dimension, seed=seed)
@@ -99,7 +93,6 @@ class NoisyGpProposer(Proposer):
         self._seed = seed
         self._n_objectives = n_objectives
         self._reference = reference
-        self._features = features or (lambda points_ND: points_ND)
         self._constraints = constraints
         self._seen: list[Tell] = []
         self._model: _Model | None = None
@@ -122,14 +115,14 @@ class NoisyGpProposer(Proposer):
 
     def _worth(self, model: _Model, pool_PD: Array, random: np.random.Generator) -> Array:
         """Return what each new point is worth in one draw of the surfaces (P,)."""
-        both_F = self._features(np.vstack([model.best_KD, pool_PD]))
-        drawn = np.column_stack([surface.draw(both_F, random) for surface in model.surfaces])
+        both_PD = np.vstack([model.best_KD, pool_PD])
+        drawn = np.column_stack([surface.draw(both_PD, random) for surface in model.surfaces])
         front_KM, drawn_PM = np.split(drawn, [len(model.best_KD)])
         corner_M = raised(model.reference_M, self._constraints)
         worth_P = improvements(drawn_PM, front_KM, corner_M)
         if model.collapse is None:
             return worth_P
-        chance_P = np.clip(model.collapse.mean(both_F[len(model.best_KD) :]), 0.0, 0.5)
+        chance_P = np.clip(model.collapse.mean(pool_PD), 0.0, 0.5)
         return np.where(worth_P > 0, worth_P * (1.0 - 2.0 * chance_P), worth_P - chance_P)
 
     def _fitted(self, evaluated: list[Tell]) -> _Model:
@@ -139,8 +132,7 @@ class NoisyGpProposer(Proposer):
         errors_NM = np.array([tell.errors or unknown for tell in evaluated])
         partial_NM = np.array([tell.partial or none for tell in evaluated])
         reference_M = reference_point(values_NM, self._reference)
-        features_NF = self._features(points_ND)
-        found = posterior.fit(features_NF, values_NM, errors_NM, partial_NM, reference_M)
+        found = posterior.fit(points_ND, values_NM, errors_NM, partial_NM, reference_M)
         if not found.surfaces:
             return _Model(reference_M)
         standing_ND = points_ND[found.stands_N]

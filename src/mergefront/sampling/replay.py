@@ -11,7 +11,7 @@ calls it), `pending` (what a resumed run does first).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -22,7 +22,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mergefront.errors import RunError
-from mergefront.records import REFINEMENT, RESULT
+from mergefront.records import RESULT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -177,8 +177,7 @@ class ReplaySampler(optuna.samplers.BaseSampler):
 
     def _tells(self, study: optuna.Study, seen: str) -> list[Tell]:
         trials = {told.number: told for told in told_trials(study)}
-        carried = carried_points(study.user_attrs)
-        tells = [_tell(trials[told], self._dimension, carried) for told in expand(seen)]
+        tells = [_tell(trials[told], self._dimension) for told in expand(seen)]
         return [tell for tell in tells if tell is not None]
 
 
@@ -186,15 +185,6 @@ def told_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the finished trials in the order in which they finished (ties: by number)."""
     trials = study.get_trials(deepcopy=False, states=FINISHED)
     return sorted(trials, key=lambda t: (t.datetime_complete or t.datetime_start, t.number))
-
-
-def carried_points(attributes: Mapping[str, Any]) -> dict[int, tuple[float, ...]]:
-    """Return the points, in the finer space, of the trials told before a study's space was refined.
-
-    By number; empty where it was not refined. `attributes` are the study's.
-    """
-    points = attributes.get(REFINEMENT, {}).get("points", {})
-    return {int(number): tuple(point) for number, point in points.items()}
 
 
 def standard_errors(
@@ -247,18 +237,12 @@ def generator(seed: int, purpose: int, *index: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, purpose, *index]))
 
 
-def _tell(
-    trial: FrozenTrial, dimension: int, carried: Mapping[int, tuple[float, ...]]
-) -> Tell | None:
-    """Translate a finished trial; None if it failed before it had a whole point.
-
-    To a sampler of the finer space, points of the space before are points that it did not choose.
-    """
-    point = carried.get(trial.number, tuple(trial.params.values()))
+def _tell(trial: FrozenTrial, dimension: int) -> Tell | None:
+    """Translate a finished trial; None if it failed before it had a whole point."""
+    point = tuple(trial.params.values())
     if len(point) != dimension:
         return None
-    chosen = TELLS in trial.system_attrs and "fixed_params" not in trial.system_attrs
-    proposed = chosen and trial.number not in carried
+    proposed = TELLS in trial.system_attrs and "fixed_params" not in trial.system_attrs
     values = None
     if trial.state == TrialState.COMPLETE and np.isfinite(trial.values).all():
         values = tuple(trial.values)

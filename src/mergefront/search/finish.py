@@ -84,7 +84,7 @@ def nobody(path: Path, found: Sequence[Evaluation]) -> RunError:
 def _models(search: Search, chosen: Sequence[Evaluation]) -> list[tuple[str, Any]]:
     """Name and recipe of the receiver and of the chosen candidates."""
     models: list[tuple[str, Any]] = [(RECEIVER, search.receiver_recipe())]
-    return models + [(str(e.number), search.recipe(e.point, e.version)) for e in chosen]
+    return models + [(str(e.number), search.recipe(e.point)) for e in chosen]
 
 
 def _score(search: Search, split: Split, chosen: Sequence[Evaluation]) -> Iterator[Step]:
@@ -179,7 +179,7 @@ def ready(evaluation: Evaluation) -> bool:
 def complete(search: Search, evaluation: Evaluation) -> Evaluation:
     """Have a candidate that left the race answer the rest of the search items, and record it."""
     race, name, names = search.race(), str(evaluation.number), list(search.config.objectives)
-    recipe = search.recipe(evaluation.point, evaluation.version)
+    recipe = search.recipe(evaluation.point)
     seconds = evaluation.seconds + search.open_engine().load(recipe)
     records = search.run.read_answers(name, "search")
     for rung in range(evaluation.raced.rungs, len(race.rungs)):

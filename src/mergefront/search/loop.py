@@ -30,11 +30,10 @@ from mergefront.runs.directory import (
     with_costs,
 )
 from mergefront.runs.history import ELAPSED, estimates_of, evaluations, numbers_of, reference_point
-from mergefront.runs.versions import Versions, refine
 from mergefront.sampling import ReplaySampler, pending
 from mergefront.search.race import Race
 from mergefront.search.sampler import sampler_name, sampler_of
-from mergefront.search.stopping import Clock, Exhaustion, Patience, reserve
+from mergefront.search.stopping import Clock, Patience, reserve
 from mergefront.space.space import Space
 from mergefront.tasks import ItemSet
 
@@ -62,7 +61,6 @@ class Search:
     engine: Engine | None = None
     _race: Race | None = None
     _sampler: ReplaySampler | None = None
-    _versions: Versions | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -95,16 +93,9 @@ class Search:
         self.release()
         self.release = lambda: None
 
-    @property
-    def versions(self) -> Versions:
-        """The run's space, and the finer one that it may have become."""
-        if self._versions is None:
-            self._versions = Versions.read(self.space, self.study)
-        return self._versions
-
-    def recipe(self, point: Sequence[float], version: int = 0) -> Recipe:
-        """The recipe of a point in [0, 1]^D of a version of the space."""
-        return self.versions.recipe(self.models, point, version)
+    def recipe(self, point: Sequence[float]) -> Recipe:
+        """The recipe of a point in [0, 1]^D."""
+        return self.space.recipe(self.models, point)
 
     def receiver_recipe(self) -> Recipe:
         """The receiver itself: every coefficient at identity."""
@@ -149,11 +140,10 @@ class Search:
         return sampler_name(self.config, self.study, self.space)
 
     def sampler(self) -> ReplaySampler:
-        """The sampler of the finest space, which also becomes the study's."""
+        """The sampler of the run, which also becomes the study's."""
         if self._sampler is None:
             reference = reference_point(self.config, self.receiver("search"))
-            finest = self.versions.finest
-            self._sampler = sampler_of(self.sampler_name(), self.config, finest, reference)
+            self._sampler = sampler_of(self.sampler_name(), self.config, self.space, reference)
             self.study.sampler = self._sampler
         return self._sampler
 
@@ -175,27 +165,13 @@ class Search:
         reference = reference_point(self.config, self.receiver("search"))
         least, seed = self.config.budget.min_gain, self.config.search.seed
         patience = Patience(least, list(reference.values()), seed)
-        exhaustion = Exhaustion(reference, seed, self.config.costs)
         while len(self.study.get_trials(deepcopy=False)) < self._trial_limit() and not stop():
             if self.clock.left() < reserve(self.config, self.items, self.race().found):
                 logger.warning("the time budget leaves no room for another candidate")
                 return
-            if self._refined(exhaustion):
-                patience = Patience(least, list(reference.values()), seed)
             if patience.ended(self.race().belief, self.race().found):
                 return
-            yield self.sampler().ask(self.study, self.versions.names(self.versions.latest))
-
-    def _refined(self, exhaustion: Exhaustion) -> bool:
-        """Go on in a finer space, once a run, if the present one has next to nothing left."""
-        budget, found = self.config.budget.candidates, self.race().found
-        queued = self._trial_limit() > budget
-        wanted = self.config.search.refine != "never" and not self.versions.latest and not queued
-        if not (wanted and exhaustion.reached(found, budget)):
-            return False
-        self._versions = refine(self.versions, self.study, found)
-        self._sampler = self._race = None  # they compare candidates, now in the finer space
-        return True
+            yield self.sampler().ask(self.study, [knob.name for knob in self.space.knobs])
 
     def _trial_limit(self) -> int:
         """WAITING warm starts count as trials already, so they are added back while they wait."""
@@ -204,8 +180,7 @@ class Search:
 
     def point(self, trial: optuna.Trial) -> tuple[float, ...]:
         """The trial's point, asking the sampler if it was killed before it had one."""
-        names = self.versions.names(self.versions.of(trial.number))
-        return tuple(trial.suggest_float(name, 0.0, 1.0) for name in names)
+        return tuple(trial.suggest_float(knob.name, 0.0, 1.0) for knob in self.space.knobs)
 
     def evaluate(self, number: int, point: Sequence[float], origin: str) -> Evaluation:
         """Build one candidate in the engine, ask the search items, mark and store the answers.
@@ -213,7 +188,7 @@ class Search:
         Rung by rung: a candidate without a chance to be on the front leaves early, unless it is one
         of those that answer every item to keep that rule honest.
         """
-        recipe = self.recipe(point, self.versions.of(number))
+        recipe = self.recipe(point)
         plan = plan_of(recipe, self.sources.groups)
         if all(choice == UNTOUCHED for choice in plan.values()):
             estimates = self.receiver("search")
@@ -286,12 +261,11 @@ class Search:
 
         One attribute holds all but the values, since every write to the journal waits for the disk.
         """
-        evaluation = replace(evaluation, version=self.versions.of(trial.number))
         objectives = evaluation.objectives
         result = {
             "origin": evaluation.origin,
             ELAPSED: round(self.clock.elapsed(), 3),
-            "knobs": self.versions.knobs(evaluation),
+            "knobs": self.space.knob_values(evaluation.point),
             "failure": evaluation.failure,
             **numbers_of(evaluation, list(self.config.objectives)),
         }

@@ -23,7 +23,6 @@ from mergefront.runs import earlier as transfer
 from mergefront.runs.directory import RunDirectory
 from mergefront.runs.history import open_study, spent_seconds
 from mergefront.runs.reopen import lay_out, models_of
-from mergefront.runs.versions import check_refinable
 from mergefront.search import warm_starts as warm
 from mergefront.search.loop import Search
 from mergefront.search.stopping import Clock
@@ -48,8 +47,6 @@ def assemble(
     spec = load_space(files.find("search_spaces", config.space, Path()))
     space, sources = lay_out(config, spec)
     started = (runs / config.name / "manifest.json").is_file()
-    if config.search.refine != "never":
-        check_refinable(space)
     if not started:  # a run that exists is never refused for its budget
         check_budget(space, config.budget.candidates)
     items = item_set(config.asked, config.items, Path())

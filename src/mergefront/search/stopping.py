@@ -1,6 +1,6 @@
 """Time: what a run has used of its hours, and what it must keep for the end.
-When another hour is no longer worth it, or the space's knots are exhausted: the hypervolume that
-more candidates may be expected to gain.
+When another hour is no longer worth it: the hypervolume that more candidates may be expected to
+gain.
 
 Not here: the budget in candidates and hours (`clock`), which point to try next (`propose`).
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from mergefront.config import BLIND_ITEMS, RunConfig
 from mergefront.records import Evaluation
-from mergefront.runs.belief import Belief, believe
+from mergefront.runs.belief import Belief
 from mergefront.sampling.noisy_gp import pool
 from mergefront.sampling.replay import generator
 from mergefront.stats.pareto import hypervolume, improvements
@@ -64,12 +64,6 @@ logger = logging.getLogger(__name__)
 
 EVERY: Final = 5
 """So many candidates are between two looks, and as many looks in a row must find too little."""
-EXHAUSTED: Final = 0.002
-"""Knots of which the next candidate is expected to add less than this share of the present
-hypervolume have next to nothing left: what searches with four to eight knots come to after 65 to
-250 candidates (docs/decisions/0005)."""
-LEAST_LEFT: Final = 0.25
-"""Share of the budget's candidates that must be left for a refinement to be worth it."""
 _LOOKS, _DRAWS = 3, 25
 _PURPOSE = 50  # of derived seeds
 
@@ -85,7 +79,7 @@ def expected_gain(
     """
     if not belief.by_model or not belief.front:
         return None
-    points = {e.number: e.place for e in found}
+    points = {e.number: e.point for e in found}
     front_KD = np.array([points[number] for number in belief.front])
     random = generator(seed, _PURPOSE, len(found))
     both_PD = np.vstack([front_KD, pool(front_KD, random)])
@@ -130,37 +124,3 @@ class Patience:
             100 * self.rate,
         )
         return True
-
-
-class Exhaustion:
-    """Looks every `EVERY` candidates whether the present knots have next to nothing left.
-
-    What it says is a function of the candidates told, in the order in which they were told, and so
-    the same in a resumed run. `reference` is the hypervolume's, by objective; `costs` are the
-    objectives that are one.
-    """
-
-    def __init__(
-        self, reference: Mapping[str, float], seed: int, costs: Collection[str] = ()
-    ) -> None:
-        self._reference = dict(reference)
-        self._costs = costs
-        self._seed = seed
-        self._looks: dict[int, bool] = {}
-
-    def reached(self, found: Sequence[Evaluation], budget: int) -> bool:
-        """Whether this look and the two before it expect less than `EXHAUSTED`, and enough of the
-        `budget` (candidates in all) is left for other knots."""
-        n = len(found)
-        if n % EVERY or budget - n < LEAST_LEFT * budget:
-            return False
-        return all(self._little(found[: n - back * EVERY]) for back in range(_LOOKS))
-
-    def _little(self, found: Sequence[Evaluation]) -> bool:
-        if len(found) not in self._looks:
-            corner = list(self._reference.values())
-            belief = believe(found, list(self._reference), self._reference, self._costs)
-            gain = expected_gain(belief, found, corner, self._seed)
-            volume = hypervolume(belief.front_KM, corner) if belief.front else 0.0
-            self._looks[len(found)] = gain is not None and gain < EXHAUSTED * volume
-        return self._looks[len(found)]

@@ -1,7 +1,7 @@
 """How the values of a few knobs become one value per layer: a linear map, or a ramp over depth.
 
 Not here: which of them a space file asks for (`depth`), donors, parts and coefficients (`claims`).
-Shapes: N points, S knobs of a curve, L layers.
+Shapes: S knobs of a curve, L layers.
 """
 
 from __future__ import annotations
@@ -72,11 +72,6 @@ class Linear:
         start = values[first]
         return start + sum(weight * (values[knob] - start) for knob, weight in rest)
 
-    def all_at(self, values_NS: Array, layers: Sequence[int]) -> Array:
-        """Return `at` for N points and some layers, (N, len(layers)), up to rounding."""
-        found: Array = values_NS @ self.matrix_LS[list(layers)].T
-        return found
-
     def flat(self, value: float) -> tuple[float, ...]:
         """Return the knob values that give `value` at every layer."""
         return tuple(0.0 if knob in self.waves else value for knob in range(self.size))
@@ -115,14 +110,6 @@ class Ramp:
         share = 1.0 / (1.0 + math.exp((turn - self._depth(layer)) / RAMP_WIDTH))
         return early + share * (late - early)
 
-    def all_at(self, values_NS: Array, layers: Sequence[int]) -> Array:
-        """Return `at` for N points and some layers, (N, len(layers)), up to rounding."""
-        depths = np.array([self._depth(layer) for layer in layers])
-        early_N1, late_N1, turn_N1 = (values_NS[:, [knob]] for knob in range(3))
-        share = 1.0 / (1.0 + np.exp((turn_N1 - depths) / RAMP_WIDTH))
-        found: Array = early_N1 + share * (late_N1 - early_N1)
-        return found
-
     def flat(self, value: float) -> tuple[float, ...]:
         """Return the knob values that give `value` at every layer."""
         return value, value, 0.5
@@ -131,9 +118,10 @@ class Ramp:
         self, target: Sequence[float], layers: Sequence[int], low: float, high: float
     ) -> tuple[float, ...]:
         """Return the nearest levels by least squares at the best of TURNS turning points."""
+        depths = np.array([self._depth(layer) for layer in layers])
         wanted, best, least = np.asarray(target), self.flat(low), math.inf
         for turn in np.linspace(0.0, 1.0, TURNS):
-            share = self.all_at(np.array([[0.0, 1.0, turn]]), layers)[0]
+            share = 1.0 / (1.0 + np.exp((turn - depths) / RAMP_WIDTH))
             matrix = np.stack([1.0 - share, share], axis=1)
             early, late = _bounded(matrix, wanted, [(low, high, low)] * 2)
             missed = float(((matrix @ (early, late) - wanted) ** 2).sum())

@@ -1,9 +1,9 @@
-"""What a space file may say of layers, as a curve over the layers at hand, and finer ones.
+"""What a space file may say of layers, as a curve over the layers at hand.
 
 Not here: the curves themselves (`curves`), donors, parts and bounds (`claims`). The definitions are
 in `space`'s docstring.
 
-Reading order: `Layers`, `curve_of`, `finer`, `embedded`.
+Reading order: `Layers`, `curve_of`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-import numpy as np
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from mergefront.config import Strict
@@ -135,45 +134,6 @@ def _count(layers: Layers) -> int:
 
 def _word(layers: Layers) -> str:
     return "knobs of a ramp" if layers == "ramp" else type(layers).__name__.lower()
-
-
-def finer(layers: Layers, n_present: int) -> Layers | None:
-    """Return the next finer `layers` that contains every curve of the given one; None if none does.
-
-    n knots or cosines become 2n - 1, `all` two knots; where that is more than the `n_present`
-    layers that are there to be set, knots become `each`, and cosines as many as there are.
-    """
-    match layers:
-        case Knots(knots=n):
-            return Knots(knots=2 * n - 1) if 2 * n - 1 <= n_present else "each"
-        case Cosines(cosines=n) if n < n_present:
-            return Cosines(cosines=min(max(2 * n - 1, n + 1), n_present))
-        case "all" if n_present > 1:
-            return Knots(knots=2)
-        case _:
-            return None
-
-
-def embedded(
-    values: Sequence[float], coarse: Layers, fine: Layers, curve: Curve, depths: Sequence[int]
-) -> tuple[float, ...] | None:
-    """Return the values of the `fine` knobs that give the curve of the `coarse` ones.
-
-    `curve` is that of `coarse`, `depths` as in `curve_of`. None where `fine` is not known to
-    contain it.
-    """
-    match coarse, fine:
-        case ((Knots() | "all"), "each"):
-            return tuple(curve.at(values, layer) for layer in sorted(set(depths)))
-        case "all", Knots(knots=n):
-            return tuple(values) * n
-        case Knots(knots=n), Knots(knots=m) if (m - 1) % (n - 1) == 0:
-            at = np.interp(np.linspace(0.0, 1.0, m), np.linspace(0.0, 1.0, n), values)
-            return tuple(map(float, at))
-        case Cosines(cosines=n), Cosines(cosines=m) if m >= n:
-            return (*values, *(0.0,) * (m - n))
-        case _:
-            return tuple(values) if coarse == fine else None
 
 
 def _labels(letter: str, n: int) -> tuple[str, ...]:

@@ -2,17 +2,14 @@
 
 A `CurveClaim` lays a curve over depth for its donors; a `ChoiceClaim` has each run of layers pick
 one donor, or the receiver. Not here: the file (`space_file`), all lines together (`space`).
-Shapes: N points, S knobs of a claim, C its distinct coefficients, which are one for each layer
-that is there to be set and each donor with knobs of its own.
+Shape: S knobs of a claim.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
@@ -22,11 +19,6 @@ from mergefront.space.curves import Curve, Linear
 from mergefront.space.file import CHOOSE, TIED, KnobSpec, SpaceSpec
 from mergefront.space.knobs import Knob
 from mergefront.space.layers import curve_of
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
 
 RECEIVER: Final = "receiver"
 _LEVELS: Final = 21  # that a fit of a choice tries
@@ -49,22 +41,6 @@ class CurveClaim:
             value = min(self.line.high, max(self.line.low, value))
             for donor in self.donors:
                 table[donor][name] = value
-
-    def coefficients(self, numbers_NS: Array) -> Array:
-        """Return the distinct coefficients of N points, (N, C), up to rounding."""
-        found: Array = self.curve.all_at(numbers_NS, list(self.shares))
-        return np.clip(found, self.line.low, self.line.high)
-
-    @cached_property
-    def shares(self) -> dict[int, int]:
-        """Layer -> groups that have its coefficient, all donors counted."""
-        counted = Counter(depth for _, depth in self.depths)
-        return {depth: counted[depth] * len(self.donors) for depth in sorted(counted)}
-
-    @property
-    def multiplicity_C(self) -> list[int]:
-        """How many entries of the table each distinct coefficient stands for."""
-        return list(self.shares.values())
 
     def uniform(self, by_donor: Mapping[str, float]) -> tuple[float, ...]:
         """Return the knobs' numbers that give every donor its value everywhere, before clipping.
@@ -108,27 +84,6 @@ class ChoiceClaim:
             chosen = picks[self._run(depth)]
             for position, donor in enumerate(self.donors, 1):
                 table[donor][name] = level if chosen == position else 0.0
-
-    def coefficients(self, numbers_NS: Array) -> Array:
-        """Return the distinct coefficients of N points, (N, C): donor by donor."""
-        offset = len(self.knobs) - self.curve.size
-        level_N1 = numbers_NS[:, :1] if offset else np.full((len(numbers_NS), 1), self.line.low)
-        runs = [offset + self._run(depth) for depth in self.shares]
-        picks = numbers_NS[:, runs]
-        return np.concatenate(
-            [level_N1 * (picks == position) for position in range(1, len(self.donors) + 1)], axis=1
-        )
-
-    @cached_property
-    def shares(self) -> dict[int, int]:
-        """Layer -> groups of one donor that have its coefficient."""
-        counted = Counter(depth for _, depth in self.depths)
-        return {depth: counted[depth] for depth in sorted(counted)}
-
-    @property
-    def multiplicity_C(self) -> list[int]:
-        """How many entries of the table each distinct coefficient stands for."""
-        return list(self.shares.values()) * len(self.donors)
 
     def uniform(self, by_donor: Mapping[str, float]) -> tuple[float, ...]:
         """Return the numbers that give one donor its value everywhere and the others none.

@@ -28,24 +28,19 @@ Reading order: `space_file.SpaceSpec`, `Space.build`, `Space.table`; `claims` ha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mergefront.errors import ConfigError, SpaceError
 from mergefront.merging.methods import METHODS
+from mergefront.merging.recipe import Models, Recipe
 from mergefront.records import PARTS, Group, Part, Table
-from mergefront.space.features import FeatureMap
 from mergefront.space.file import KnobSpec, SpaceSpec, load_space
 from mergefront.space.knobs import Knob
 from mergefront.space.layers import Blocks, Cosines, Knots, Ranges
 from mergefront.space.lines import Claim, CurveClaim, check_claims, claims_of
-from mergefront.space.refinement import carried_over, refined_spec
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "Blocks",
@@ -147,44 +142,13 @@ class Space:
         searched = {knob.name.removeprefix("parameters."): knob.value(u) for knob, u in values}
         return {**self.spec.opening, **searched}
 
-    def features(self, points_ND: ArrayLike) -> NDArray[np.float64]:
-        """What a model of scores measures distance on: (N, F), the same F in refined spaces.
+    def knob_values(self, point: Sequence[float]) -> dict[str, float | str]:
+        """Return the value of every knob at a point in [0, 1]^D, by the knob's name."""
+        return {knob.name: knob.value(u) for knob, u in zip(self.knobs, point, strict=True)}
 
-        See `features.FeatureMap`.
-
-        Raises:
-            ValueError: if the points have another dimension or leave [0, 1].
-        """
-        return self._feature_map(points_ND)
-
-    @cached_property
-    def _feature_map(self) -> FeatureMap:
-        return FeatureMap(self.claims, self.knobs)
-
-    def refined(self, lines: Collection[int] | None = None) -> Space:
-        """Return a space with more knobs that contains every table of this one.
-
-        `lines` are positions in the file's `knobs`; default: all that have knots. n knots or
-        cosines become 2n - 1, `all` two knots; where the models have fewer layers, `each`.
-
-        Raises:
-            SpaceError: a line cannot be refined, or none has knots.
-        """
-        spec = refined_spec(self.spec, self.claims, lines)
-        return Space.build(spec, self.donors, self.groups)
-
-    def embed(self, point: Sequence[float], other: Space) -> tuple[float, ...]:
-        """Return the point of `other`, a refinement, that decodes to the table of `point` here.
-
-        Tables agree to 1e-12 of the bounds' width; the method's parameters stay.
-
-        Raises:
-            SpaceError: `other` is no refinement of this space.
-        """
-        if self.spec.searched.keys() != other.spec.searched.keys():
-            raise SpaceError("a point cannot be carried over: other parameters are searched")
-        numbers = carried_over(self._numbers(point), other.claims)
-        return (*other.encode(numbers)[: len(numbers)], *point[len(self.coefficient_knobs) :])
+    def recipe(self, models: Models, point: Sequence[float]) -> Recipe:
+        """Return the recipe of a point in [0, 1]^D."""
+        return Recipe(self.spec.method, models, self.table(point), self.parameters(point))
 
     def encode(self, numbers: Sequence[float]) -> tuple[float, ...]:
         """Encode the knobs' numbers, clipped to bounds; knobs without one are at their start."""

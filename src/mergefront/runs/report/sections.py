@@ -199,7 +199,7 @@ def answer_table(front: Front) -> Iterator[str]:
 
 
 def knob_table(front: Front) -> Iterator[str]:
-    """The members' knob values, folded away; a member of a refined space has knobs of its own."""
+    """The members' knob values, folded away."""
     members = front["members"]
     if not members:
         return

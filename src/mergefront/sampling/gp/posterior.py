@@ -49,12 +49,6 @@ class Posterior:
         """For each objective, whether its surface errs more than it says."""
         return tuple(surface.calibration().misfit for surface in self.surfaces)
 
-    @property
-    def trusted(self) -> bool:
-        """Whether the surfaces, rather than the scores, should choose."""
-        enough = int(self.stands_N.sum()) >= TRUSTED_FROM and bool(self.surfaces)
-        return enough and not any(self.misfits)
-
     def mean(self, features_PF: ArrayLike) -> Array:
         """Return the posterior means at P points (P, M), without noise."""
         return np.column_stack([surface.mean(features_PF) for surface in self.surfaces])

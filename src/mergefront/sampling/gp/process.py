@@ -83,13 +83,6 @@ class GaussianProcess:
         upper_NN = self._lower_NN.T  # as LAPACK stores it: not copied
         self._weights_N = cho_solve((upper_NN, False), self._values_N, check_finite=False)
 
-    def log_likelihood(self) -> float:
-        """Return the log marginal likelihood of the scores (equation 2.30)."""
-        n = len(self._values_N)
-        fit = -0.5 * float(self._values_N @ self._weights_N)
-        volume = float(np.log(np.diag(self._lower_NN)).sum())
-        return fit - volume - 0.5 * n * math.log(2.0 * math.pi)
-
     @cached_property
     def own_mean(self) -> Array:
         """The posterior mean at the candidates themselves (N,): score minus noise times weight."""
