@@ -175,9 +175,9 @@ def test_a_program_without_a_main_guard_can_score_and_leaves_nobody_behind(tmp_p
     program = tmp_path / "program.py"
     program.write_text(
         "from mergefront.records import Answer, Item, Rule\n"
-        "from mergefront.tasks.scoring import pool, score\n"
+        "from mergefront.tasks.scoring import score, workers\n"
         "item = Item('1', 't', '?', (), (r'\\sqrt{8}',), 'c', rule=Rule('math'))\n"
-        "print(score(item, Answer(r'\\boxed{2\\sqrt{2}}', 1, True)).value, *pool.pids())\n"
+        "print(score(item, Answer(r'\\boxed{2\\sqrt{2}}', 1, True)).value, *workers.pids())\n"
     )
     (tmp_path / "math_verify.py").write_text("raise SystemExit('the wrong one')\n")
     done = subprocess.run(

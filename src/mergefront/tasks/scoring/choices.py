@@ -27,6 +27,8 @@ from mergefront.tasks.scoring.spans import Span, clauses, ends_in, normal, sente
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _OPEN, _CLOSE = r"[\s\"'`*_(\[{]*", r"[\s\"'`*_)\]}.:,;!]*"
+_AFTER_LETTERS = re.compile(r"[\s\"'`*_)\]}.:]*")
+_BETWEEN_LETTERS = re.compile(rf"{_AFTER_LETTERS.pattern}(?:[,;&\s]|and)(?:[,;&\s]|and)*+{_OPEN}")
 _VERDICT = (
     r"\s(?:is|would be|must be|seems|looks)\s(?:the\s)?(?:most\s)?"
     r"(?:correct|right|best|true|answer)\b"
@@ -115,10 +117,14 @@ def letter_set(text: str, letters: str) -> str:
     if re.fullmatch(rf"{_OPEN}[{letters}]+{_CLOSE}", text):
         found = re.findall(f"[{letters}]", text)
         return "".join(sorted(found)) if len(set(found)) == len(found) else ""
-    one = rf"[\s\"'`*_(\[{{]*[{letters}][\s\"'`*_)\]}}.:]*"
-    if re.fullmatch(rf"{one}(?:(?:,|;|&|and|\s)+{one})*", text):
-        return "".join(sorted(set(re.findall(rf"\b[{letters}]\b", text))))
-    return ""
+    # One pattern for the whole enumeration takes exponential time: it tries every way to share out
+    # the blanks between two letters. The texts around the letters are matched one by one instead.
+    before, *others = re.split(f"[{letters}]", text)
+    if not others or not re.fullmatch(_OPEN, before) or not _AFTER_LETTERS.fullmatch(others[-1]):
+        return ""
+    if not all(_BETWEEN_LETTERS.fullmatch(gap) for gap in others[:-1]):
+        return ""
+    return "".join(sorted(set(re.findall(rf"\b[{letters}]\b", text))))
 
 
 def _letter(span: Span, letters: str, options: Sequence[str]) -> str | None:

@@ -248,10 +248,10 @@ def _pick_word(text: str) -> Reading | None:
 
 def _after(mark: re.Pattern[str], text: str) -> str:
     """What follows the last mark that a number follows; nothing if none does."""
-    for found in reversed(list(mark.finditer(text))):
-        if _NUMBER.search(text, found.end()):
-            return text[found.end() :]
-    return ""
+    # A number never spans a mark. To search again after each mark would take quadratic time.
+    last_number = max((number.start() for number in _NUMBER.finditer(text)), default=-1)
+    ends = [found.end() for found in mark.finditer(text) if found.end() <= last_number]
+    return text[ends[-1] :] if ends else ""
 
 
 def _reading(found: re.Match[str]) -> Reading:

@@ -26,7 +26,15 @@ _LINE_ENDS = re.compile(r" ?\n[ \n]+| \n")
 _THOUGHT = r"(?:think|thinking|thought|reasoning)"
 _OPEN = re.compile(rf"<{_THOUGHT}>|◁think▷", re.IGNORECASE)
 _CLOSE = re.compile(rf"</{_THOUGHT}>|◁/think▷", re.IGNORECASE)
-_END = re.compile(r"(?:\s|</s>|<\|(?:im_end|endoftext|eot_id|end)\|>|<end_of_turn>|<eos>)+\Z")
+_END_TOKENS = (
+    "</s>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<eos>",
+)
 _JSON = re.compile(r'"(?:short |final )?answer"\s?:\s?("(?:[^"\\]|\\.)*"|[-+\d.][^\s,}]*)', re.I)
 _NEXT = re.compile(r"\n(?:question|hint|user|human)\s?:", re.IGNORECASE)
 _CUE = re.compile(
@@ -75,7 +83,7 @@ def normal(text: str) -> str:
 def final(text: str, *, finished: bool = True) -> Span:
     """The part of a reply that counts."""
     text = _without_thought(normal(text))
-    text = text[: found.start()] if (found := _END.search(text)) else text
+    text = _without_end_tokens(text)
     boxed = _last_boxed(text)
     if boxed is None:
         boxed = _between(text, "<|begin_of_box|>", "<|end_of_box|>")
@@ -127,6 +135,19 @@ def _without_thought(text: str) -> str:
     rest = text[closed[-1].end() :]
     again = _OPEN.search(rest)
     return before + (rest[: again.start()] if again else rest)
+
+
+def _without_end_tokens(text: str) -> str:
+    """Drop the tokens that end a reply, and blanks, from the end of the text."""
+    end = len(text)
+    while end:  # a pattern anchored at the end would be tried at each token: quadratic time
+        if text[end - 1].isspace():
+            end -= 1
+        elif token := next((t for t in _END_TOKENS if text.endswith(t, 0, end)), ""):
+            end -= len(token)
+        else:
+            break
+    return text[:end]
 
 
 def _last_boxed(text: str) -> str | None:
