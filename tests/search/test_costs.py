@@ -396,7 +396,7 @@ def test_front_report_and_card_say_it_in_tokens(
     assert "tokens)" in shown
     page = write_report(tmp_path / "report.html", json.loads(json.dumps(front))).read_text()
     assert f"; {base.mean():.2f} tokens</span>" in page
-    assert "an answer of t tokens scores 1 - min(t / 80, 1)" in page
+    assert "scores 1 - min(t / 80, 1): 0 % is 80 tokens or more" in page
     assert "loss of perception is at most 2 points" in page
     assert "loss of brevity" not in page
     recipe = Recipe("task_arithmetic", Models(receiver="zoo:vlm", donors={}), {}, {})

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mergefront.runs.report.sections import knob_table
 
 from fixtures_recipes import receiver_groups
 from fixtures_space import BODY, DONORS, space, spec
 from mergefront.config import validate
 from mergefront.errors import ConfigError, SpaceError
-from mergefront.runs.report.sections import knob_table
 from mergefront.space.budget import suited_candidates
 from mergefront.space.space import Knob, Space, SpaceSpec, load_space
 

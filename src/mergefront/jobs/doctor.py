@@ -18,9 +18,9 @@ from typing import Literal
 State = Literal["ok", "note", "broken"]
 
 REQUIRED = (  # pyproject.toml's dependencies; a test compares
-    "torch", "transformers", "safetensors", "datasets", "optuna", "cma", "moarchiving", "mlflow",
-    "matplotlib", "numpy", "scipy", "pillow", "math-verify", "pyarrow", "pydantic", "pyyaml",
-    "rich", "threadpoolctl", "typer", "xxhash",
+    "torch", "transformers", "safetensors", "datasets", "huggingface_hub", "jinja2", "optuna",
+    "cma", "moarchiving", "mlflow", "matplotlib", "numpy", "scipy", "pillow", "math-verify",
+    "pyarrow", "pydantic", "pyyaml", "rich", "threadpoolctl", "typer", "xxhash",
 )  # fmt: skip
 _INSTALL = (
     'in the checkout: pip install ".[gpu]" with an NVIDIA GPU, pip install ".[cpu]" elsewhere'

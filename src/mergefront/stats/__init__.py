@@ -27,6 +27,7 @@ from mergefront.stats.means import (
     normal_interval,
     paired_bootstrap,
     paired_difference,
+    score_interval,
     wilson,
 )
 from mergefront.stats.power import detectable, items_needed
@@ -50,5 +51,6 @@ __all__ = [
     "paired_bootstrap",
     "paired_difference",
     "paired_p",
+    "score_interval",
     "wilson",
 ]

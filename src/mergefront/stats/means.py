@@ -83,6 +83,11 @@ def normal_interval(estimate: Estimate, confidence: float = CONFIDENCE) -> tuple
     return max(0.0, estimate.mean - half), min(1.0, estimate.mean + half)
 
 
+def score_interval(estimate: Estimate, *, is_cost: bool) -> tuple[float, float]:
+    """Return the 95 % interval that is shown of a mean score: Wilson's, or a cost's normal one."""
+    return normal_interval(estimate) if is_cost else wilson(estimate)
+
+
 def paired_difference(
     a_N: ArrayLike, b_N: ArrayLike, clusters: Sequence[Hashable], *, confidence: float = CONFIDENCE
 ) -> Difference:

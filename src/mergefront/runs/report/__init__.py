@@ -1,31 +1,25 @@
 """A finished run as one HTML page that needs nothing else: no network, no script, no other file.
 
-The numbers are front.json's; this package computes none, and explains each. `tables` and `words`
-have the sections, `choice` those about the search's own word, `markup` the pieces of HTML.
+The numbers are those of front.json; this package computes none but intervals. The page and all its
+words are `report.html.jinja`; `templates` opens it, and this module hands it the values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergefront.runs.report.html import STYLE, inline, text
-from mergefront.runs.report.sections import (
-    answer_table,
-    choice_section,
-    definitions,
-    knob_table,
-    member_table,
-    pick_table,
-    provenance,
-    race_section,
-    reproduce,
-    summary,
-)
+from mergefront.records import Estimate
+from mergefront.runs.report.templates import open_template
+from mergefront.stats import score_interval, wilson
 
 __all__ = ["Figure", "write_report"]
+
+_TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 @dataclass(frozen=True)
@@ -48,46 +42,52 @@ def write_report(
 
     Args:
         front: front.json (format mergefront/front@1).
-        figures: `calibration` and `race` (the files' stems) stand in their sections, of the others
-            the first before the tables and the rest behind; missing files are left out.
+        figures: the figures with the stems `calibration` and `race` stand in their sections. Of
+            the others, the first stands before the tables and the rest behind them. A figure
+            without a file is left out.
         config: the resolved configuration as YAML.
         manifest: manifest.json: sources, items, versions, machine.
     """
-    drawn = dict(_figures(figures))
-    checks = [drawn.pop("calibration", ""), drawn.pop("race", "")]
-    pictures = list(drawn.values())
-    sections = [
-        *summary(front),
-        *pictures[:1],
-        *member_table(front),
-        *pick_table(front),
-        *answer_table(front),
-        *choice_section(front),
-        checks[0],
-        *race_section(front),
-        checks[1],
-        *pictures[1:],
-        *knob_table(front),
-        *definitions(front),
-        *reproduce(front),
-        *provenance(front, config, manifest or {}),
-    ]
-    title = f"mergefront: {text(front['run'])}"
-    head = (
-        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{STYLE}</style>"
+    openings = {"openings": front["openings"]} if front.get("openings") else {}
+    provenance = {**(manifest or {}), **openings}
+    page = open_template(_TEMPLATE).render(
+        front=front,
+        knobs=list(dict.fromkeys(name for m in front["members"] for name in m["knobs"])),
+        pictures=_pictures(figures),
+        config=config,
+        provenance=provenance and json.dumps(provenance, indent=1, sort_keys=True, default=str),
+        score_interval=_score_interval,
+        share_interval=_share_interval,
     )
-    body = "\n".join(sections)
-    page = f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
     path.write_text(page, encoding="utf-8")
     return path
 
 
-def _figures(figures: Sequence[Figure]) -> Iterator[tuple[str, str]]:
-    """Stem -> picture with its caption, of the files that are there."""
-    for index, figure in enumerate(figures):
-        if figure.svg.is_file():
-            caption = text(figure.caption)
-            picture = inline(figure.svg.read_text(encoding="utf-8"), f"f{index}", caption)
-            caption = f"<figcaption>{caption}</figcaption>"
-            yield figure.svg.stem, f"<figure>{picture}{caption}</figure>"
+def _score_interval(mean: float, se: float, n: int, tokens: float | None) -> tuple[float, float]:
+    return score_interval(Estimate(mean, se, n), is_cost=tokens is not None)
+
+
+def _share_interval(share: float, n: int) -> tuple[float, float]:
+    return wilson(Estimate(share, 0.0, n))
+
+
+def _pictures(figures: Sequence[Figure]) -> dict[str, Mapping[str, str]]:
+    """Stem -> the picture to inline and its caption, of the files that are there."""
+    return {
+        figure.svg.stem: {
+            "svg": _inlined(figure.svg.read_text(encoding="utf-8"), f"f{index}"),
+            "caption": figure.caption,
+        }
+        for index, figure in enumerate(figures)
+        if figure.svg.is_file()
+    }
+
+
+def _inlined(svg: str, prefix: str) -> str:
+    """Strip what stands before the attributes of the <svg> element; make ids unique on the page.
+
+    The template does not escape this: matplotlib drew texts as paths and escaped its comments.
+    """
+    svg = svg[svg.index("<svg") + len("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)

@@ -1,0 +1,31 @@
+"""The project's one door to jinja2: templates that are files beside the module that fills them.
+
+A name that a template lacks is an error, and so is a misspelt one. The filters are the number
+formats of `stats.text`, so that pages print numbers as the terminal does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+
+from mergefront.runs.plots.style import BLUE
+from mergefront.stats import text
+
+
+def open_template(path: Path) -> jinja2.Template:
+    """Load a template; values are escaped unless its name says that it writes Markdown."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(path.parent),
+        autoescape=not path.name.endswith(".md.jinja"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    functions = (
+        text.plural, text.percent, text.share, text.points, text.interval, text.points_interval,
+        text.mean_with_error, text.gain_with_interval, text.p_value,
+    )  # fmt: skip
+    environment.globals.update({function.__name__: function for function in functions}, blue=BLUE)
+    return environment.get_template(path.name)
