@@ -52,7 +52,6 @@ def write_report(
     provenance = {**(manifest or {}), **openings}
     page = open_template(_TEMPLATE).render(
         front=front,
-        knobs=list(dict.fromkeys(name for m in front["members"] for name in m["knobs"])),
         pictures=_pictures(figures),
         config=config,
         provenance=provenance and json.dumps(provenance, indent=1, sort_keys=True, default=str),
