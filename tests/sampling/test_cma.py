@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mergefront.sampling import make_sampler
-from mergefront.sampling.cma import ComoCmaProposer, Kernel, uncrowded_improvement
+from mergefront.sampling.cma import ComoCmaProposer, Kernel
 from mergefront.sampling.replay import Tell
 from mergefront.sampling.scalar_cma import ScalarCmaProposer, scalarised, weightings
 from mergefront.stats.pareto import hypervolume
@@ -89,39 +87,6 @@ def test_they_cover_more_than_random_search_and_nsga2(dimension: int) -> None:
     for name in NAMES:
         assert min(found[name]) > max(found["random"])
         assert np.mean(found[name]) > np.mean(found["nsga2"])
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=6),
-    st.tuples(st.floats(0, 1), st.floats(0, 1)),
-)
-def test_uncrowded_improvement_is_volume_added_or_distance_to_adding(
-    front: list[tuple[float, float]], point: tuple[float, float]
-) -> None:
-    reference = (0.25, 0.25)
-    added = hypervolume([*front, point], reference) - hypervolume(front, reference)
-    found = uncrowded_improvement(point, front, reference)
-    if found > 0:
-        assert found == pytest.approx(added, abs=1e-9)
-    else:
-        assert added == pytest.approx(0, abs=1e-9)
-        if found < 0:  # moving up by the distance in both objectives must be enough to add
-            moved = [value - found + 1e-6 for value in point]
-            assert uncrowded_improvement(moved, front, reference) > 0
-
-
-def test_improvement_in_three_objectives_is_volume_added_and_always_returns() -> None:
-    """Points from a coarse grid share coordinates, at which moarchiving's own did not return."""
-    random, reference = np.random.default_rng(0), (0.25,) * 3
-    for _ in range(300):
-        grid = random.integers(0, 9, (6, 3)) / 8
-        *front, point = (tuple(one) for one in grid.tolist())
-        added = hypervolume([*front, point], reference) - hypervolume(front, reference)
-        found = uncrowded_improvement(point, front, reference)
-        assert max(found, 0.0) == pytest.approx(added, abs=1e-9)
-        alone = uncrowded_improvement(point, [], reference)
-        assert max(alone, 0.0) == pytest.approx(hypervolume([point], reference), abs=1e-9)
 
 
 def test_a_kernel_draws_without_changing_and_learns_towards_the_better() -> None:

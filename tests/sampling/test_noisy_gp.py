@@ -14,7 +14,7 @@ from mergefront.sampling.constraints import raised, shortfalls
 from mergefront.sampling.gp import DEFAULT_ERROR
 from mergefront.sampling.noisy_gp import NoisyGpProposer, pool
 from mergefront.sampling.replay import Tell, standard_errors
-from mergefront.stats.pareto import boxes, hypervolume, improvements
+from mergefront.stats.pareto import hypervolume, improvements, undominated_boxes
 from sampler_contract import REFERENCE, objectives, suggest
 
 
@@ -174,7 +174,7 @@ def test_boxes_hold_each_point_that_no_member_bars_once(m: int, k: int, seed: in
     reference = np.full(m, 0.2)
     front = random.uniform(0.2, 1.0, (k, m)).round(1 + seed % 3) + 0.001  # some with ties
     points = random.uniform(0.2, 1.2, (200, m))
-    lower, upper = boxes(front, reference)
+    lower, upper = undominated_boxes(front, reference)
     within = ((lower < points[:, None]) & (points[:, None] < upper)).all(axis=2).sum(axis=1)
     barred = (front >= points[:, None]).all(axis=2).any(axis=1)
     assert within.tolist() == np.where(barred, 0, 1).tolist()

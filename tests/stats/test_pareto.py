@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergefront.stats.pareto import covering, hypervolume, knee, non_dominated
+from mergefront.stats.pareto import (
+    covering,
+    hypervolume,
+    knee,
+    non_dominated,
+    uncrowded_improvement,
+)
 
 GRID = st.integers(0, 4).map(lambda k: k / 4)  # a coarse grid makes ties and duplicates
 
@@ -74,6 +80,56 @@ def test_hypervolume_of_nothing_and_of_what_does_not_fit() -> None:
         hypervolume([(1, 1)], (0, 0, 0))
     with pytest.raises(ValueError, match="hypervolume of 5 objectives"):
         hypervolume([(1,) * 5], (0,) * 5)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=6),
+    st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+def test_uncrowded_improvement_is_volume_added_or_distance_to_adding(
+    front: list[tuple[float, float]], point: tuple[float, float]
+) -> None:
+    reference = np.full(2, 0.25)
+    added = hypervolume([*front, point], reference) - hypervolume(front, reference)
+    front_K2 = np.array(front).reshape(-1, 2)
+    worth = uncrowded_improvement(np.array(point), front_K2, reference)
+    if worth > 0:
+        assert worth == pytest.approx(added, abs=1e-9)
+    else:
+        assert added == pytest.approx(0, abs=1e-9)
+        if worth < 0:  # moving up by the distance in both objectives must be enough to add
+            moved = np.array(point) - worth + 1e-6
+            assert uncrowded_improvement(moved, front_K2, reference) > 0
+
+
+@pytest.mark.parametrize("n_objectives", [1, 2, 3, 4])
+@pytest.mark.parametrize("n_members", [0, 1, 5])
+def test_uncrowded_improvement_in_one_to_four_objectives(n_objectives: int, n_members: int) -> None:
+    """On a coarse grid, where points share coordinates; the distance is the shortest way to add."""
+    random, reference = np.random.default_rng(0), np.full(n_objectives, 0.25)
+    for _ in range(60):
+        *front, point = random.integers(0, 9, (n_members + 1, n_objectives)) / 8
+        front_KM = np.array(front).reshape(-1, n_objectives)
+        added = hypervolume([*front, point], reference) - hypervolume(front_KM, reference)
+        worth = uncrowded_improvement(point, front_KM, reference)
+        assert max(worth, 0.0) == pytest.approx(added, abs=1e-9)
+        if worth < 0:
+            ways = np.abs(random.standard_normal((200, n_objectives)))
+            ways *= (-worth - 1e-9) / np.linalg.norm(ways, axis=1, keepdims=True)
+            assert all(uncrowded_improvement(point + way, front_KM, reference) <= 0 for way in ways)
+
+
+@settings(deadline=None)
+@given(sets(3), st.permutations(range(8)))
+def test_what_adds_nothing_changes_no_bit_of_a_hypervolume(
+    points: list[tuple[float, ...]], order: list[int]
+) -> None:
+    """`covering` stops at the first point that adds nothing."""
+    reference = (0.1, 0.2, 0.3)
+    shuffled = [points[i] for i in order if i < len(points)]
+    front = [points[i] for i in non_dominated(points)]
+    assert hypervolume(shuffled, reference) == hypervolume(front, reference)
 
 
 @settings(deadline=None)

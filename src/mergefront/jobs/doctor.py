@@ -19,7 +19,7 @@ State = Literal["ok", "note", "broken"]
 
 REQUIRED = (  # pyproject.toml's dependencies; a test compares
     "torch", "transformers", "safetensors", "datasets", "huggingface_hub", "jinja2", "optuna",
-    "cma", "moarchiving", "mlflow", "matplotlib", "numpy", "scipy", "pillow", "math-verify",
+    "cma", "mlflow", "matplotlib", "numpy", "scipy", "pillow", "math-verify",
     "pyarrow", "pydantic", "pyyaml", "rich", "threadpoolctl", "typer", "xxhash",
 )  # fmt: skip
 _INSTALL = (

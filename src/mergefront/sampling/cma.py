@@ -39,7 +39,7 @@ import numpy as np
 
 from mergefront.sampling.constraints import Least, raised, reference_point
 from mergefront.sampling.replay import Proposer, Tell, generator
-from mergefront.stats.pareto import improvements, non_dominated
+from mergefront.stats.pareto import non_dominated, uncrowded_improvement
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -269,39 +269,6 @@ class ComoCmaProposer(Proposer):
         self, kernel: int, incumbents: Sequence[Values | None], told: Sequence[Values]
     ) -> Callable[[Values], float]:
         others = [v for k, v in enumerate(incumbents) if k != kernel and v is not None]
-        reference_M = raised(reference_point(told, self._reference), self._constraints).tolist()
-        return lambda values: uncrowded_improvement(values, others, reference_M)
-
-
-def uncrowded_improvement(
-    values_M: Sequence[float], front: Sequence[Sequence[float]], reference_M: Sequence[float]
-) -> float:
-    """Return the hypervolume that a point adds to a front, or minus its distance from adding any.
-
-    All objectives are maximised; 1 to 4 of them. With an empty front a point above the reference
-    counts its own hypervolume. Reference: arXiv:1904.08823, definition 2.
-
-    What a point adds in three and four objectives is summed over boxes (`improvement`): moarchiving
-    1.1 was seen not to return from that in three.
-    """
-    if len(values_M) == 1:
-        return float(values_M[0]) - max([reference_M[0], *(other[0] for other in front)])
-    if not len(front):
-        above_M = np.asarray(values_M, dtype=np.float64) - reference_M
-        short = float(np.linalg.norm(np.minimum(above_M, 0.0)))
-        return -short if short > 0.0 else float(np.prod(above_M))
-    if len(values_M) > 2:
-        added = improvements(np.array([values_M]), np.array(front), np.array(reference_M))[0]
-        if added > 0.0:
-            return float(added)
-    from moarchiving import get_mo_archive
-
-    archive = get_mo_archive(
-        [[-v for v in other] for other in front],
-        reference_point=[-r for r in reference_M],
-        n_obj=len(reference_M),
-    )
-    point = [-v for v in values_M]
-    if len(values_M) > 2:
-        return -float(archive.distance_to_pareto_front(point))
-    return float(archive.hypervolume_improvement(point))
+        reference_M = raised(reference_point(told, self._reference), self._constraints)
+        others_KM = np.array(others).reshape(-1, len(reference_M))
+        return lambda values: uncrowded_improvement(np.array(values), others_KM, reference_M)
