@@ -13,7 +13,7 @@ import yaml
 from mergefront import files
 from mergefront.config import RunConfig, absolute, dump_yaml, load_yaml, validate
 from mergefront.errors import ConfigError, UserError
-from mergefront.jobs.start import json_schema, starter_config, starter_notes
+from mergefront.jobs.starter import json_schema, starter_config, starter_notes
 from mergefront.runs.history import reference_point
 from mergefront.tasks import library
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mergefront.jobs.start import json_schema
+from mergefront.jobs.starter import json_schema
 
 ROOT = Path(__file__).parent.parent
 

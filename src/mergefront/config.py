@@ -10,11 +10,13 @@ Not here: how such files are read (`yaml_file`, re-exported), the search space (
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from mergefront import files
 from mergefront.records import Dtype
 from mergefront.yaml_file import Strict, dump_yaml, load_yaml, read_mapping, validate
 
@@ -442,6 +444,26 @@ class RunConfig(Strict):
         own, common = self.report.guards, self.report.guard
         kept = [name for name in list(self.objectives)[1:] if name in own or name in self.asked]
         return {name: own.get(name, common) for name in kept}
+
+
+def load_run_config(name: str, changes: Mapping[str, object] | None = None) -> RunConfig:
+    """Read a run configuration: a YAML file, or the name of a shipped one. Paths become absolute.
+
+    Args:
+        changes: field -> value in its place ("name", "budget.candidates"); None changes nothing.
+
+    Raises:
+        ConfigError: the file is missing or faulty; lists every problem.
+    """
+    path = files.find("configs", name, Path())
+    data = read_mapping(path)
+    for field, value in (changes or {}).items():
+        section, _, key = field.rpartition(".")
+        if value is not None and section:
+            data[section] = {**(data.get(section) or {}), key: value}
+        elif value is not None:
+            data[key] = value
+    return absolute(validate(data, RunConfig, str(path)))
 
 
 def absolute(config: RunConfig) -> RunConfig:

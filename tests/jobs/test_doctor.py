@@ -34,28 +34,29 @@ def test_required_packages_are_those_of_pyproject() -> None:
 def test_a_failed_import_is_put_in_words(
     monkeypatch: pytest.MonkeyPatch, code: int, stderr: str, words: str
 ) -> None:
-    done = subprocess.CompletedProcess([], code, "", stderr)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    process = subprocess.CompletedProcess([], code, "", stderr)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: process)
     assert doctor._import_error("vllm") == words
 
 
-def test_without_torch_every_finding_is_still_made(
+def test_without_torch_every_diagnosis_is_still_made(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    done = subprocess.CompletedProcess([], 1, "", "ModuleNotFoundError: No module named 'torch'")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    error = "ModuleNotFoundError: No module named 'torch'"
+    process = subprocess.CompletedProcess([], 1, "", error)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: process)
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "mergefront.models.checkpoint", raising=False)
-    found = {finding.subject: finding for finding in doctor.examine(tmp_path)}
-    assert found["gpu"].state == found["zoo"].state == "broken"
-    assert "torch does not import" in found["gpu"].found
+    diagnoses = {diagnosis.subject: diagnosis for diagnosis in doctor.examine(tmp_path)}
+    assert diagnoses["gpu"].state == diagnoses["zoo"].state == "broken"
+    assert "torch does not import" in diagnoses["gpu"].message
 
 
 def test_advice_is_the_readmes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_version", lambda _: None)
     readme = (ROOT / "README.md").read_text().replace("\n", " ")
-    for finding in [doctor._package("scipy"), *doctor._engine()]:
-        assert finding.found == "missing"
-        advised = re.findall(r'pip install "[^"]*"', finding.mend)
-        assert len(advised) == 2
-        assert all(command in readme for command in advised)
+    for diagnosis in [doctor._package("scipy"), *doctor._engine()]:
+        assert diagnosis.message == "missing"
+        commands = re.findall(r'pip install "[^"]*"', diagnosis.hint)
+        assert len(commands) == 2
+        assert all(command in readme for command in commands)

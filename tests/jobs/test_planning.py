@@ -283,7 +283,7 @@ def test_the_hub_is_asked_for_descriptions_only(models: Path, tmp_path: Path, ca
     assert hub.sent < 3 * 100_001 + 60_000 < whole
     warnings = [r.message for r in plan.remarks if r.level == "warning"]
     assert any("other/ancestor" in one and "org/base" in one for one in warnings)
-    pins = [r.mend for r in plan.remarks if "is not pinned" in r.message]
+    pins = [r.hint for r in plan.remarks if "is not pinned" in r.message]
     assert pins == [f"pin it: {COMMIT}"] * 3
 
 

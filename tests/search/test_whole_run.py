@@ -18,7 +18,7 @@ from fixtures_cli import ZOO_RUN, Command, runner
 from mergefront.cli import main
 from mergefront.config import EngineConfig, Items, RunConfig, validate
 from mergefront.errors import EngineError, RunError
-from mergefront.jobs import conclude
+from mergefront.jobs import artifacts
 from mergefront.jobs.export import export_candidate
 from mergefront.jobs.verify import Scored
 from mergefront.runs import compare
@@ -268,7 +268,7 @@ def test_front_plots_report_and_mlflow_can_be_deleted_and_rebuilt(
     from mlflow import MlflowClient
 
     before = run.front.read_text()
-    client = MlflowClient(conclude.default_uri(run))
+    client = MlflowClient(artifacts.tracking_uri(run))
 
     def tracked() -> tuple[int, int]:
         experiment = client.get_experiment_by_name("mergefront")

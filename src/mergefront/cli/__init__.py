@@ -1,10 +1,13 @@
 """The command line: verbs, rendering, exit codes. The only package that prints.
 
-stdout is data, stderr is progress and messages. Exit codes: 0 done, 1 our bug, 2 something the
-user can mend, 3 the engine failed. Heavy libraries are imported inside the verbs, so that --help
-answers at once. Reading order: `launch` (init, search, status), `planning` (plan), `results`
-(front, export, compare, rebuild), `evaluation` (score), `tasks` and `checks` (tasks list, show,
-fetch; check, power), `models` (inspect, merge), `machine` (doctor, zoo, schema), `display`.
+stdout is data, stderr is progress and messages. Exit codes: 0 done, 1 a bug of mergefront, 2 the
+user can mend it, 3 the engine failed. Each verb imports what it needs when it runs, so that --help
+answers at once. Not here: anything that computes (`jobs`, `search`, `runs`).
+
+Reading order, by the panels of --help: `search` (init, plan, search, status), `results` (front,
+export, compare, rebuild), `evaluation` (score), `tasks` (tasks list, show, fetch) and `task_checks`
+(tasks check, power), `models` (inspect, activations, merge, methods), `installation` (doctor, zoo,
+schema); `options`, `terminal` and `display` are shared.
 """
 
 from __future__ import annotations
@@ -18,18 +21,18 @@ from typing import Annotated
 import typer
 
 import mergefront
-from mergefront.cli import evaluation, launch, machine, models, planning, results, tasks
+from mergefront.cli import evaluation, installation, models, results, search, tasks
 from mergefront.cli.terminal import complain
 from mergefront.errors import MergefrontError
 
-# Before torch is imported by any verb: its C++ side would greet every engine on stderr.
+# Set before a verb imports torch: its C++ code would log warnings to stderr at every start.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 app = typer.Typer(
     name="mergefront",
     help="Search how much of which LLM to merge into a vision-language model, layer by layer.\n\n"
-    "Start with: mergefront search digits (the built-in example, some minutes on two CPU cores). "
-    "For your own models: mergefront init RECEIVER DONOR.",
+    "The built-in example takes some minutes on two CPU cores: mergefront search digits\n\n"
+    "For your own models: mergefront init RECEIVER DONOR, then mergefront plan run.yaml",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,7 +40,7 @@ app = typer.Typer(
 )
 
 
-_OS_HINT = "check that the path exists, may be written to, and that its disk is not full"
+_OS_HINT = "check that the path exists and may be written to, and that its disk is not full"
 
 
 def _version(value: bool) -> None:
@@ -51,7 +54,9 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more to stderr.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print the log to stderr.")
+    ] = False,
 ) -> None:
     handler = logging.StreamHandler()
     handler.setLevel(logging.DEBUG if verbose else logging.WARNING)
@@ -61,7 +66,7 @@ def _options(
     logging.getLogger("mergefront").setLevel(logging.INFO)  # a run's log.txt gets all of it
 
 
-for module in (launch, planning, results, evaluation, tasks, models, machine):
+for module in (search, results, evaluation, tasks, models, installation):
     module.register(app)
 
 

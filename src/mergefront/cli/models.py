@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from mergefront.cli.options import Base, ConfigName, Receiver
 from mergefront.cli.terminal import Json, WrittenDtype, emit_json, err, out, say, table, tensor_bar
 from mergefront.config import VocabularyMode
-from mergefront.errors import ConfigError, UserError
 
 
 def register(app: typer.Typer) -> None:
@@ -20,36 +20,45 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    receiver: Annotated[str, typer.Argument(help="The VLM: a folder, a hub id, or zoo:NAME.")],
+    receiver: Receiver,
     donors: Annotated[
-        list[str], typer.Argument(help="Text LLMs with the same backbone; MODEL+ADAPTER for LoRA.")
+        list[str],
+        typer.Argument(
+            help="LLMs with the receiver's language backbone; MODEL+ADAPTER for a LoRA adapter."
+        ),
     ],
-    base: Annotated[str | None, typer.Option(help="The donors' common ancestor.")] = None,
+    base: Base = None,
     vocabulary: Annotated[
-        VocabularyMode, typer.Option(help="How embedding and head would merge.")
+        VocabularyMode,
+        typer.Option(
+            help="How embedding and head would merge: row by row, or rows matched by their token."
+        ),
     ] = "receiver",
     as_json: Json = False,
 ) -> None:
     """Print how a receiver and its donors pair: what merges, what is copied, what differs.
 
-    With --base also the deltas' norms and the donors' cosines, by layer and part, and a warning
-    where a donor does not look like a descendant of that base.
+    mergefront inspect zoo:vlm zoo:arithmetic --base zoo:base
+
+    Norms and cosines of the donors' deltas follow, by layer and part. With --base, deltas are taken
+    from that model, and a donor that does not look like its descendant is warned of; without it,
+    deltas are taken from the receiver.
     """
     from mergefront.jobs.inspect import inspect as inspect_models
     from mergefront.jobs.inspect import tables
 
-    found = inspect_models(receiver, donors, base, vocabulary)
+    inspection = inspect_models(receiver, donors, base, vocabulary)
     if as_json:
-        emit_json(found.to_dict())
+        emit_json(inspection.to_dict())
         return
-    for title, columns, rows in tables(found):
+    for title, columns, rows in tables(inspection):
         out.print(table(title, columns, rows))
-    for finding in found.findings:
+    for finding in inspection.findings:
         say(f"warning: {finding.message}; {finding.hint}")
 
 
 def activations(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped one.")],
+    config: ConfigName,
     folder: Annotated[
         Path | None, typer.Option("--out", help="Folder for activations.png and activations.svg.")
     ] = None,
@@ -57,18 +66,19 @@ def activations(
 ) -> None:
     """Print where the donors help and where they disturb: layers on reasoning against perception.
 
+    mergefront activations digits
+
     Runs the receiver in transformers on 64 search questions of each objective, and says how much
-    each donor changes what its layers put out there. The share is the warm start `activations`.
+    each donor changes the layers' outputs there. A search can start from these shares (the warm
+    start `activations`).
     """
-    from mergefront import files
-    from mergefront.config import RunConfig, absolute, read_mapping, validate
+    from mergefront.config import load_run_config
     from mergefront.engine.activations import shares, tables
     from mergefront.runs import plots
     from mergefront.search.setup import measured
     from mergefront.space.profiles import profile
 
-    path = files.find("configs", config, Path())
-    run = absolute(validate(read_mapping(path), RunConfig, str(path)))
+    run = load_run_config(config)
     with err.status("loading models and questions") as status:
         changes, sources = measured(run, lambda n, of: status.update(f"activations: {n} of {of}"))
     table_KG = shares(changes, sources.groups)
@@ -84,7 +94,7 @@ def activations(
 
 
 def merge(
-    recipe: Annotated[Path, typer.Argument(help="A recipe.json.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe.json, as an export holds it.")],
     destination: Annotated[Path, typer.Option("--out", help="Folder to make.")],
     shard_gb: Annotated[
         float, typer.Option(min=0.01, help="Largest weight file, in GB (10^9 bytes).")
@@ -93,54 +103,40 @@ def merge(
 ) -> None:
     """Merge a recipe into a complete checkpoint, without any search.
 
-    With --dtype every floating tensor is written in that type, and config.json says so: merged ones
-    are rounded once, from fp32 arithmetic, and copied ones (tower, connector, embeddings) once,
-    from the receiver's own. A value too large for float16 is an error that names the tensor; below
-    6e-5 values lose digits there, below 3e-8 they become 0.
-    """
-    from mergefront.jobs.export import merge as merge_recipe
-    from mergefront.merging.recipe import Recipe, refs
-    from mergefront.models import lineage
-    from mergefront.models.sources import Sources
+    mergefront merge recipe.json --out merged
 
-    if not recipe.is_file():
-        raise UserError(f"{recipe}: no such recipe file")
-    read = Recipe.read(recipe)
-    sources = Sources.open(refs(read))
-    for finding in lineage.check(sources):
-        say(f"warning: {finding.message}; {finding.hint}")
-    if sources.vocabulary is not None:
-        for line in sources.vocabulary.lines():
-            say(line)
-    try:
-        with tensor_bar() as progress:
-            merge_recipe(read, sources, destination, progress, int(shard_gb * 1e9), dtype)
-    except ConfigError as problem:  # all that is a recipe's fault
-        raise ConfigError(f"{recipe}: {problem.message}", hint=problem.hint) from problem
-    how = f", written in {dtype}" if sources.receiver.recast(dtype) else ""
-    say(f"merged {len(sources.receiver.headers)} tensors by {read.method}{how}")
+    With --dtype every floating-point tensor is written in that type, and config.json names it. A
+    merged tensor is rounded once, from fp32 arithmetic; a copied one (vision tower, connector,
+    embeddings) once, from the receiver's values. A value too large for float16 is an error that
+    names the tensor; below 6e-5 values lose digits in float16, below 3e-8 they become 0.
+    """
+    from mergefront.jobs.export import merge_file
+
+    merge_file(recipe, destination, tensor_bar, int(shard_gb * 1e9), dtype, say)
     typer.echo(destination)
 
 
 def methods(as_json: Json = False) -> None:
-    """List the merge methods: what each is, its parameters, and which of them can be searched."""
+    """List the merge methods: what each is, its parameters, and which of them can be searched.
+
+    mergefront methods
+    """
     from mergefront.merging.methods import listing
 
-    found = listing()
+    methods = listing()
     if as_json:
-        emit_json({"methods": found})
+        emit_json({"methods": methods})
         return
     rows = []
-    for one in found:
+    for method in methods:
         parameters = [
-            f"{name}{'*' if name in one['searchable'] else ''} {_legal(values)}"
-            for name, values in one["parameters"].items()
+            f"{name}{'*' if name in method['searchable'] else ''} {_legal(values)}"
+            for name, values in method["parameters"].items()
         ]
-        rows.append(
-            [one["name"], one["what"], "\n".join(parameters), "yes" if one["needs_base"] else ""]
-        )
+        needs_base = "yes" if method["needs_base"] else ""
+        rows.append([method["name"], method["what"], "\n".join(parameters), needs_base])
     columns = ["method", "what", "parameters", "needs a base"]
-    title = f"{len(found)} merge methods; * can be searched"
+    title = f"{len(methods)} merge methods; * can be searched"
     out.print(table(title, columns, rows, text=columns))
 
 

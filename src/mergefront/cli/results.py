@@ -173,7 +173,7 @@ def export(
     were scored unless the engine computed in that type on weights of that type or float32: then
     hashes are compared. Else answers are asked again in an engine of that type, and counted.
     """
-    from mergefront.jobs.conclude import export_pick
+    from mergefront.jobs.artifacts import export_pick
     from mergefront.runs.status import open_run
 
     opened = open_run(runs, run)
@@ -218,8 +218,8 @@ def rebuild(
     runs: Runs = Path("runs"),
 ) -> None:
     """Make front.json, plots, report and the MLflow run anew from the study and item files."""
-    from mergefront.jobs.conclude import rebuild as rebuild_run
+    from mergefront.jobs.artifacts import rebuild_artifacts
     from mergefront.runs.status import open_run
 
-    for line in rebuild_run(open_run(runs, run), say):
+    for line in rebuild_artifacts(open_run(runs, run), say):
         out.print(line)

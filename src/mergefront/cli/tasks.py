@@ -1,4 +1,4 @@
-"""Verbs about the library of tasks: tasks list, show, fetch; check and power are in `checks`."""
+"""Verbs about the library of tasks: tasks list, show, fetch. In `task_checks`: check, power."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mergefront.cli import checks
+from mergefront.cli import task_checks
 from mergefront.cli.terminal import Json, emit_json, err, out, say, table
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ Name = Annotated[str, typer.Argument(help="A task of the library, or a task file
 
 
 def register(app: typer.Typer) -> None:
-    verbs.command()(checks.check)
-    verbs.command()(checks.power)
+    verbs.command()(task_checks.check)
+    verbs.command()(task_checks.power)
     app.add_typer(verbs, name="tasks", rich_help_panel="Evaluate")
 
 

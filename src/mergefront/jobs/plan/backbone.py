@@ -11,25 +11,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from mergefront.errors import PairingError
 from mergefront.jobs.plan.facts import ModelFacts
+from mergefront.jobs.plan.remark import Remark
 from mergefront.models.anatomy import dissect, text_config
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.pairing import pair
-
-Level = Literal["error", "warning", "note"]
-
-
-@dataclass(frozen=True)
-class Remark:
-    """Something to know before a search: `error` means that it cannot work as it is."""
-
-    level: Level
-    subject: str
-    message: str
-    mend: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,14 +159,14 @@ def _differences(
             continue
         said = f"{one.name.replace('_', ' ')} is {_plain(found)}, the receiver's {_plain(ours)}"
         if one.name in _MUST_EQUAL:
-            mend = "a donor must have the receiver's language backbone"
-            remarks.append(Remark("error", role, said, mend))
+            hint = "a donor must have the receiver's language backbone"
+            remarks.append(Remark("error", role, said, hint))
         elif one.name in _SHOULD_EQUAL:
             remarks.append(Remark("warning", role, f"{said}: {_SHOULD_EQUAL[one.name]}"))
         elif one.name in ("vocab", "tied_head")[by_token:] and {"embedding", "head"} & set(moved):
-            mend = "freeze them: `frozen: [embedding, head]`"
+            hint = "freeze them: `frozen: [embedding, head]`"
             said += ": embedding and head cannot be merged"
-            remarks.append(Remark("error", role, said, mend))
+            remarks.append(Remark("error", role, said, hint))
         elif one.name == "vocab":
             remarks.append(Remark("note", role, f"{said}: embedding and head stay the receiver's"))
     return remarks

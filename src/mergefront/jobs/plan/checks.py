@@ -12,9 +12,9 @@ from statistics import median
 from mergefront.config import RunConfig
 from mergefront.errors import MergefrontError, UserError
 from mergefront.jobs.plan import cost
-from mergefront.jobs.plan.backbone import Remark
 from mergefront.jobs.plan.facts import ModelFacts
 from mergefront.jobs.plan.memory import ACTIVATIONS, GIB, Memory, one_sequence
+from mergefront.jobs.plan.remark import Remark
 from mergefront.jobs.plan.tasks import TaskSize
 from mergefront.merging.methods import METHODS
 from mergefront.records import SPLITS
@@ -36,8 +36,8 @@ def models(found: Sequence[ModelFacts]) -> list[Remark]:
             what = "config.json is here, no tensors" if one.config else "not here, nothing is known"
             remarks.append(Remark("note", one.role, f"{one.model}: {what}: {one.trouble}"))
         if one.state == "hub" and "@" not in one.model:
-            mend = f"pin it: {one.commit}" if one.commit else ""
-            remarks.append(Remark("note", one.role, f"{one.model} is not pinned", mend))
+            hint = f"pin it: {one.commit}" if one.commit else ""
+            remarks.append(Remark("note", one.role, f"{one.model} is not pinned", hint))
     return remarks
 
 
@@ -54,11 +54,11 @@ def bases(config: RunConfig, spec: SpaceSpec) -> list[Remark]:
         named = donor.base or config.base or donor.adapter  # an adapter's base is its model
         if f"base:{alias}" in read and named is None:
             message = f"method {spec.method} takes its delta from its base, and none is named"
-            mend = f"name it: `donors.{alias}.base`, or `base` for all"
-            remarks.append(Remark("error", f"donor {alias}", message, mend))
+            hint = f"name it: `donors.{alias}.base`, or `base` for all"
+            remarks.append(Remark("error", f"donor {alias}", message, hint))
     if "base" in read and config.base is None:
-        mend = "name the common ancestor under `base`"
-        remarks.append(Remark("error", "base", f"method {spec.method} needs a common base", mend))
+        hint = "name the common ancestor under `base`"
+        remarks.append(Remark("error", "base", f"method {spec.method} needs a common base", hint))
     return remarks
 
 
@@ -78,8 +78,8 @@ def items(config: RunConfig, sizes: Sequence[TaskSize], context: int) -> list[Re
                 f"{one.wanted[split]} {split} items are asked of {one.task}, it has "
                 f"{there}{'' if one.exact else ' or so'}"
             )
-            mend = f"lower items.{split}, or add a task to {one.objective}"
-            remarks.append(Remark("error", f"items.{split}", message, mend))
+            hint = f"lower items.{split}, or add a task to {one.objective}"
+            remarks.append(Remark("error", f"items.{split}", message, hint))
         if one.doubtful:
             message = (
                 f"{one.task} may fall short of its {' and '.join(one.doubtful)} items by chance"
@@ -90,8 +90,8 @@ def items(config: RunConfig, sizes: Sequence[TaskSize], context: int) -> list[Re
                 f"{one.task} allows answers of {one.max_tokens} tokens, prompt and answer together "
                 f"may have {context}"
             )
-            mend = f"set engine.max_model_len to {2 * one.max_tokens} or more"
-            remarks.append(Remark("error", "engine", message, mend))
+            hint = f"set engine.max_model_len to {2 * one.max_tokens} or more"
+            remarks.append(Remark("error", "engine", message, hint))
     here = not any(one.where == "to fetch" for one in sizes) and not any(one.short for one in sizes)
     if here and not all(one.exact for one in sizes):  # the counted ones need no loading
         try:
@@ -100,8 +100,8 @@ def items(config: RunConfig, sizes: Sequence[TaskSize], context: int) -> list[Re
             remarks.append(Remark("error", "items", problem.message, problem.hint))
     if absent := [one.task for one in sizes if one.where == "to fetch"]:
         message = f"the questions of {', '.join(absent)} are not here yet: a search fetches them"
-        mend = f"to fetch them now: mergefront tasks fetch {' '.join(absent)}"
-        remarks.append(Remark("note", "items", message, mend))
+        hint = f"to fetch them now: mergefront tasks fetch {' '.join(absent)}"
+        remarks.append(Remark("note", "items", message, hint))
     return remarks
 
 
@@ -115,8 +115,8 @@ def costs(config: RunConfig, sizes: Sequence[TaskSize]) -> list[Remark]:
                 f"answers may have {longest} tokens, but count as {one.limit} at most: a mean in "
                 "tokens then says too little"
             )
-            mend = f"set its limit to {longest}, unless longer answers are all alike to you"
-            remarks.append(Remark("note", f"objectives.{name}", message, mend))
+            hint = f"set its limit to {longest}, unless longer answers are all alike to you"
+            remarks.append(Remark("note", f"objectives.{name}", message, hint))
     return remarks
 
 
@@ -133,8 +133,8 @@ def engine(config: RunConfig, receiver: ModelFacts) -> list[Remark]:
             f"transformers has no class for model type {model_type!r}: the repository brings its "
             "own code, which is not run"
         )
-        mend = "take the conversion to transformers' layout (often named ...-hf)"
-        return [Remark("error", "receiver", message, mend)]
+        hint = "take the conversion to transformers' layout (often named ...-hf)"
+        return [Remark("error", "receiver", message, hint)]
     known = _vllm_architectures()
     if config.engine.kind == "vllm" and known is not None and f'"{architecture}"' not in known:
         message = f"the vLLM installed here has no {architecture}"
@@ -162,11 +162,11 @@ def memory(config: RunConfig, need: Memory) -> list[Remark]:
             f"{ACTIVATIONS:g} GiB of activations, and no room for one answer of {need.context} "
             "tokens"
         )
-        mend = (
+        hint = (
             "raise engine.gpu_memory_utilization or engine.tensor_parallel_size, or lower "
             "engine.max_model_len"
         )
-        return [Remark("error", "memory", message, mend)]
+        return [Remark("error", "memory", message, hint)]
     remarks = []
     device = sum(size for name, size in need.terms if (need.placed or {})[name] == "device")
     spare = need.gpu_gib - need.weights - ACTIVATIONS - need.kv_room
@@ -175,19 +175,19 @@ def memory(config: RunConfig, need: Memory) -> list[Remark]:
             f"sources ({device:.1f} GiB) and encoded images (up to {need.encoded:.1f} GiB) lie "
             f"beside the engine's share, which leaves {spare:.1f} GiB"
         )
-        mend = "lower engine.gpu_memory_utilization or engine.encoder_cache_gb"
+        hint = "lower engine.gpu_memory_utilization or engine.encoder_cache_gb"
         too_much = device > spare
-        remarks.append(Remark("error" if too_much else "warning", "memory", message, mend))
+        remarks.append(Remark("error" if too_much else "warning", "memory", message, hint))
     if need.pinned >= 0.05:
         message = f"{need.pinned:.1f} GiB of sources wait in pinned host RAM, read per candidate"
         if config.engine.snapshot_device == "cpu":
-            mend = "as engine.snapshot_device: cpu asks"
+            hint = "as engine.snapshot_device: cpu asks"
         elif need.best_utilization is None:
-            mend = "to keep all on the device: more GPUs, or fewer donors"
+            hint = "to keep all on the device: more GPUs, or fewer donors"
         else:
             share = need.best_utilization
-            mend = f"to keep all on the device: engine.gpu_memory_utilization: {share:.2f}"
-        remarks.append(Remark("note", "memory", message, mend))
+            hint = f"to keep all on the device: engine.gpu_memory_utilization: {share:.2f}"
+        remarks.append(Remark("note", "memory", message, hint))
         ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
         if need.pinned > ram:
             message = f"that is more than this machine's {ram:.0f} GiB of RAM"
@@ -202,14 +202,14 @@ def time(config: RunConfig, took: cost.Duration | None) -> list[Remark]:
         return []
     if took.fits < 1:
         message = f"{hours:g} h leave no time to search: validation and test alone take longer"
-        mend = "raise budget.hours, or lower items.validation and items.test"
-        return [Remark("error", "budget", message, mend)]
+        hint = "raise budget.hours, or lower items.validation and items.test"
+        return [Remark("error", "budget", message, hint)]
     if took.fits < config.budget.candidates:
         message = (
             f"{hours:g} h are enough for about {took.fits} of {config.budget.candidates} candidates"
         )
-        mend = f"raise budget.hours to {took.total * cost.MARGIN:.1f}, or lower items.search"
-        return [Remark("warning", "budget", message, mend)]
+        hint = f"raise budget.hours to {took.total * cost.MARGIN:.1f}, or lower items.search"
+        return [Remark("warning", "budget", message, hint)]
     return []
 
 

@@ -64,6 +64,13 @@ class Memory:
         return self.gpus * sum(size for name, size in self.terms if there.get(name) != "device")
 
 
+def local_gpu_gib() -> float | None:
+    """Return the memory of this machine's first GPU in GiB; None without a GPU."""
+    if not torch.cuda.is_available():
+        return None
+    return float(torch.cuda.get_device_properties(0).total_memory) / GIB
+
+
 def memory_of(
     config: RunConfig,
     spec: SpaceSpec,

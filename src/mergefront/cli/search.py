@@ -1,0 +1,277 @@
+"""Verbs that prepare, start and watch a search: init, plan, search, status."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mergefront.cli.options import Base, ConfigName, Receiver, Runs
+from mergefront.cli.terminal import Json, emit_json, err, log_handler, out, say, table
+from mergefront.errors import UserError
+
+if TYPE_CHECKING:
+    from mergefront.config import RunConfig
+    from mergefront.jobs.plan import Plan, Remark
+    from mergefront.runs.tracking import Tracker
+    from mergefront.search.loop import Search
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Search")(init)
+    app.command(rich_help_panel="Search")(plan)
+    app.command(rich_help_panel="Search")(search)
+    app.command(rich_help_panel="Search")(status)
+
+
+def init(
+    receiver: Receiver,
+    donors: Annotated[
+        list[str],
+        typer.Argument(
+            help="LLMs with the receiver's language backbone; named as the receiver is."
+        ),
+    ],
+    base: Base = None,
+    out_file: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("run.yaml"),
+) -> None:
+    """Write a commented run configuration for a receiver and its donors, ready to edit.
+
+    mergefront init Qwen/Qwen2-VL-7B-Instruct Qwen/Qwen2-Math-7B --base Qwen/Qwen2-7B
+
+    A file that exists is not overwritten.
+    """
+    from mergefront.jobs.starter import starter_config, starter_notes
+
+    if out_file.exists():
+        raise UserError(f"{out_file} exists already", hint="name another file with --out")
+    out_file.write_text(starter_config(receiver, donors, base, name=out_file.stem))
+    say(f"wrote {out_file}: read it, then run: mergefront search {out_file}")
+    if notes := starter_notes(receiver, str(out_file)):
+        say(notes)
+
+
+def plan(
+    config: ConfigName,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Read only what is on this machine; ask no hub.")
+    ] = False,
+    gpu_gb: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, help="Memory of one GPU in GiB; default: that of this machine's GPU."
+        ),
+    ] = None,
+    seconds_per_1000_items: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Time for 1,000 questions; default: as earlier runs measured."),
+    ] = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Say what a search would do, download, need and take, without loading any weights.
+
+    mergefront plan qwen2.5-vl-r1 --gpu-gb 80 --seconds-per-1000-items 60
+
+    Checks the configuration, its search space and tasks, whether the donors fit the receiver,
+    memory and time. For a model that is not on this machine, it asks the hub for config.json and
+    the tensors' names and shapes. Exits with 2 if the search cannot work.
+    """
+    from mergefront.jobs.plan import Hub, make_plan
+    from mergefront.jobs.plan.memory import local_gpu_gib
+
+    with err.status("reading configuration and models"):
+        result = make_plan(
+            config,
+            hub=None if offline else Hub(),
+            gpu_gib=local_gpu_gib() if gpu_gb is None else gpu_gb,
+            seconds_per_1000=seconds_per_1000_items,
+            runs=runs,
+        )
+    if as_json:
+        emit_json(result.to_dict())
+    else:
+        _print_plan(result)
+    if not result.works:
+        raise typer.Exit(2)
+
+
+def _print_plan(result: Plan) -> None:
+    from mergefront.jobs.plan.tables import tables
+
+    for title, columns, rows in tables(result):
+        out.print(title, style="bold", markup=False, soft_wrap=True)
+        out.print(table("", columns, rows, text=columns))
+        out.print()
+    for remark in result.remarks:
+        _print_remark(remark)
+    if result.works:
+        out.print("no obstacle to this search was found; what is not known is marked with ?")
+    else:
+        out.print("this search cannot work as it is")
+
+
+def _print_remark(remark: Remark) -> None:
+    style = {"error": "red", "warning": "yellow", "note": "cyan"}[remark.level]
+    out.print(f"[{style}]{remark.level}[/{style}] ", end="")
+    line = f"{remark.subject}: {remark.message}"
+    out.print(f"{line}; {remark.hint}" if remark.hint else line, markup=False, soft_wrap=True)
+
+
+def search(
+    config: ConfigName,
+    runs: Runs = Path("runs"),
+    candidates: Annotated[
+        int | None,
+        typer.Option(min=1, help="Candidates to evaluate, instead of budget.candidates."),
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(min=0.0, help="Hours to take, instead of budget.hours.")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="vllm or transformers, instead of engine.kind.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run, instead of the configuration's `name`.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the search, instead of search.seed.")
+    ] = None,
+) -> None:
+    """Run a search; the same command resumes it after Ctrl-C, a crash or kill -9.
+
+    mergefront search digits
+
+    mergefront search run.yaml --candidates 100 --hours 4
+
+    It ends with validated scores of the front, test scores of the picks, an exported checkpoint if
+    the configuration names a pick under `export`, figures, a report page and an MLflow run.
+    """
+    from mergefront.config import load_run_config
+
+    changes = {
+        "budget.candidates": candidates,
+        "budget.hours": hours,
+        "engine.kind": engine,
+        "name": name,
+        "search.seed": seed,
+    }
+    _run(load_run_config(config, changes), runs)
+
+
+def _run(config: RunConfig, runs: Path) -> None:
+    from mergefront.search.setup import assemble
+
+    with err.status("checking configuration, items and checkpoints") as status:
+        opened = assemble(
+            config,
+            runs,
+            lambda done, total: status.update(f"activations of the receiver: {done} of {total}"),
+        )
+    say(
+        f"run {opened.run.path}: {opened.space.dimension} knobs, "
+        f"{len(opened.items.flat('search'))} search items a candidate, "
+        f"{config.budget.candidates} candidates"
+    )
+    logging.getLogger("mergefront").addHandler(log_handler(opened.run.log))
+    try:
+        with _interrupts() as stop:
+            _search_and_finish(opened, stop)
+    finally:
+        opened.close()
+
+
+def _search_and_finish(opened: Search, stop: Callable[[], bool]) -> None:
+    from mergefront.cli.display import Display
+    from mergefront.cli.results import print_front
+    from mergefront.jobs import artifacts
+    from mergefront.runs.history import SAMPLER, evaluations, reference_point
+    from mergefront.search.finish import finish, read_front
+
+    finished = evaluations(opened.study, opened.run)
+    if finished:
+        say(f"resuming after {len(finished)} finished candidates")
+    if opened.config.search.sampler == "auto":
+        say(f"sampler: {opened.sampler_name()}, since {opened.study.user_attrs[SAMPLER][1]}")
+    with err.status("starting the engine"):
+        opened.open_engine()
+        receiver = opened.receiver("search")
+    tracker = artifacts.open_tracker(opened.run, opened.space, finished)
+    reference = reference_point(opened.config, receiver)
+    try:
+        with Display(opened, receiver, reference, finished) as display:
+            for evaluation in opened.candidates(stop):
+                display.add(evaluation)
+                if tracker is not None:
+                    tracker.candidate(evaluation)
+            for step in () if stop() else finish(opened):
+                display.step(step)
+                if stop():
+                    break
+    except BaseException:
+        _close(tracker)
+        raise
+    if stop():
+        _close(tracker)
+        say("stopped; the same command goes on from here")
+        return
+    opened.close_engine()
+    print_front(read_front(opened.run))
+    for line in artifacts.write_artifacts(opened.run, opened.study, tracker, say):
+        out.print(line, soft_wrap=True, markup=False)
+    run, first = opened.run.path, next(iter(opened.config.objectives))
+    say(f"next: mergefront compare {run}:knee {run}:best:{first}")
+    say(f"      mergefront export {run} --pick best:{first} --out DIR")
+
+
+def _close(tracker: Tracker | None) -> None:
+    if tracker is not None:
+        tracker.close()
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C (or SIGTERM) stop after this candidate, and the second at once."""
+    signals: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if signals:
+            raise KeyboardInterrupt
+        signals.append(number)
+        say("stopping after this candidate; once more to stop at once (nothing is lost)")
+
+    previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(signals)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def status(
+    run: Annotated[str, typer.Argument(help="Name or path of a run.")],
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Say how far a run is: candidates, minutes, current front. Safe while the search runs.
+
+    mergefront status digits
+    """
+    from mergefront.cli.display import front_table, race_line
+    from mergefront.runs.status import status_of
+
+    state = status_of(runs, run)
+    if as_json:
+        emit_json(state)
+        return
+    out.print(
+        f"{state['run']}: {state['state']}, {state['candidates']} of {state['budget']} candidates"
+        f" ({state['failed']} failed), {state['minutes']:.1f} minutes"
+    )
+    if line := race_line(state["race"]):
+        out.print(line)
+    out.print(front_table(state["objectives"], state["front"], state["chosen_by"]))

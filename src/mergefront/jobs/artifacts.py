@@ -1,0 +1,248 @@
+"""What a finished search leaves for people: figures, report page, MLflow run, exported checkpoint.
+
+All of it is made from the study and the item files and can be made again (`rebuild_artifacts`);
+nothing here changes those. Not here: front.json (`runs.front`), and how a checkpoint is written and
+verified (`export`, `verify`).
+
+Reading order: `write_artifacts`, `export_pick`, `rebuild_artifacts`, `open_tracker`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergefront.errors import MergefrontError, RunError
+from mergefront.jobs.export import Progress, export_candidate
+from mergefront.jobs.verify import Scored
+from mergefront.records import Dtype, Evaluation
+from mergefront.runs import compare, plots
+from mergefront.runs.directory import RECEIVER, RunDirectory
+from mergefront.runs.front import read_front, write_front
+from mergefront.runs.history import estimates_of, evaluations, open_study, reference_point
+from mergefront.runs.members import GUARDED, believed
+from mergefront.runs.reopen import run_space
+from mergefront.runs.report import Figure, write_report
+from mergefront.runs.tracking import Card, Ending, Tracker, ending_of
+from mergefront.runs.tracking import rebuild as rebuild_tracking
+from mergefront.space.profiles import profile
+from mergefront.space.space import Space
+from mergefront.tasks import item_set
+
+if TYPE_CHECKING:
+    import optuna
+    from matplotlib.figure import Figure as Drawing
+
+Say = Callable[[str], None]
+"""Prints one line of progress."""
+
+_CAPTIONS = {
+    "front": "The search cloud, and members from what was believed of them to what validation "
+    "items say, with 95 % intervals.",
+    "calibration": "Each candidate as the model foretells it from all others, against its "
+    "score; bars: 95 % intervals.",
+    "race": "How many search items each candidate answered, and why it left.",
+    "history": "What the search had found after each candidate (search items).",
+    "profiles": "Coefficients of the picks over depth, by donor and part.",
+}
+
+
+def write_artifacts(
+    run: RunDirectory, study: optuna.Study, tracker: Tracker | None, say: Say
+) -> Iterator[str]:
+    """Draw the figures, write the report, close MLflow, export the configured pick.
+
+    The search's engine must be closed before, since the export is verified in an engine of its own.
+    Yields a line for each artifact: what it is and where it lies.
+    """
+    _write_report(run, evaluations(study, run))
+    yield f"report    {run.report}"
+    yield f"pictures  {run.plots}"
+    if tracker is not None:
+        complete = tracker.finish(_ending(run))
+        yield f"mlflow    {_mlflow_command(run)}" + (
+            "" if complete else "  (incomplete: see above)"
+        )
+    if run.config.export == GUARDED and not _has_pick(run, GUARDED):
+        say("nothing is exported: no member keeps within the guards on its search items")
+    elif run.config.export is not None:
+        best = run.path / "best"
+        _discard_stale(run, best)
+        if not best.exists():
+            say(f"exporting {run.config.export} to {best}")
+            for line in export_pick(run, run.config.export, best, say=say)["words"]:
+                say(line)
+        yield f"model     {best}"
+
+
+def rebuild_artifacts(run: RunDirectory, say: Say) -> Iterator[str]:
+    """Make front.json, figures, report and the MLflow run anew from the study and the item files.
+
+    Yields a line for each artifact, as `write_artifacts` does; nothing is exported.
+
+    Raises:
+        RunError: the run has no validated front yet.
+    """
+    study = open_study(run)
+    if "finalists" not in study.user_attrs:
+        raise RunError(
+            f"{run.path}: the search has not finished", hint="run the same search command again"
+        )
+    space = run_space(run)[0] if run.config.tracking.enabled else None
+    write_front(run, study)
+    candidates = evaluations(study, run)
+    _write_report(run, candidates)
+    yield f"report    {run.report}"
+    if space is None:
+        return
+    try:
+        card = _run_card(run, space)
+        experiment = run.config.tracking.experiment
+        rebuild_tracking(tracking_uri(run), experiment, card, candidates, _ending(run))
+    except MergefrontError as error:
+        say(f"MLflow left as it was: {error.message}")
+    else:
+        yield f"mlflow    {_mlflow_command(run)}"
+
+
+def export_pick(
+    run: RunDirectory,
+    pick: str,
+    out: Path,
+    *,
+    progress: Progress | None = None,
+    say: Say,
+    dtype: Dtype = "auto",
+) -> dict[str, Any]:
+    """Export a candidate of a finished run; see `export.export_candidate`.
+
+    Raises:
+        RunError: the run has no front yet, or no such candidate.
+        UserError: `out` exists, the disk is too full, or a value overflows `dtype`.
+        EngineError: the written checkpoint is not what was scored.
+    """
+    candidate = compare.candidate(run, pick)
+    if candidate.number is None:
+        raise RunError(f"{run.path}: there is no candidate {pick!r}")
+    items = item_set(run.config.asked, run.config.items, Path())
+    run.check_manifest({"items": items.card()})
+    hashes = open_study(run).user_attrs.get(f"hashes:{candidate.number}")
+    return export_candidate(
+        candidate.recipe,
+        candidate.sources,
+        out,
+        settings=run.config.engine,
+        items=items,
+        scored=Scored(hashes, run.read_items(str(candidate.number))),
+        front=read_front(run),
+        member=candidate.member,
+        config=(run.path / "config.yaml").read_text(),
+        progress=progress,
+        say=say,
+        dtype=dtype,
+    )
+
+
+def _has_pick(run: RunDirectory, pick: str) -> bool:
+    return any(pick in member["picks"] for member in read_front(run)["members"])
+
+
+def _discard_stale(run: RunDirectory, best: Path) -> None:
+    """Remove the exported pick if the search was extended since and picks another candidate."""
+    provenance = best / "provenance.json"
+    if provenance.is_file():
+        pick = compare.candidate(run, str(run.config.export)).recipe.hash()
+        if json.loads(provenance.read_text())["recipe"] != pick:
+            shutil.rmtree(best)
+
+
+def _write_report(run: RunDirectory, candidates: Sequence[Evaluation]) -> None:
+    """Draw the run's figures into plots/ and write the report page around them."""
+    front = read_front(run)
+    shutil.rmtree(run.plots, ignore_errors=True)
+    for stem, figure in _figures(run, front, candidates):
+        plots.save(figure, run.plots, stem)
+    write_report(
+        run.report,
+        front,
+        figures=[Figure(run.plots / f"{stem}.svg", text) for stem, text in _CAPTIONS.items()],
+        config=(run.path / "config.yaml").read_text(),
+        manifest=run.manifest(),
+    )
+
+
+def _figures(
+    run: RunDirectory, front: Mapping[str, Any], candidates: Sequence[Evaluation]
+) -> Iterator[tuple[str, Drawing]]:
+    """Yield (stem, figure), only where there is something to draw."""
+    belief = believed(candidates, run.config, estimates_of(run.read_items(RECEIVER, "search")))
+    by_model = {n: belief.of(n) for n in belief.numbers} if belief.by_model else {}
+    names = front["objectives"]
+    yield (
+        "front",
+        plots.front_figure(front, candidates, sampler=front["sampler"], believed=by_model),
+    )
+    yield "history", plots.history_figure(candidates, names, front["reference"], by_model)
+    if belief.model.surfaces:
+        yield "calibration", plots.calibration_figure(names, candidates, belief.model)
+    if any(e.raced.left or e.raced.spared for e in candidates):
+        yield "race", plots.race_figure(front, candidates)
+    space, sources = run_space(run)
+    by_number = {e.number: e for e in candidates}
+    picks = [member for member in front["members"] if member["picks"]]
+    labels = [f"{', '.join(member['picks'])} (#{member['number']})" for member in picks]
+    tables = [space.table(by_number[member["number"]].point) for member in picks]
+    profiles = [profile(table, sources.groups) for table in tables]
+    yield "profiles", plots.profile_figure(labels, profiles)
+
+
+def tracking_uri(run: RunDirectory) -> str:
+    """Return the URI of MLflow's store: the configured one, or mlflow.db beside the runs."""
+    configured = run.config.tracking.uri
+    return configured or f"sqlite:///{(run.path.parent / 'mlflow.db').absolute()}"
+
+
+def open_tracker(
+    run: RunDirectory, space: Space, finished: Sequence[Evaluation]
+) -> Tracker | None:
+    """Start to copy a search into MLflow; None if tracking is switched off.
+
+    `finished` are the candidates that an earlier process evaluated.
+    """
+    settings = run.config.tracking
+    if not settings.enabled:
+        return None
+    card = _run_card(run, space)
+    return Tracker(tracking_uri(run), settings.experiment, card, finished)
+
+
+def _run_card(run: RunDirectory, space: Space) -> Card:
+    manifest = run.manifest()
+    receiver = estimates_of(run.read_items(RECEIVER, "search"))
+    return Card(
+        run_id=manifest["run_id"],
+        name=run.config.name,
+        objectives=list(run.config.objectives),
+        reference=list(reference_point(run.config, receiver).values()),
+        knobs=lambda evaluation: space.knob_values(evaluation.point),
+        params={"config": run.config.model_dump(mode="json"), "versions": manifest["versions"]},
+        tags={"mergefront.items": _item_hashes(manifest)},
+        costs=run.config.costs,
+    )
+
+
+def _item_hashes(manifest: Mapping[str, Any]) -> str:
+    splits = manifest["items"]["splits"]
+    return json.dumps({s: {o: v["sha256"][:12] for o, v in x.items()} for s, x in splits.items()})
+
+
+def _ending(run: RunDirectory) -> Ending:
+    files = [run.path / "config.yaml", run.path / "manifest.json", run.front, run.report, run.plots]
+    return ending_of(read_front(run), files)
+
+
+def _mlflow_command(run: RunDirectory) -> str:
+    return f"mlflow ui --backend-store-uri {tracking_uri(run)}"
