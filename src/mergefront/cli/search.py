@@ -137,7 +137,9 @@ def search(
     engine: Annotated[
         str | None, typer.Option(help="vllm or transformers, instead of engine.kind.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run, instead of the configuration's `name`.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run, instead of the configuration's `name`.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the search, instead of search.seed.")
     ] = None,

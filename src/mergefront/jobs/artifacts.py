@@ -205,9 +205,7 @@ def tracking_uri(run: RunDirectory) -> str:
     return configured or f"sqlite:///{(run.path.parent / 'mlflow.db').absolute()}"
 
 
-def open_tracker(
-    run: RunDirectory, space: Space, finished: Sequence[Evaluation]
-) -> Tracker | None:
+def open_tracker(run: RunDirectory, space: Space, finished: Sequence[Evaluation]) -> Tracker | None:
     """Start to copy a search into MLflow; None if tracking is switched off.
 
     `finished` are the candidates that an earlier process evaluated.
