@@ -22,17 +22,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 import mergefront
 from mergefront.config import RunConfig, TokenCost, dump_yaml, load_yaml
-from mergefront.engine.asking import MarkedAnswer
 from mergefront.errors import RunError
 from mergefront.files import write_text
 from mergefront.records import Split
+
+if TYPE_CHECKING:
+    from mergefront.engine.asking import MarkedAnswer
 
 RECEIVER = "receiver"
 """Name of the receiver's own item file; candidates are named by their number."""

@@ -51,7 +51,7 @@ class Worker:
     """One process: `send` a pair, then `receive` when its pipe can be read."""
 
     def __init__(self) -> None:
-        root = str(Path(__file__).parents[2])
+        root = str(Path(__file__).parents[3])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         # -P: nothing in the current folder is imported by accident. Its own session: Ctrl-C is
         # for the run, which then ends its workers itself.
