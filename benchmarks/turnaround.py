@@ -193,16 +193,17 @@ def answer_as_today(folder: str, questions: str, out: str) -> None:
 def measure_encoder_cache(search: Search, gigabytes: float) -> dict[str, float]:
     """(c): three candidates ask every validation image; the first fills the caches."""
     from mergefront.engine import open_engine
+    from mergefront.merging.plan import plan_of
 
-    spec = search.space.spec
     settings = search.config.engine.model_copy(update={"encoder_cache_gb": gigabytes})
-    engine = open_engine(settings, search.sources.refs, spec.method, spec.parameters)
+    engine = open_engine(settings, search.sources.refs)
     items = search.items.flat("validation")
     images = {image for item in items for image in item.images}
     seconds = []
     try:
         for value in (0.2, 0.4, 0.6):
-            engine.load(search.recipe(search.space.uniform_point(value)))
+            recipe = search.recipe(search.space.uniform_point(value))
+            engine.load(plan_of(recipe, search.sources))
             with clocked() as spent:
                 engine.generate(items)
             seconds.append(spent.wall)

@@ -26,8 +26,9 @@ from mergefront.engine import Engine, open_engine
 from mergefront.errors import CandidateError, EngineError
 from mergefront.merging import build
 from mergefront.merging.methods import METHODS, low_rank
+from mergefront.merging.plan import plan_of
 from mergefront.merging.recipe import Models, Override, Recipe, refs
-from mergefront.models.sources import ModelRefs, Sources
+from mergefront.models.sources import Sources
 from mergefront.records import Answer, Item
 
 SETTINGS = EngineConfig(dtype="float32", memory_gb=0.2, threads=1)
@@ -48,7 +49,7 @@ class Case:
 
     kind: Kind
     models: Models
-    refs: ModelRefs
+    sources: Sources
     settings: EngineConfig
     engine: Engine
     fresh_hashes: dict[str, str]
@@ -62,8 +63,11 @@ class Case:
         given = {"method": "task_arithmetic", "models": self.models, "table": rows}
         return Recipe(**(given | more))
 
+    def load(self, recipe: Recipe) -> None:
+        self.engine.load(plan_of(recipe, self.sources))
+
     def ask(self, recipe: Recipe, items: list[Item]) -> list[Answer]:
-        self.engine.load(recipe)
+        self.load(recipe)
         return self.engine.generate(items)
 
 
@@ -111,8 +115,8 @@ def make_models(root: Path, kind: Kind) -> Models:
 def open_case(root: Path, kind: Kind, settings: EngineConfig) -> Case:
     models = make_models(root, kind)
     located = refs(Recipe("task_arithmetic", models))
-    engine = open_engine(settings, located, "task_arithmetic", {})
-    return Case(kind, models, located, settings, engine, engine.parameter_hashes())
+    engine = open_engine(settings, located)
+    return Case(kind, models, Sources.open(located), settings, engine, engine.parameter_hashes())
 
 
 class EveryMethod:
@@ -132,12 +136,12 @@ class EveryMethod:
         if method == "layer_swap":
             first = 0.6
         recipe = case.recipe(first, second, method=method)
-        case.engine.load(recipe)
+        case.load(recipe)
         hashes = case.engine.parameter_hashes()
         assert hashes != case.fresh_hashes
-        build.write(Sources.open(case.refs), recipe, tmp_path)
+        build.write(case.sources, recipe, tmp_path)
         assert self.written_hashes(case, tmp_path) == hashes
-        case.engine.load(case.recipe(0.0, 0.0))
+        case.load(case.recipe(0.0, 0.0))
         assert case.engine.parameter_hashes() == case.fresh_hashes
 
     def test_law_4_ranks_in_any_order_come_of_one_decomposition(
@@ -152,10 +156,10 @@ class EveryMethod:
 
         monkeypatch.setattr(low_rank, "svd", counting)
         found: dict[int, dict[str, str]] = {}
-        case.engine.load(case.recipe(0.1, 0.1))
+        case.load(case.recipe(0.1, 0.1))
         for rank in (2, 5, 1, 5, 40, 2):
             recipe = case.recipe(0.4, 0.3, method="low_rank", parameters={"rank": rank})
-            case.engine.load(recipe)
+            case.load(recipe)
             hashes = case.engine.parameter_hashes()
             assert found.setdefault(rank, hashes) == hashes
             if len(found) == 1:
@@ -165,7 +169,7 @@ class EveryMethod:
         for rank in (1, 40):
             recipe = case.recipe(0.4, 0.3, method="low_rank", parameters={"rank": rank})
             (tmp_path / str(rank)).mkdir()
-            build.write(Sources.open(case.refs), recipe, tmp_path / str(rank))
+            build.write(case.sources, recipe, tmp_path / str(rank))
             assert self.written_hashes(case, tmp_path / str(rank)) == found[rank]
 
 
@@ -208,7 +212,7 @@ class EngineContract:
     def test_law_2_identity_is_the_receiver_bit_for_bit(
         self, case: Case, items: list[Item]
     ) -> None:
-        case.engine.load(case.recipe(1.0, 1.0))
+        case.load(case.recipe(1.0, 1.0))
         hashes = case.engine.parameter_hashes()
         changed = {name for name in hashes if hashes[name] != case.fresh_hashes[name]}
         ends = {name for name in hashes if "embed_tokens" in name or "lm_head" in name}
@@ -220,24 +224,24 @@ class EngineContract:
             case.recipe(0.0, 0.0, table={}),
             case.recipe(0.0, 0.0, method="linear"),
         ):
-            case.engine.load(identity)
+            case.load(identity)
             assert case.engine.parameter_hashes() == case.fresh_hashes
 
     def test_law_2_one_source_at_weight_one_is_that_source(self, case: Case) -> None:
-        case.engine.load(case.recipe(1.0, 0.0, method="linear"))
+        case.load(case.recipe(1.0, 0.0, method="linear"))
         mixed = case.engine.parameter_hashes()
         override = Override(groups=self.KIND.groups, source="first")
-        case.engine.load(case.recipe(0.3, 0.3, overrides=(override,)))
+        case.load(case.recipe(0.3, 0.3, overrides=(override,)))
         assert case.engine.parameter_hashes() == mixed
         assert mixed != case.fresh_hashes
 
     def test_law_3_no_stale_cache_between_candidates(self, case: Case, items: list[Item]) -> None:
         one, two = case.recipe(0.5, 0.1), case.recipe(0.1, 0.5)
-        case.engine.load(two)
+        case.load(two)
         truth = case.engine.generate(items)
-        case.engine.load(one)
+        case.load(one)
         case.engine.generate(items)
-        case.engine.load(two)
+        case.load(two)
         assert case.engine.generate(items) == truth
 
     def test_law_4_what_was_scored_is_what_is_exported(
@@ -254,20 +258,20 @@ class EngineContract:
         )
         answers = case.ask(recipe, items)
         hashes = case.engine.parameter_hashes()
-        build.write(Sources.open(case.refs), recipe, tmp_path)
+        build.write(case.sources, recipe, tmp_path)
         settings = self.FRESH or case.settings
-        fresh = open_engine(settings, case.refs, "task_arithmetic", {}, folder=tmp_path)
+        fresh = open_engine(settings, tmp_path)
         try:
             assert fresh.parameter_hashes() == hashes
             assert fresh.generate(items) == answers
             with pytest.raises(EngineError, match="loads no recipes"):
-                fresh.load(recipe)
+                fresh.load(plan_of(recipe, case.sources))
         finally:
             fresh.close()
         assert case.engine.generate(items) == answers
 
     def test_law_5_input_order_and_repeatable(self, case: Case, items: list[Item]) -> None:
-        case.engine.load(case.recipe(0.6, 0.6))
+        case.load(case.recipe(0.6, 0.6))
         answers = case.engine.generate(items)
         assert case.engine.generate(items) == answers
         for answer, item in zip(answers, items, strict=True):
@@ -279,21 +283,21 @@ class EngineContract:
 
     def test_questions_with_no_image_and_with_two(self, case: Case) -> None:
         items = [*make_items(3, images=0), *make_items(3, images=1), *make_items(3, images=2)]
-        case.engine.load(case.recipe(0.4, 0.4))
+        case.load(case.recipe(0.4, 0.4))
         answers = case.engine.generate(items)
         assert case.engine.generate(items) == answers
         assert answers[:3] != answers[3:6] != answers[6:]
 
     def test_groups_can_be_zeroed(self, case: Case) -> None:
         zero = Override(groups=("1.mlp",), source="zero")
-        case.engine.load(case.recipe(0.0, 0.0, overrides=(zero,)))
+        case.load(case.recipe(0.0, 0.0, overrides=(zero,)))
         hashes = case.engine.parameter_hashes()
         changed = {name for name in hashes if hashes[name] != case.fresh_hashes[name]}
         assert changed
         assert all("layers.1.mlp" in name for name in changed)
 
     def test_faulty_items_are_named_and_harmless(self, case: Case, items: list[Item]) -> None:
-        case.engine.load(case.recipe(0.5, 0.5))
+        case.load(case.recipe(0.5, 0.5))
         answers = case.engine.generate(items)
         broken = replace(items[3], id="torn", images=(b"no image",))
         with pytest.raises(EngineError, match=r"item torn: image 1 of 1 cannot be read"):
@@ -309,7 +313,7 @@ class EngineContract:
         assert case.engine.generate(items) == answers
 
     def test_check_finds_faulty_items_without_asking(self, case: Case, items: list[Item]) -> None:
-        case.engine.load(case.recipe(0.5, 0.5))
+        case.load(case.recipe(0.5, 0.5))
         answers = case.engine.generate(items)
         passes = case.engine.tower_passes()
         unseen = replace(items[0], id="unseen", images=(png(5000),))
@@ -337,7 +341,7 @@ class EngineContract:
         length = int(re.findall(r"a prompt of (\d+) tokens", str(refused.value))[0])
         fits = replace(items[0], max_tokens=256 - length)
         case.engine.check([fits])
-        case.engine.load(case.recipe(0.5, 0.5))
+        case.load(case.recipe(0.5, 0.5))
         case.engine.generate([fits])
         over = replace(items[0], id="over", max_tokens=257 - length)
         for ask in (case.engine.check, case.engine.generate):
@@ -346,9 +350,9 @@ class EngineContract:
 
     def test_recipes_that_do_not_fit_are_refused(self, case: Case, items: list[Item]) -> None:
         answers = case.ask(case.recipe(0.5, 0.5), items)
-        lonely = Models(receiver=case.models.receiver, base=case.models.base)
+        alone = Recipe("linear", Models(receiver=case.models.receiver))
         with pytest.raises(EngineError, match="the engine has donors"):
-            case.engine.load(Recipe("task_arithmetic", lonely))
+            case.engine.load(plan_of(alone, Sources.open(refs(alone))))
         assert case.engine.generate(items) == answers
 
     @pytest.mark.parametrize("method", ["task_arithmetic", "linear", "ties"])
@@ -363,7 +367,7 @@ class EngineContract:
         rows = {"first": {"1.mlp": coefficient, "0.attention": 0.1}, "second": {"1.mlp": 8.0}}
         words = r"group 1\.mlp: merged values of .*layers\.1\.mlp.* overflow \w+"
         with pytest.raises(CandidateError, match=words):
-            case.engine.load(Recipe(method, case.models, rows))
+            case.load(Recipe(method, case.models, rows))
         with pytest.raises(EngineError, match="weights are undefined"):
             case.engine.generate(items)
         assert case.ask(good, items) == answers

@@ -26,6 +26,7 @@ from mergefront.config import Donor, EngineConfig
 from mergefront.engine import open_engine
 from mergefront.errors import EngineError, MergefrontError
 from mergefront.merging import build
+from mergefront.merging.plan import plan_of
 from mergefront.merging.recipe import Models, Recipe, refs
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.sources import Sources
@@ -127,24 +128,26 @@ def check(name: str, kind: str, root: Path) -> dict[str, Any]:
     recipe = Recipe("linear", models, {"donor": dict.fromkeys(sorted(parts), 0.5)})
     settings = EngineConfig(kind=kind, dtype="float32", memory_gb=0.2, threads=1, max_model_len=128)
     located, items = refs(recipe), questions()
+    sources = Sources.open(located)
     labelled = [replace(item, labels=("w1", "w2")) for item in items]  # probabilities always move
     with text_only(kind, TextProcessor(tokenizer)):
         started = time.perf_counter()
-        engine = open_engine(settings, located, "linear", {})
+        engine = open_engine(settings, located)
         try:
             fresh = engine.parameter_hashes()
             plain = engine.generate(labelled)
-            engine.load(Recipe("linear", models, {"donor": {"*.mlp": 0.5}}))  # a part alone
-            engine.load(recipe)
+            part = Recipe("linear", models, {"donor": {"*.mlp": 0.5}})  # a part alone
+            engine.load(plan_of(part, sources))
+            engine.load(plan_of(recipe, sources))
             merged, answers = engine.parameter_hashes(), engine.generate(items)
             moved = engine.generate(labelled) != plain
-            engine.load(Recipe("linear", models))
+            engine.load(plan_of(Recipe("linear", models), sources))
             again = engine.parameter_hashes()
         finally:
             engine.close()
         (root / "out").mkdir()
-        build.write(Sources.open(located), recipe, root / "out")
-        engine = open_engine(settings, located, "linear", {}, folder=root / "out")
+        build.write(sources, recipe, root / "out")
+        engine = open_engine(settings, root / "out")
         try:
             exported, said = engine.parameter_hashes(), engine.generate(items)
         finally:

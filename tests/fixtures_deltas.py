@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fixtures_slots import DictSlot
-from mergefront.merging import build
+from fixtures_slots import DictSlot, merged
 from mergefront.merging.methods import METHODS
 
 NAME: Final = "model.layers.0.mlp.up_proj.weight"
@@ -55,7 +54,7 @@ def ours(
 ) -> Tensor:
     donors = [name for name in named if len(name) == 1]
     where = DictSlot(named, NAME, **slot)
-    return build.merged(METHODS[method], where, row, donors, parameters, dtype)
+    return merged(METHODS[method], where, row, donors, parameters, dtype)
 
 
 def largest(delta: Array, density: float) -> Array:

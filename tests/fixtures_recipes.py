@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mergefront.config import Donor
 from mergefront.merging.recipe import Models
+from mergefront.models.anatomy import GroupIndex
 from mergefront.records import Group, Part
 
 
@@ -21,6 +22,7 @@ def receiver_groups(layers: int = 3, *, tied: bool = False) -> tuple[Group, ...]
 
 
 GROUPS = receiver_groups()
+INDEX = GroupIndex(GROUPS)
 MODELS = Models(
     receiver="zoo:vlm",
     base="zoo:base",

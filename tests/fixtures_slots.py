@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, MutableMapping
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
+from mergefront.merging.build import mixed_pieces
+from mergefront.merging.method import Method, Slot
 from mergefront.records import Part
 
 T = TypeVar("T")
+
+
+def merged(
+    method: Method,
+    slot: Slot,
+    row: Mapping[str, float],
+    donors: Sequence[str],
+    parameters: Mapping[str, Any],
+    dtype: torch.dtype,
+) -> Tensor:
+    """One tensor as `method` makes it at a row of coefficients, as the exporter does."""
+    mix = method.mix(row, donors, parameters, method.measure(slot, donors, parameters))
+    pieces = [piece.clone() for piece in mixed_pieces(method, slot, mix, parameters, dtype)]
+    return torch.cat(pieces).reshape(slot.read("receiver").shape)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from mergefront import stats
 from mergefront.config import Donor, EngineConfig
 from mergefront.engine import Engine, open_engine
+from mergefront.merging.plan import plan_of
 from mergefront.merging.recipe import Models, Recipe, refs
 from mergefront.models.sources import Sources
 from mergefront.records import Estimate, Item, Seconds, Split
@@ -80,7 +81,7 @@ class Workbench:
     @cached_property
     def engine(self) -> Engine:
         settings = EngineConfig(kind="vllm", dtype="float32", threads=1)
-        return open_engine(settings, self.sources.refs, METHOD, {})
+        return open_engine(settings, self.sources.refs)
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
@@ -138,7 +139,7 @@ class Workbench:
     def ask(self, recipe: Recipe, items: Items) -> Asked:
         """Build a recipe in the engine, have it answer, mark the answers."""
         began = time.perf_counter()
-        self.engine.load(recipe)
+        self.engine.load(plan_of(recipe, self.sources))
         flat = [item for many in items.values() for item in many]
         marks = score_all(flat, self.engine.generate(flat))
         values = np.array([mark.value for mark in marks])

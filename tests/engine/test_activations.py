@@ -63,7 +63,7 @@ def models(request: Any, tmp_path_factory: Any) -> ModelRefs:
 
 def drifts(models: ModelRefs, items: list[Item], groups: list[str] = GROUPS) -> Drift:
     settings = SETTINGS.model_copy(update={"kind": "transformers", "dtype": "auto"})
-    engine = TransformersEngine(settings, models, "linear", {}, folder=Path(models.receiver))
+    engine = TransformersEngine(settings, Path(models.receiver))
     try:
         before = engine.parameter_hashes()
         found = drift(engine, Sources.open(models), groups, items)

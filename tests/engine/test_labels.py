@@ -17,7 +17,6 @@ from mergefront.engine import Engine, open_engine
 from mergefront.engine.labels import LabelTokens, label_answer
 from mergefront.engine.prompts import chat_prompt, decode_image, load_processor
 from mergefront.errors import EngineError, UserError
-from mergefront.models.refs import ModelRefs
 from mergefront.records import Answer, Item, Rule
 from mergefront.tasks import item_set
 from mergefront.tasks.scoring import score
@@ -30,9 +29,7 @@ YES_NO = ("yes", "no")
 
 def opened(kind: Any) -> Engine:
     settings = EngineConfig(kind=kind, dtype="float32", threads=1, batch_size=8, memory_gb=0.25)
-    return open_engine(
-        settings, ModelRefs(str(VLM), None, {}), "task_arithmetic", {}, folder=Path(VLM)
-    )
+    return open_engine(settings, Path(VLM))
 
 
 @pytest.fixture(scope="module")

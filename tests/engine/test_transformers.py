@@ -43,9 +43,10 @@ class TestBfloat16Tied(EveryMethod, EngineContract):
     def test_terms_of_one_rank_are_held_at_a_time(self, case: Case) -> None:
         held = []
         for rank in (3, 1, 9):
-            case.engine.load(case.recipe(0.4, 0.3, method="low_rank", parameters={"rank": rank}))
+            case.load(case.recipe(0.4, 0.3, method="low_rank", parameters={"rank": rank}))
             inplace = case.engine._inplace  # type: ignore[attr-defined]
-            held.append(inplace.held_bytes())
+            terms = [one for rows in inplace._held.values() for row in rows.values() for one in row]
+            held.append(sum(one.tensor.nbytes for one in terms))
             ranks = {term.split(":")[1] for term in inplace._held if term.startswith("top:")}
             assert ranks == {str(rank)}
         assert len(set(held)) == 1

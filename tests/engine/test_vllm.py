@@ -26,7 +26,9 @@ from mergefront.engine import open_engine
 from mergefront.engine.inplace import tensor_hash
 from mergefront.engine.layout import uniform_rows
 from mergefront.errors import EngineError
+from mergefront.merging.plan import plan_of
 from mergefront.merging.recipe import Recipe, refs
+from mergefront.models.sources import Sources
 from mergefront.records import Item
 from mergefront.runs.reopen import models_of
 from mergefront.tasks import item_set
@@ -50,10 +52,10 @@ class TestFloat32Untied(EngineContract):
         truth = case.ask(two, items)
         case.ask(one, items)
         monkeypatch.setattr(case.engine, "_drop_prefixes", lambda: None)
-        case.engine.load(one)
+        case.load(one)
         monkeypatch.setattr(case.engine, "_salt", "same")
         case.engine.generate(items)
-        case.engine.load(two)
+        case.load(two)
         monkeypatch.setattr(case.engine, "_salt", "same")
         assert case.engine.generate(items) != truth
         monkeypatch.undo()
@@ -76,7 +78,7 @@ class TestFloat32Untied(EngineContract):
         answers = case.ask(case.recipe(0.5, 0.5), items)
         monkeypatch.setattr(case.engine._llm, "reset_prefix_cache", lambda: False)
         with pytest.raises(EngineError, match="did not drop its prefix cache"):
-            case.engine.load(case.recipe(0.5, 0.5))
+            case.load(case.recipe(0.5, 0.5))
         with pytest.raises(EngineError, match="weights are undefined"):
             case.engine.generate(items)
         monkeypatch.undo()
@@ -143,7 +145,7 @@ class TestFloat32Untied(EngineContract):
         answers = case.ask(case.recipe(0.5, 0.5), items)
         settings = case.settings.model_copy(update={"max_model_len": 100_000})
         with pytest.raises(EngineError, match=r"vLLM did not start on .*vlm"):
-            open_engine(settings, case.refs, "task_arithmetic", {})
+            open_engine(settings, case.sources.refs)
         assert case.engine.generate(items) == answers
 
     def test_torch_is_left_as_it_was(self, case: Case) -> None:
@@ -320,13 +322,14 @@ def test_same_answers_as_transformers_on_the_zoo() -> None:
         Recipe("task_arithmetic", models),
         Recipe("task_arithmetic", models, {name: {"*": 0.5} for name in models.donors}),
     ]
+    sources = Sources.open(refs(recipes[0]))
     answers = {}
     for kind in ("vllm", "transformers"):
         settings = SETTINGS.model_copy(update={"kind": kind})
-        engine = open_engine(settings, refs(recipes[0]), "task_arithmetic", {})
+        engine = open_engine(settings, sources.refs)
         try:
             for number, recipe in enumerate(recipes):
-                engine.load(recipe)
+                engine.load(plan_of(recipe, sources))
                 answers[kind, number] = engine.generate(items)
         finally:
             engine.close()

@@ -22,6 +22,7 @@ from mergefront.errors import CheckpointError, EngineError, UserError
 from mergefront.jobs.export import merge
 from mergefront.jobs.verify import Scored, comparable, same_tensors, verify
 from mergefront.merging import build
+from mergefront.merging.plan import plan_of
 from mergefront.merging.recipe import Models, Override, Recipe, identity, refs
 from mergefront.models.checkpoint import Checkpoint, set_config_dtype, whole_folder
 from mergefront.models.sources import Sources
@@ -222,9 +223,9 @@ def test_hashes_are_compared_where_they_must_agree(
     sources = Sources.open(refs(recipe))
     settings = EngineConfig(kind="transformers", dtype=engine, threads=1)
     assert comparable(sources.receiver, settings, dtype) == agree
-    scoring = open_engine(settings, sources.refs, recipe.method, {})
+    scoring = open_engine(settings, sources.refs)
     try:
-        scoring.load(recipe)
+        scoring.load(plan_of(recipe, sources))
         scored = Scored(model_hash(scoring.parameter_hashes()), [])
     finally:
         scoring.close()
@@ -252,9 +253,9 @@ def test_an_engine_that_asks_the_config_may_choose_another_type(
     recipe = recipe_on({**zoo, "named": folder}, "named")
     sources = Sources.open(refs(recipe))
     settings = EngineConfig(kind="transformers", threads=1)
-    scoring = open_engine(settings, sources.refs, recipe.method, {})
+    scoring = open_engine(settings, sources.refs)
     try:
-        scoring.load(recipe)
+        scoring.load(plan_of(recipe, sources))
         scored = Scored(model_hash(scoring.parameter_hashes()), [])
     finally:
         scoring.close()

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from transformers import AutoModelForImageTextToText
 
 from fixtures_models import perturbed, rewrite, tensors_of, tiny_idefics3, tiny_llama
-from fixtures_slots import DictSlot
+from fixtures_slots import DictSlot, merged
 from mergefront.config import Donor
 from mergefront.errors import CheckpointError, ConfigError, PairingError, UserError
 from mergefront.merging import build
 from mergefront.merging.arithmetic import CPU_CHUNK, weighted_sum
 from mergefront.merging.methods import METHODS
-from mergefront.merging.plan import UNTOUCHED, check_method, plan_of, touched_parts
+from mergefront.merging.plan import UNTOUCHED, check_method, plan_of
 from mergefront.merging.recipe import Models, Override, Recipe, identity, refs
 from mergefront.models.checkpoint import Checkpoint, whole_folder
 from mergefront.models.sources import DonorRef, ModelRefs, Sources, check_heads
@@ -200,7 +200,7 @@ def test_the_founding_papers_formula() -> None:
     terms = method.terms(("a",), parameters)
     assert terms == ("receiver", "delta:receiver", "delta:a")
     row = {"receiver": 0.9, "a": 0.1}
-    out = build.merged(method, DictSlot(named), row, ("a",), parameters, torch.float32)
+    out = merged(method, DictSlot(named), row, ("a",), parameters, torch.float32)
     vlm, base, donor = (named[name].double() for name in ("receiver", "base", "a"))
     wanted = base + 0.9 * (vlm - base) + 0.1 * (donor - base)
     torch.testing.assert_close(out.double(), wanted, rtol=1e-6, atol=1e-6)
@@ -414,7 +414,7 @@ def test_merged_tensors_are_the_definition(
     assert [one for one, _ in done] == sorted({one for one, _ in done})
     assert done[-1] == (sources.receiver.n_bytes, sources.receiver.n_bytes)
     files = {alias: Checkpoint.open(zoo[alias]) for alias in ("base", "a", "b")}
-    resolved = recipe.resolved(sources.groups)
+    resolved = recipe.resolved(sources.group_index)
     group_of = {name: group.name for group in sources.groups for name in group.tensors}
     for name in out.headers:
         mine = sources.receiver.tensor(name)
@@ -455,18 +455,17 @@ def test_overrides_come_last(zoo: dict[str, Path]) -> None:
     )
     recipe = Recipe("task_arithmetic", models(zoo), {"a": {"*": 0.5}}, overrides=overrides)
     sources = opened(recipe)
-    build.check(sources, recipe)
-    plan = plan_of(recipe, sources.groups)
-    assert plan["1.attention"] == plan["2.mlp"] == "base"
-    assert plan["0.attention"] == "zero"
-    assert plan["0.mlp"] == plan["embedding"] == UNTOUCHED
-    assert plan["0.norm"] == {"a": 0.5}
+    choices = plan_of(recipe, sources).choices
+    assert choices["1.attention"] == choices["2.mlp"] == "base"
+    assert choices["0.attention"] == "zero"
+    assert choices["0.mlp"] == choices["embedding"] == UNTOUCHED
+    assert choices["0.norm"] == {"a": 0.5}
     name = "model.text_model.layers.{}.{}.weight"
     for layer, module, source in [(1, "self_attn.q_proj", "base"), (1, "mlp.up_proj", "b")]:
         tensor = name.format(layer, module)
-        made = build.combined(sources, recipe, tensor, source)
-        assert torch.equal(made, sources.tensor(source, tensor))
-    zeros = build.combined(sources, recipe, name.format(0, "self_attn.q_proj"), "zero")
+        (copy,) = build.combined_pieces(sources, recipe, tensor, source)
+        assert torch.equal(copy, sources.tensor(source, tensor).reshape(-1))
+    (zeros,) = build.combined_pieces(sources, recipe, name.format(0, "self_attn.q_proj"), "zero")
     assert not zeros.any()
 
 
@@ -474,13 +473,16 @@ def test_an_override_by_a_base_that_is_not_there(zoo: dict[str, Path]) -> None:
     overrides = (Override(groups=("0.mlp",), source="base"),)
     recipe = Recipe("linear", models(zoo, base=None), overrides=overrides)
     with pytest.raises(UserError, match="the models name no base"):
-        build.check(opened(recipe), recipe)
+        plan_of(recipe, opened(recipe))
 
 
 def test_touched_parts(zoo: dict[str, Path]) -> None:
     table = {"a": {"*.mlp": 0.1, "embedding": 0.0, "final.norm": 1.0}}
     recipe = Recipe("linear", models(zoo), table)
-    assert touched_parts(recipe, opened(recipe).groups) == {"mlp", "norm"}
+    plan = plan_of(recipe, opened(recipe))
+    assert plan.touched_parts == {"mlp", "norm"}
+    assert not plan.untouched
+    assert plan_of(identity(models(zoo)), opened(recipe)).untouched
 
 
 def test_a_recipe_that_touches_what_cannot_be_merged(zoo: dict[str, Path], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fixtures_slots import DictSlot
+from fixtures_slots import DictSlot, merged
 from mergefront.errors import ConfigError
 from mergefront.merging import build
 from mergefront.merging.arithmetic import combine
@@ -177,7 +177,7 @@ def test_the_order_of_donors_changes_rounding_only(name: str) -> None:
     row = row_of(method)
     results = []
     for donors in itertools.permutations(DONORS):
-        results.append(build.merged(method, where, row, donors, {}, torch.float32))
+        results.append(merged(method, where, row, donors, {}, torch.float32))
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-5, atol=2e-8)
 
@@ -199,7 +199,7 @@ def test_a_tensor_of_many_pieces_is_that_of_one(name: str, monkeypatch: pytest.M
     row = row_of(method)
     whole = combined(*prepared(method, where, row))
     monkeypatch.setattr(build, "step_of", lambda device, joined: 333)
-    assert bits(build.merged(method, where, row, DONORS, {}, torch.float32)) == bits(whole)
+    assert bits(merged(method, where, row, DONORS, {}, torch.float32)) == bits(whole)
 
 
 @METHOD
@@ -244,8 +244,8 @@ def test_rounded_once(name: str, dtype: torch.dtype) -> None:
     """In the checkpoint's dtype the result is the fp32 result rounded, nothing in between."""
     method, where = METHODS[name], slot(dtype=dtype)
     row = row_of(method)
-    exact = build.merged(method, where, row, DONORS, {}, torch.float32)
-    rounded = build.merged(method, where, row, DONORS, {}, dtype)
+    exact = merged(method, where, row, DONORS, {}, torch.float32)
+    rounded = merged(method, where, row, DONORS, {}, dtype)
     assert rounded.dtype == dtype
     if method.copied(row, DONORS, {}) is None:
         assert bits(rounded) == bits(exact.to(dtype))
@@ -267,7 +267,7 @@ def test_sources_are_only_read(name: str) -> None:
 def test_tensors_of_any_shape(name: str, shape: tuple[int, ...]) -> None:
     method = METHODS[name]
     where = slot(shape)
-    out = build.merged(method, where, row_of(method), DONORS, {}, torch.float32)
+    out = merged(method, where, row_of(method), DONORS, {}, torch.float32)
     assert out.shape == shape
     assert bool(torch.isfinite(out).all())
 

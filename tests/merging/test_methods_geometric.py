@@ -16,9 +16,8 @@ from mergekit.merge_methods.slerp import slerp as peer_slerp
 from torch import Tensor
 
 from agreement import agree
-from fixtures_slots import DictSlot
+from fixtures_slots import DictSlot, merged
 from mergefront.errors import ConfigError
-from mergefront.merging import build
 from mergefront.merging.methods import METHODS, arcee_fusion
 from mergefront.merging.methods.gram import gram, slerp_weights
 from oracles_mergekit import mergekit
@@ -50,9 +49,7 @@ def ours(
     **slot: Any,
 ) -> Tensor:
     donors = [source for source in named if len(source) == 1]
-    return build.merged(
-        METHODS[name], DictSlot(named, **slot), row, donors, parameters or {}, dtype
-    )
+    return merged(METHODS[name], DictSlot(named, **slot), row, donors, parameters or {}, dtype)
 
 
 def peer(

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from agreement import agree
-from fixtures_slots import DictSlot
+from fixtures_slots import DictSlot, merged
 from mergefront.errors import ConfigError
-from mergefront.merging import build
 from mergefront.merging.methods import METHODS, low_rank
 from mergefront.merging.methods.spectral import svd
 
@@ -33,7 +32,7 @@ def ours(
 ) -> np.ndarray:
     donors = [source for source in named if len(source) == 1]
     method, slot = METHODS[name], DictSlot(named)
-    return build.merged(method, slot, row, donors, parameters or {}, torch.float32).double().numpy()
+    return merged(method, slot, row, donors, parameters or {}, torch.float32).double().numpy()
 
 
 def delta(named: Mapping[str, Tensor], alias: str) -> np.ndarray:

@@ -22,7 +22,7 @@ from mergefront.engine.inplace import InPlace, Target
 from mergefront.engine.transformers import _stage
 from mergefront.errors import CandidateError, CheckpointError, EngineError
 from mergefront.merging import build
-from mergefront.merging.plan import plan_of
+from mergefront.merging.plan import Plan, plan_of
 from mergefront.merging.recipe import Models, Recipe, refs
 from mergefront.models.checkpoint import DTYPES
 from mergefront.models.sources import Sources
@@ -71,12 +71,12 @@ def test_in_place_refuses_what_the_exporter_refuses(
     c = side * torch.finfo(dtype).max / largest
     parameters = {"density": 1.0} if method == "ties" else {}
     recipe = Recipe(method, models, {"a": {"1.mlp": c}}, parameters)
-    plan = plan_of(recipe, sources.groups)
+    plan = plan_of(recipe, sources)
     refused = False
     for group in sources.groups:
         for name in group.tensors:
             try:
-                build.combined(sources, recipe, name, plan[group.name])
+                list(build.combined_pieces(sources, recipe, name, plan.choices[group.name]))
             except CheckpointError:
                 refused = True
     assert refused or side < 1.0  # another tensor of the group may have larger deltas
@@ -84,19 +84,19 @@ def test_in_place_refuses_what_the_exporter_refuses(
     if refused:
         words = rf"group 1\.mlp: .*layers\.1\.mlp.* overflow {str(dtype).removeprefix('torch.')}"
         with pytest.raises(CandidateError, match=words):
-            engine.build(plan, method, recipe.parameters)
+            engine.build(plan.choices, method, recipe.parameters)
     else:
-        engine.build(plan, method, recipe.parameters)
+        engine.build(plan.choices, method, recipe.parameters)
 
 
 def test_a_narrower_engine_overflows_earlier(models: Models) -> None:
     recipe = Recipe("task_arithmetic", models, {"a": {"1.mlp": 1e6}})
     sources = Sources.open(refs(recipe))
-    plan = plan_of(recipe, sources.groups)
+    plan = plan_of(recipe, sources)
     with pytest.raises(CandidateError, match="overflow float16"):
-        in_place(sources, torch.float16).build(plan, recipe.method, {})
+        in_place(sources, torch.float16).build(plan.choices, recipe.method, {})
     if sources.receiver.tensor(NAME).dtype != torch.float16:
-        in_place(sources, torch.float32).build(plan, recipe.method, {})
+        in_place(sources, torch.float32).build(plan.choices, recipe.method, {})
 
 
 @pytest.mark.parametrize("c", [4e38, -1e39])
@@ -104,7 +104,7 @@ def test_a_coefficient_beyond_fp32_overflows_whatever_the_deltas(models: Models,
     recipe = Recipe("task_arithmetic", models, {"a": {"1.mlp": c}})
     sources = Sources.open(refs(recipe))
     with pytest.raises(CandidateError, match=r"group 1\.mlp"):
-        in_place(sources).build(plan_of(recipe, sources.groups), recipe.method, {})
+        in_place(sources).build(plan_of(recipe, sources).choices, recipe.method, {})
 
 
 def test_ordinary_candidates_cost_no_look_at_what_was_written(
@@ -122,14 +122,14 @@ def test_ordinary_candidates_cost_no_look_at_what_was_written(
         looked.append(tensor.data_ptr())
         return aminmax(tensor, **how)
 
-    engine.build(plan_of(recipe, sources.groups), recipe.method, {})
+    engine.build(plan_of(recipe, sources).choices, recipe.method, {})
     monkeypatch.setattr(Tensor, "aminmax", counting)
     for c in (0.1, -0.7, 2.0):
         again = Recipe("task_arithmetic", models, {"a": {"*": c}})
-        engine.build(plan_of(again, sources.groups), recipe.method, {})
+        engine.build(plan_of(again, sources).choices, recipe.method, {})
     assert looked == []
     voted = Recipe("ties", models, {"a": {"1.mlp": 0.3}})
-    engine.build(plan_of(voted, sources.groups), "ties", {})
+    engine.build(plan_of(voted, sources).choices, "ties", {})
     assert live & set(looked)
 
 
@@ -165,9 +165,9 @@ def test_a_candidate_that_overflows_fails_at_once_and_the_engine_goes_on(
         engine = open_engine(*arguments, **more)
         load = engine.load
 
-        def loading(recipe: Recipe) -> Any:
-            loads.append(recipe.hash())
-            return load(recipe)
+        def loading(plan: Plan) -> Any:
+            loads.append(plan.recipe.hash())
+            return load(plan)
 
         monkeypatch.setattr(engine, "load", loading)
         opened.append(engine)
@@ -177,7 +177,7 @@ def test_a_candidate_that_overflows_fails_at_once_and_the_engine_goes_on(
     try:
         found = list(overflowing.candidates())
         last = overflowing.receiver_recipe()
-        overflowing.open_engine().load(last)
+        overflowing.load(last)
     finally:
         overflowing.close()
     failed = [one for one in found if one.failure]

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fixtures_recipes import GROUPS, MODELS, receiver_groups
+from fixtures_recipes import INDEX, MODELS, receiver_groups
 from mergefront.config import Donor
 from mergefront.errors import ConfigError, UserError
 from mergefront.merging.recipe import Models, Override, Recipe, identity, refs
+from mergefront.models.anatomy import GroupIndex
 
 PATTERNS = ["*", "*.mlp", "*.norm", "1.*", "2.attention", "final.norm", "embedding", "head"]
 TABLES = st.dictionaries(
@@ -75,7 +76,7 @@ def test_layer_ten_comes_after_layer_nine() -> None:
 
 def test_patterns() -> None:
     row = {"1.*": 0.4, "*": 0.1, "2.mlp": 0.5, "*.mlp": 0.2, "*.norm": 0.3}
-    found = Recipe("linear", MODELS, {"a": row}).resolved(GROUPS)["a"]
+    found = Recipe("linear", MODELS, {"a": row}).resolved(INDEX)["a"]
     assert found == {
         "0.attention": 0.1,
         "0.mlp": 0.2,
@@ -88,23 +89,25 @@ def test_patterns() -> None:
         "2.norm": 0.3,
         "final.norm": 0.3,
     }
-    named = Recipe("linear", MODELS, {"a": {"head": 0.1, "embedding": 0.2}}).resolved(GROUPS)
+    named = Recipe("linear", MODELS, {"a": {"head": 0.1, "embedding": 0.2}}).resolved(INDEX)
     assert named == {"a": {"embedding": 0.2, "head": 0.1}}
 
 
 @pytest.mark.parametrize("name", ["3.mlp", "3.*", "*.other", "mlp", "model.layers.0"])
 def test_groups_that_are_not_there(name: str) -> None:
-    words = r"fits no group of the receiver, which has 3 layers, numbered from 0"
+    words = r"matches no group of the receiver, which has 3 layers, numbered from 0"
     with pytest.raises(ConfigError, match=r"table\.a: .*" + words):
-        Recipe("linear", MODELS, {"a": {name: 0.1}}).resolved(GROUPS)
+        Recipe("linear", MODELS, {"a": {name: 0.1}}).resolved(INDEX)
     overrides = (Override(groups=(name,), source="base"),)
     with pytest.raises(ConfigError, match="overrides: .*" + words):
-        Recipe("linear", MODELS, overrides=overrides).overridden(GROUPS)
+        Recipe("linear", MODELS, overrides=overrides).overridden(INDEX)
 
 
 def test_a_tied_head_is_no_group() -> None:
-    with pytest.raises(ConfigError, match=r"'head' fits no group .* \(its head is tied\)"):
-        Recipe("linear", MODELS, {"a": {"head": 0.1}}).resolved(receiver_groups(tied=True))
+    with pytest.raises(ConfigError, match=r"'head' matches no group .* \(its head is tied\)"):
+        Recipe("linear", MODELS, {"a": {"head": 0.1}}).resolved(
+            GroupIndex(receiver_groups(tied=True))
+        )
 
 
 def test_later_overrides_win() -> None:
@@ -112,7 +115,7 @@ def test_later_overrides_win() -> None:
         Override(groups=("*.mlp",), source="base"),
         Override(groups=("1.*", "head"), source="zero"),
     )
-    found = Recipe("linear", MODELS, overrides=overrides).overridden(GROUPS)
+    found = Recipe("linear", MODELS, overrides=overrides).overridden(INDEX)
     assert found == {
         "0.mlp": "base",
         "2.mlp": "base",

@@ -21,6 +21,7 @@ from mergefront.engine.transformers import TransformersEngine
 from mergefront.errors import CheckpointError, PairingError
 from mergefront.jobs.export import merge
 from mergefront.merging import build
+from mergefront.merging.plan import plan_of
 from mergefront.merging.recipe import Recipe
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.exact_product import LowRank, product
@@ -175,12 +176,10 @@ def test_engine_and_export_agree_bit_for_bit(zoo: dict[str, Path], tmp_path: Pat
     ]:
         recipe = Recipe(method, models, table)
         sources = Sources.open(located(models))
-        engine = TransformersEngine(EngineConfig(), sources.refs, method, {})
-        engine.load(recipe)
+        engine = TransformersEngine(EngineConfig(), sources.refs)
+        engine.load(plan_of(recipe, sources))
         merge(recipe, sources, tmp_path / method)
-        fresh = TransformersEngine(
-            EngineConfig(), sources.refs, method, {}, folder=tmp_path / method
-        )
+        fresh = TransformersEngine(EngineConfig(), tmp_path / method)
         assert engine.parameter_hashes() == fresh.parameter_hashes()
         assert engine.parameter_hashes() != _hashes(receiver, sources)
         provenance = json.loads((tmp_path / method / "provenance.json").read_text())
@@ -192,7 +191,7 @@ def test_engine_and_export_agree_bit_for_bit(zoo: dict[str, Path], tmp_path: Pat
 
 
 def _hashes(folder: Path, sources: Sources) -> dict[str, str]:
-    engine = TransformersEngine(EngineConfig(), sources.refs, "linear", {}, folder=folder)
+    engine = TransformersEngine(EngineConfig(), folder)
     return engine.parameter_hashes()
 
 

@@ -10,16 +10,16 @@ What an engine calls as each answer is finished."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, assert_never
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 from mergefront.records import Answer, Item, Seconds
 
 if TYPE_CHECKING:
     from mergefront.config import EngineConfig
-    from mergefront.merging.recipe import Recipe
-    from mergefront.models.sources import ModelRefs
+    from mergefront.merging.plan import Plan
+    from mergefront.models.refs import ModelRefs
 
 
 class Engine(Protocol):
@@ -48,14 +48,14 @@ class Engine(Protocol):
         settings and device, so that whoever divides items by it can do so again."""
         ...
 
-    def load(self, recipe: Recipe) -> Seconds:
-        """Build the recipe's weights in place and drop caches; `build` and `reset` are filled.
+    def load(self, plan: Plan) -> Seconds:
+        """Build a planned recipe's weights in place and drop caches; fills `build` and `reset`.
 
         Raises:
             CandidateError: the recipe's values overflow, in every engine of this dtype.
-            EngineError: the engine serves a fixed folder, the recipe is of another method or
-                cannot be expressed in this engine, or caches could not be dropped. After either
-                error the engine refuses to generate until a load succeeds.
+            EngineError: the engine serves a fixed folder, the recipe is of other donors or
+                cannot be expressed in this engine, or caches could not be dropped. After an
+                error during the build the engine refuses to generate until a load succeeds.
         """
         ...
 
@@ -96,19 +96,11 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(
-    settings: EngineConfig,
-    refs: ModelRefs,
-    method: str,
-    parameters: Mapping[str, Any],
-    folder: Path | None = None,
-    groups: Collection[str] = (),
-) -> Engine:
-    """Start an engine on the receiver, ready to load recipes of `method` on `refs`.
+def open_engine(settings: EngineConfig, models: ModelRefs | Path) -> Engine:
+    """Start an engine on the receiver of `models`, ready to load recipes on them.
 
-    With `folder`, serve that checkpoint alone instead: nothing can be loaded into it. `groups`
-    names groups that recipes will touch, so that their sources are read now; all others are
-    read when a recipe first touches them.
+    The sources of a group are read when a recipe first touches it. Given a folder, the engine
+    serves that checkpoint alone and loads no recipes.
 
     Raises:
         EngineError: the engine is not installed, did not start, or cannot be rewritten in place.
@@ -117,11 +109,11 @@ def open_engine(
         case "vllm":
             from mergefront.engine.vllm import VllmEngine
 
-            return VllmEngine(settings, refs, method, parameters, folder, groups)
+            return VllmEngine(settings, models)
         case "transformers":
             from mergefront.engine.transformers import TransformersEngine
 
-            return TransformersEngine(settings, refs, method, parameters, folder, groups)
+            return TransformersEngine(settings, models)
         case _ as unknown:
             assert_never(unknown)
 

@@ -273,7 +273,7 @@ def measure(
     flat = [item for them in asked.values() for item in them]
     logger.info("activations: %d questions to the receiver in transformers", len(flat))
     folder = Path(sources.refs.receiver)
-    engine = TransformersEngine(settings, sources.refs, "linear", {}, folder=folder)
+    engine = TransformersEngine(settings, folder)
     failed: MergefrontError | None = None
     try:
         found = drift(engine, sources, groups, flat, progress)

@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 
 from mergefront.errors import CandidateError, EngineError
-from mergefront.merging import build
 from mergefront.merging.arithmetic import as_float32, combine
 from mergefront.merging.method import Measures, Mix
 from mergefront.merging.methods import METHODS
-from mergefront.merging.plan import UNTOUCHED, Choice, Plan, copied, plan_of
-from mergefront.merging.recipe import Recipe
+from mergefront.merging.plan import UNTOUCHED, Choice, Plan, copied
 from mergefront.merging.slots import SourceSlot
 from mergefront.models.checkpoint import DTYPES
 from mergefront.models.sources import Sources
@@ -109,16 +107,14 @@ class InPlace:
         self._kept: dict[Hashable, Any] = {}
         self._touched: set[str] = set()
 
-    def hold(self, groups: Iterable[str], method: str, parameters: Mapping[str, Any]) -> None:
-        """Read all terms and measures that a method has of `groups` now."""
-        self._use(method, parameters)
-        names = list(groups)
-        for term in self._method.terms(self._sources.donors, parameters):
-            self._hold(term, names)
-        for target in (target for name in names for target in self._targets[name]):
-            self._measured(target.tensor)
+    @property
+    def donors(self) -> tuple[str, ...]:
+        """The aliases of the donors, in the order in which they are summed."""
+        return self._sources.donors
 
-    def build(self, plan: Plan, method: str, parameters: Mapping[str, Any]) -> None:
+    def build(
+        self, choices: Mapping[str, Choice], method: str, parameters: Mapping[str, Any]
+    ) -> None:
         """Write a candidate into the live tensors, group by group, from pristine terms.
 
         Groups that no recipe has touched yet and this one leaves alone are skipped.
@@ -128,11 +124,11 @@ class InPlace:
             CandidateError: values overflow, naming the tensor; the live tensors are undefined
                 until something else is built.
         """
-        if not all(isinstance(choice, str) for choice in plan.values()):
+        if not all(isinstance(choice, str) for choice in choices.values()):
             self._use(method, parameters)
         changed = {
             group: choice
-            for group, choice in plan.items()
+            for group, choice in choices.items()
             if choice != UNTOUCHED or group in self._touched
         }
         if lost := [group for group in changed if group not in self._targets]:
@@ -162,11 +158,6 @@ class InPlace:
         for target, extremes in doubtful:
             if not extremes.isfinite().all():
                 raise _overflow(target)
-
-    def held_bytes(self) -> int:
-        """Memory of all pristine terms held."""
-        groups = (terms for held in self._held.values() for terms in held.values())
-        return sum(one.tensor.nbytes for terms in groups for one in terms)
 
     def _use(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Turn to a method; drop what was held for another."""
@@ -267,17 +258,14 @@ def tensor_hash(tensor: Tensor) -> str:
     return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
-def checked_plan(recipe: Recipe, sources: Sources) -> dict[str, Choice]:
-    """A recipe's plan, for an engine on these sources.
+def check_donors(plan: Plan, donors: tuple[str, ...]) -> None:
+    """Refuse a plan for an engine with other donors.
 
     Raises:
-        EngineError: the recipe is of other models' names.
-        UserError: the recipe does not fit the models (see `merging.build.check`).
+        EngineError: naming the donors of the engine and of the plan's recipe.
     """
-    if recipe.donors != sources.donors:
-        raise EngineError(f"the engine has donors {sources.donors}, the recipe {recipe.donors}")
-    build.check(sources, recipe)
-    return plan_of(recipe, sources.groups)
+    if plan.recipe.donors != donors:
+        raise EngineError(f"the engine has donors {donors}, the recipe {plan.recipe.donors}")
 
 
 def model_hash(hashes: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mergefront.config import EngineConfig
 from mergefront.engine import Done
-from mergefront.engine.inplace import InPlace, Prepare, Target, checked_plan, tensor_hash
+from mergefront.engine.inplace import InPlace, Prepare, Target, check_donors, tensor_hash
 from mergefront.engine.labels import LabelTokens, label_answer
 from mergefront.engine.prompts import (
     Kept,
@@ -35,7 +35,7 @@ from mergefront.models.sources import ModelRefs, Sources
 from mergefront.records import Answer, Group, Item, Seconds
 
 if TYPE_CHECKING:
-    from mergefront.merging.recipe import Recipe
+    from mergefront.merging.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +46,11 @@ class TransformersEngine:
     def __init__(
         self,
         settings: EngineConfig,
-        refs: ModelRefs,
-        method: str,
-        parameters: Mapping[str, Any],
-        folder: Path | None = None,
-        groups: Collection[str] = (),
+        models: ModelRefs | Path,
     ) -> None:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        self._fixed = folder is not None
-        self._folder = Path(refs.receiver) if folder is None else folder
+        self._folder = models if isinstance(models, Path) else Path(models.receiver)
         self._batch = settings.batch_size
         self._processor: Any = load_processor(self._folder, settings.trust_remote_code)
         self._model: Any = _load_model(self._folder, settings)
@@ -65,22 +60,19 @@ class TransformersEngine:
         self._labels = LabelTokens(self._processor.tokenizer)
         self._broken = ""
         self._passes = 0
-        if not self._fixed:
-            self._sources = Sources.open(refs)
-            self._inplace = InPlace(
-                _targets(self._model, self._sources.groups), self._sources, _stage
-            )
-            if groups:
-                self._inplace.hold(groups, method, parameters)
+        self._inplace: InPlace | None = None
+        if not isinstance(models, Path):
+            sources = Sources.open(models)
+            self._inplace = InPlace(_targets(self._model, sources.groups), sources, _stage)
 
-    def load(self, recipe: Recipe) -> Seconds:
-        if self._fixed:
+    def load(self, plan: Plan) -> Seconds:
+        if self._inplace is None:
             raise EngineError(f"this engine serves {self._folder} and loads no recipes")
-        plan = checked_plan(recipe, self._sources)
+        check_donors(plan, self._inplace.donors)
         self._broken = "the last recipe was not loaded"
         start = time.perf_counter()
         with torch.no_grad():
-            self._inplace.build(plan, recipe.method, recipe.parameters)
+            self._inplace.build(plan.choices, plan.recipe.method, plan.recipe.parameters)
         self._broken = ""
         return Seconds(build=time.perf_counter() - start)
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergefront.config import EngineConfig
 from mergefront.engine import Done
-from mergefront.engine.inplace import checked_plan
+from mergefront.engine.inplace import check_donors
 from mergefront.engine.labels import LabelTokens, Tokens, label_answer
 from mergefront.engine.launch import shut_down, start
 from mergefront.engine.prompts import (
@@ -34,11 +34,11 @@ from mergefront.engine.prompts import (
     rendered_size,
 )
 from mergefront.errors import CandidateError, EngineError, MergefrontError
-from mergefront.models.sources import ModelRefs, Sources
+from mergefront.models.refs import ModelRefs
 from mergefront.records import Answer, Item, Seconds
 
 if TYPE_CHECKING:
-    from mergefront.merging.recipe import Recipe
+    from mergefront.merging.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -52,16 +52,10 @@ class VllmEngine:
     def __init__(
         self,
         settings: EngineConfig,
-        refs: ModelRefs,
-        method: str,
-        parameters: Mapping[str, Any],
-        folder: Path | None = None,
-        groups: Collection[str] = (),
+        models: ModelRefs | Path,
     ) -> None:
-        self._fixed = folder is not None
-        self._method = method
-        self._parameters = dict(parameters)
-        self._folder = Path(refs.receiver) if folder is None else folder
+        self._models = models
+        self._folder = models if isinstance(models, Path) else Path(models.receiver)
         self._loads = 0
         self._requests = 0
         self._salt = "receiver"
@@ -75,8 +69,8 @@ class VllmEngine:
             self._call("mergefront_watch")
             self._processor = load_processor(self._folder, settings.trust_remote_code)
             self._labels = LabelTokens(self._processor.tokenizer)
-            if not self._fixed:
-                self._open_sources(settings, refs, groups)
+            if not isinstance(models, Path):
+                self._call("mergefront_open", (models.to_dict(), settings.snapshot_device))
         except BaseException:
             self.close()
             raise
@@ -85,23 +79,14 @@ class VllmEngine:
         self.batch = 1 if on_cpu else settings.max_num_seqs
         logger.info("vLLM started in %.1f s", time.perf_counter() - started)
 
-    def _open_sources(
-        self, settings: EngineConfig, refs: ModelRefs, groups: Collection[str]
-    ) -> None:
-        self._sources = Sources.open(refs)
-        self._call("mergefront_open", (refs.to_dict(), settings.snapshot_device))
-        if groups:
-            arguments = (sorted(groups), self._method, self._parameters)
-            held = self._call("mergefront_hold", arguments)[0]
-            logger.info("sources of %d groups hold %.2f GB", len(groups), held / 1e9)
-
-    def load(self, recipe: Recipe) -> Seconds:
-        if self._fixed:
+    def load(self, plan: Plan) -> Seconds:
+        if isinstance(self._models, Path):
             raise EngineError(f"this engine serves {self._folder} and loads no recipes")
-        plan = checked_plan(recipe, self._sources)
+        check_donors(plan, tuple(self._models.donors))
+        recipe = plan.recipe
         self._broken = "the last recipe was not loaded"
         start = time.perf_counter()
-        arguments = (plan, recipe.method, dict(recipe.parameters))
+        arguments = (dict(plan.choices), recipe.method, dict(recipe.parameters))
         for refused in self._call("mergefront_load", arguments):
             if refused:
                 raise CandidateError(refused[0], hint=refused[1])

@@ -28,7 +28,7 @@ from vllm.platforms import current_platform
 from mergefront.engine.inplace import InPlace, Prepare, Target, as_rows, tensor_hash
 from mergefront.engine.layout import refuse_repacked, same_modules, swapped, uniform_rows
 from mergefront.errors import CandidateError, EngineError
-from mergefront.merging.plan import Plan
+from mergefront.merging.plan import Choice
 from mergefront.models.sources import ModelRefs, Sources
 from mergefront.records import Group
 
@@ -90,18 +90,15 @@ class MergeWorker:
         sources = Sources.open(ModelRefs.from_dict(refs))
         self.mergefront_model = LiveModel(self.get_model(), sources, device)
 
-    def mergefront_hold(self, groups: list[str], method: str, parameters: dict[str, Any]) -> int:
-        """Read a method's terms of `groups` now; returns the bytes of all terms held."""
-        self.mergefront_model.inplace.hold(groups, method, parameters)
-        return self.mergefront_model.inplace.held_bytes()
-
-    def mergefront_load(self, plan: Plan, method: str, parameters: dict[str, Any]) -> list[str]:
+    def mergefront_load(
+        self, choices: dict[str, Choice], method: str, parameters: dict[str, Any]
+    ) -> list[str]:
         """Build a candidate; returns nothing, or why no engine can build it, and a hint.
 
         As a reply, and not raised: of an exception only the text would reach another process.
         """
         try:
-            self.mergefront_model.inplace.build(plan, method, parameters)
+            self.mergefront_model.inplace.build(choices, method, parameters)
         except CandidateError as error:
             return [error.message, error.hint]
         if current_platform.is_cuda_alike():

@@ -73,7 +73,7 @@ def verify(
         raise EngineError(f"{folder.name}: transformers loads it in {loaded['dtype']}, not {dtype}")
     renamed = settings.dtype == "auto" and _config(folder) != _config(sources.receiver.folder)
     must = comparable(sources.receiver, settings, dtype) if recast else not renamed
-    engine = _engine_on(folder, recipe, sources, settings, dtype if recast else "auto")
+    engine = _engine_on(folder, settings, dtype if recast else "auto")
     try:
         found = _hash(engine, folder, scored, must, dtype if recast else "auto")
         checks["engine"] = {
@@ -118,16 +118,14 @@ def comparable(receiver: Checkpoint, settings: EngineConfig, dtype: Dtype) -> bo
     return settings.dtype == dtype and set(receiver.float_types()) <= {"float32", dtype}
 
 
-def _engine_on(
-    folder: Path, recipe: Recipe, sources: Sources, settings: EngineConfig, dtype: Dtype
-) -> Engine:
+def _engine_on(folder: Path, settings: EngineConfig, dtype: Dtype) -> Engine:
     """Open a fresh engine on the checkpoint alone, as the scored one was but for its type."""
     from mergefront.engine import open_engine
 
     if dtype != "auto":
         settings = settings.model_copy(update={"dtype": dtype})
     try:
-        return open_engine(settings, sources.refs, recipe.method, recipe.parameters, folder=folder)
+        return open_engine(settings, folder)
     except EngineError as error:
         if dtype == "auto":
             raise

@@ -6,7 +6,7 @@ it is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,7 @@ from mergefront.errors import CheckpointError
 from mergefront.merging.arithmetic import combine, one_thread, step_of
 from mergefront.merging.method import DELTA, Method, Mix, Slot
 from mergefront.merging.methods import METHODS
-from mergefront.merging.plan import (
-    UNTOUCHED,
-    ZERO,
-    Choice,
-    check_method,
-    copied,
-    plan_of,
-    touched_parts,
-)
+from mergefront.merging.plan import UNTOUCHED, Choice, copied, plan_of
 from mergefront.merging.recipe import Recipe
 from mergefront.merging.slots import SourceSlot
 from mergefront.models.checkpoint import (
@@ -37,42 +29,14 @@ from mergefront.models.checkpoint import (
     set_config_dtype,
     written_dtype,
 )
-from mergefront.models.sources import Sources, check_heads, is_finite
+from mergefront.models.sources import Sources, is_finite
 from mergefront.records import Dtype
 
 
-def check(sources: Sources, recipe: Recipe) -> None:
-    """Check that a recipe fits its opened models, before anything is built.
-
-    Raises:
-        UserError: the method needs a base that was not named, the recipe names a group that the
-            receiver has not, or it touches an embedding or head that cannot be merged.
-    """
-    check_method(sources, recipe.method, recipe.parameters)
-    for source in recipe.overridden(sources.groups).values():
-        if source != ZERO:
-            sources.model(source)
-    check_heads(sources, touched_parts(recipe, sources.groups))
-
-
-def merged(
-    method: Method,
-    slot: Slot,
-    row: Mapping[str, float],
-    donors: Sequence[str],
-    parameters: Mapping[str, Any],
-    dtype: torch.dtype,
-) -> Tensor:
-    """Return one tensor as `method` makes it at a row of coefficients, rounded once to `dtype`."""
-    mix = method.mix(row, donors, parameters, method.measure(slot, donors, parameters))
-    out = torch.empty(slot.read("receiver").shape, dtype=dtype)
-    return _filled(out, _carried_out(method, slot, mix, parameters, dtype))
-
-
-def _carried_out(
+def mixed_pieces(
     method: Method, slot: Slot, mix: Mix, parameters: Mapping[str, Any], dtype: torch.dtype
 ) -> Iterator[Tensor]:
-    """Yield a mix's result in order, in flat pieces, each good until the next is asked for."""
+    """Yield a mix's result in order, in flat pieces; each is overwritten by the next."""
     pieces = [method.pieces(term, slot, parameters) for term in mix.terms]
     n = slot.read("receiver").numel()
     step = step_of(torch.device("cpu"), joined=mix.join is not None)
@@ -83,24 +47,6 @@ def _carried_out(
             made = out[: at.stop - start]
             combine(mix, [piece(at) for piece in pieces], dtype, made)
             yield made
-
-
-def _filled(out: Tensor, pieces: Iterable[Tensor]) -> Tensor:
-    """Return `out`, filled with pieces."""
-    flat, start = out.view(-1), 0
-    for piece in pieces:
-        flat[start : start + len(piece)] = piece
-        start += len(piece)
-    return out
-
-
-def combined(
-    sources: Sources, recipe: Recipe, name: str, choice: Choice, dtype: Dtype = "auto"
-) -> Tensor:
-    """Return a receiver tensor, whole, as `combined_pieces` makes it."""
-    wanted = written_dtype(DTYPES[sources.receiver.headers[name].dtype], dtype)
-    out = torch.empty(sources.receiver.headers[name].shape, dtype=wanted)
-    return _filled(out, combined_pieces(sources, recipe, name, choice, dtype))
 
 
 def combined_pieces(
@@ -128,7 +74,7 @@ def combined_pieces(
         measures = method.measure(slot, recipe.donors, parameters)
         mix = method.mix(choice, recipe.donors, parameters, measures)
     reader = replace(slot, checked=not _shows_all(mix, sources))
-    for piece in _carried_out(method, reader, mix, parameters, wanted):
+    for piece in mixed_pieces(method, reader, mix, parameters, wanted):
         if not is_finite(piece):
             for source in dict.fromkeys(s for t in mix.terms for s in method.reads(t, parameters)):
                 sources.tensor(source, name)  # refuses one that is damaged
@@ -178,18 +124,17 @@ def write(
 
     Every receiver tensor is merged or copied; companions (config, tokenizer, processor, ...) are
     copied. Wrap the call in `checkpoint.whole_folder`. `progress(done, all)` is told of bytes
-    written. `dtype` is the type of all floating tensors (see `combined`), and config.json says
-    so; with "auto" each has the receiver's, and config.json is copied as it is.
+    written. `dtype` is the type of all floating tensors (see `combined_pieces`), and config.json
+    says so; with "auto" each has the receiver's, and config.json is copied as it is.
 
     Returns:
         {"merged": names, "copied": names, "companions": file names, "bytes": of the tensors}.
 
     Raises:
-        UserError: whatever `check` and `combined` raise.
+        UserError: whatever `plan_of` and `combined_pieces` raise.
     """
-    check(sources, recipe)
-    plan = plan_of(recipe, sources.groups)
-    choices = {member: plan[group.name] for group in sources.groups for member in group.tensors}
+    plan = plan_of(recipe, sources)
+    choices = {n: plan.choices[group.name] for group in sources.groups for n in group.tensors}
     account: dict[str, list[str]] = {"merged": [], "copied": []}
     planned = sources.receiver.planned(dtype)
     with CheckpointWriter(out, planned, shard_bytes) as writer:

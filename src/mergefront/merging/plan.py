@@ -1,38 +1,85 @@
 """Recipe -> plan: what each group is made of, before any tensor is looked at.
 
-The engine and the exporter both take their plan from here. A plan says of each group either the
-one source that it is copied from ("receiver", "base", an alias; "zero" for zeros), or the row of
-coefficients (source -> c) that the recipe's method turns into weights, tensor by tensor. A group
-that is the receiver's own need not be touched.
+A candidate is planned once. The search asks its plan whether there is anything to build, an engine
+builds the plan in place, and the exporter writes it. Not here: how a row of coefficients becomes
+the weights of one tensor (`methods`), and the tensors themselves (`build`, `engine.inplace`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from mergefront.merging.method import Mix
 from mergefront.merging.methods import METHODS
 from mergefront.merging.recipe import Recipe
-from mergefront.models.sources import Sources
-from mergefront.records import Group
+from mergefront.models.sources import Sources, check_heads
+from mergefront.records import Part
 
 UNTOUCHED: Final = "receiver"
 ZERO: Final = "zero"
 
 Choice = str | Mapping[str, float]
-"""A source to copy, or a row of coefficients."""
+"""What a group is made of: the name of the source that it is copied from ("receiver", "base", an
+alias; "zero" for zeros), or its row of coefficients (source -> c), which the recipe's method turns
+into weights tensor by tensor. Plain values, which may cross process boundaries."""
 
-Plan = Mapping[str, Choice]
-"""Group name -> choice: plain values that may cross process boundaries."""
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe, the choice for each group (by name), and the parts that differ from the receiver.
+
+    A group whose choice is the receiver need not be touched.
+    """
+
+    recipe: Recipe
+    choices: Mapping[str, Choice]
+    touched_parts: frozenset[Part]
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the recipe is the receiver itself, in every group."""
+        return not self.touched_parts
+
+
+def plan_of(recipe: Recipe, sources: Sources) -> Plan:
+    """Plan a recipe on its opened models.
+
+    Raises:
+        ConfigError: a parameter is illegal, the recipe names a group that the receiver has not, or
+            its coefficients make no sense in its method.
+        UserError: the recipe needs a base that was not named, or it touches an embedding or head
+            that cannot be merged.
+    """
+    check_method(sources, recipe.method, recipe.parameters)
+    method = METHODS[recipe.method]
+    table = recipe.resolved(sources.group_index)
+    overridden = recipe.overridden(sources.group_index)
+    for source in set(overridden.values()) - {ZERO}:
+        sources.model(source)
+    choices: dict[str, Choice] = {}
+    for group in sources.groups:
+        if group.name in overridden:
+            choices[group.name] = overridden[group.name]
+            continue
+        row = {name: values[group.name] for name, values in table.items() if group.name in values}
+        if all(value == (name == "receiver") for name, value in row.items()):
+            choices[group.name] = UNTOUCHED
+            continue
+        method.check_row(row, recipe.donors, recipe.parameters)
+        choices[group.name] = method.copied(row, recipe.donors, recipe.parameters) or row
+    touched = frozenset(g.part for g in sources.groups if choices[g.name] != UNTOUCHED)
+    check_heads(sources, touched)
+    return Plan(recipe, choices, touched)
 
 
 def check_method(sources: Sources, name: str, parameters: Mapping[str, Any]) -> None:
-    """Check that every source a method reads is there, before anything is built.
+    """Check that every source that a method reads is there.
 
     Raises:
-        ConfigError: if a parameter is illegal.
-        UserError: if the method needs a base that was not named.
+        ConfigError: a parameter is illegal.
+        UserError: the method needs a base that was not named.
     """
     method = METHODS[name]
     for term in method.terms(sources.donors, parameters):
@@ -40,37 +87,6 @@ def check_method(sources: Sources, name: str, parameters: Mapping[str, Any]) -> 
             sources.model(source)
 
 
-def plan_of(recipe: Recipe, groups: Sequence[Group]) -> dict[str, Choice]:
-    """Return group name -> choice for every group.
-
-    Raises:
-        ConfigError: if the recipe names a group that the receiver has not, or its coefficients
-            make no sense in its method.
-    """
-    method = METHODS[recipe.method]
-    table = recipe.resolved(groups)
-    overridden = recipe.overridden(groups)
-    plan: dict[str, Choice] = {}
-    for group in groups:
-        source = overridden.get(group.name)
-        if source is not None:
-            plan[group.name] = source
-            continue
-        row = {name: values[group.name] for name, values in table.items() if group.name in values}
-        if all(value == (name == "receiver") for name, value in row.items()):
-            plan[group.name] = UNTOUCHED
-            continue
-        method.check_row(row, recipe.donors, recipe.parameters)
-        plan[group.name] = method.copied(row, recipe.donors, recipe.parameters) or row
-    return plan
-
-
-def touched_parts(recipe: Recipe, groups: Sequence[Group]) -> frozenset[str]:
-    """Return the parts in which a recipe differs from the receiver."""
-    plan = plan_of(recipe, groups)
-    return frozenset(group.part for group in groups if plan[group.name] != UNTOUCHED)
-
-
 def copied(source: str) -> Mix:
-    """The mix that copies one source, or makes zeros."""
+    """Return the mix that copies one source, or makes zeros."""
     return Mix(()) if source == ZERO else Mix((source,), (1.0,))

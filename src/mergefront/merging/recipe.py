@@ -1,18 +1,18 @@
 """A recipe: method, coefficients and overrides, everything needed to build one merged model.
 
 A recipe is plain data: JSON on disk, hashed, readable and writable by hand. Not here: how its
-numbers become weights (`merging.plan`) and weights become tensors (`merging.build`).
+numbers become weights (`merging.plan`) and how weights become tensors (`merging.build`).
 
 The table maps source -> group -> coefficient. A group that a donor does not name has coefficient
 0, one that the receiver does not name has 1. Groups are named as `anatomy.groups` names them
-("3.mlp", "final.norm", "embedding"), or, for recipes written by hand, by a pattern:
+("3.mlp", "final.norm", "embedding"), or, in recipes written by hand, by a pattern:
 - "*": every group but embedding and head, which belong to a vocabulary and must be named;
 - "*.mlp": that part in every layer ("*.norm" includes the final norm);
 - "3.*": every part of that layer.
 An exact name beats a pattern, and "*.mlp" and "3.*" beat "*"; between those two, "3.*" wins.
 
 An override replaces whole groups by a source's own tensors ("base", "receiver" or an alias) or
-by zeros; overrides come last, a later one wins.
+by zeros. Overrides are applied last, and a later one beats an earlier one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -29,10 +29,20 @@ from pydantic import Field
 
 from mergefront.config import Strict, validate
 from mergefront.errors import ConfigError
+from mergefront.models.anatomy import GroupIndex
 from mergefront.models.refs import ModelRefs, Models, located
-from mergefront.records import Group, Table
+from mergefront.records import Table
 
-__all__ = ["FORMAT", "Models", "Override", "Recipe", "identity", "matching", "refs"]
+__all__ = [
+    "FORMAT",
+    "MethodName",
+    "Models",
+    "Override",
+    "Recipe",
+    "identity",
+    "matching",
+    "refs",
+]
 
 FORMAT: Final = "mergefront/recipe@1"
 MethodName = Literal[
@@ -87,7 +97,11 @@ class _Document(Strict):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything needed to build one model. `models` names them, `refs` finds them."""
+    """Everything needed to build one model. `models` names the models, `refs` locates them.
+
+    `parameters` are the method's, as the user wrote them: without defaults, so that a recipe's
+    hash does not change when a default does.
+    """
 
     method: str
     models: Models
@@ -96,7 +110,7 @@ class Recipe:
     overrides: tuple[Override, ...] = ()
 
     def __post_init__(self) -> None:
-        problems = list(_problems(self))
+        problems = _problems(self)
         if problems:
             raise ConfigError("recipe: " + "; ".join(problems))
 
@@ -114,13 +128,13 @@ class Recipe:
             "models": self.models.model_dump(exclude_none=True),
             "table": {
                 source: {
-                    name: float(self.table[source][name]) + 0.0  # no -0.0
+                    name: float(self.table[source][name]) + 0.0  # + 0.0 turns -0.0 into 0.0
                     for name in sorted(self.table[source], key=_natural)
                 }
                 for source in ("receiver", *self.donors)
                 if source in self.table
             },
-            "overrides": [one.model_dump(mode="json") for one in self.overrides],
+            "overrides": [override.model_dump(mode="json") for override in self.overrides],
         }
 
     def to_json(self) -> str:
@@ -144,32 +158,27 @@ class Recipe:
             ConfigError: naming the file and every faulty field.
         """
         try:
-            data = json.loads(text, object_pairs_hook=_unique)
+            content = json.loads(text, object_pairs_hook=_unique)
         except ValueError as problem:
             raise ConfigError(f"{path}: not valid JSON: {problem}") from problem
-        if not isinstance(data, dict):
+        if not isinstance(content, dict):
             raise ConfigError(f"{path}: expected a JSON object")
-        document = validate(data, _Document, str(path))
+        document = validate(content, _Document, str(path))
         try:
-            return cls.from_document(document)
+            return cls(
+                method=document.method,
+                models=document.models,
+                table=document.table,
+                parameters=document.parameters,
+                overrides=document.overrides,
+            )
         except ConfigError as problem:
             raise ConfigError(f"{path}: {problem.message}", hint=problem.hint) from problem
-
-    @classmethod
-    def from_document(cls, document: _Document) -> Recipe:
-        """Build a recipe from the validated JSON document."""
-        return cls(
-            method=document.method,
-            models=document.models,
-            table=document.table,
-            parameters=document.parameters,
-            overrides=document.overrides,
-        )
 
     def hash(self) -> str:
         """Return 12 hex digits of the SHA-256 of the canonical JSON: the recipe's identity.
 
-        Neither the order of rows nor of groups matters; that of the donors does, for it is the
+        Neither the order of rows nor of groups matters; that of the donors does, because it is the
         order of summation.
         """
         document = self.to_dict() | {"donor_order": list(self.donors)}
@@ -178,28 +187,26 @@ class Recipe:
         )
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
-    def resolved(self, groups: Sequence[Group]) -> dict[str, dict[str, float]]:
+    def resolved(self, index: GroupIndex) -> dict[str, dict[str, float]]:
         """Return the table with every pattern expanded: source -> group name -> coefficient.
 
         Raises:
-            ConfigError: if a name or pattern fits no group of the receiver.
+            ConfigError: a name or pattern matches no group of the receiver.
         """
-        return {source: _resolve_row(source, row, groups) for source, row in self.table.items()}
+        return {source: _resolved_row(source, row, index) for source, row in self.table.items()}
 
-    def overridden(self, groups: Sequence[Group]) -> dict[str, str]:
+    def overridden(self, index: GroupIndex) -> dict[str, str]:
         """Return group name -> source for every overridden group.
 
         Raises:
-            ConfigError: if a name or pattern fits no group of the receiver.
+            ConfigError: a name or pattern matches no group of the receiver.
         """
-        found: dict[str, str] = {}
+        sources: dict[str, str] = {}
         for override in self.overrides:
             for pattern in override.groups:
-                names = matching(pattern, groups)
-                if not names:
-                    raise ConfigError(_no_group("overrides", pattern, groups))
-                found.update(dict.fromkeys(names, override.source))
-        return found
+                names = _matched("overrides", pattern, index)
+                sources.update(dict.fromkeys(names, override.source))
+        return sources
 
 
 def identity(models: Models) -> Recipe:
@@ -208,23 +215,35 @@ def identity(models: Models) -> Recipe:
 
 
 def refs(recipe: Recipe) -> ModelRefs:
-    """Locate a recipe's models; hub models are downloaded unless they are here already.
+    """Locate a recipe's models; download hub models that are not here already.
 
     Raises:
-        UserError: if one cannot be found.
+        UserError: a model cannot be found.
     """
     return located(recipe.models)
 
 
-def matching(pattern: str, groups: Sequence[Group]) -> list[str]:
+def matching(pattern: str, index: GroupIndex) -> list[str]:
     """Return the names of the groups that a name or pattern of a recipe stands for."""
     if pattern == "*":
-        return [one.name for one in groups if one.part not in ("embedding", "head")]
+        return [group.name for group in index.groups if group.part not in ("embedding", "head")]
     if pattern.startswith("*."):
-        return [one.name for one in groups if one.part == pattern[2:]]
+        return index.by_part.get(pattern[2:], [])
     if pattern.endswith(".*"):
-        return [one.name for one in groups if str(one.layer) == pattern[:-2]]
-    return [one.name for one in groups if one.name == pattern]
+        return index.by_layer.get(pattern[:-2], [])
+    return [pattern] if pattern in index.names else []
+
+
+def _matched(field_name: str, pattern: str, index: GroupIndex) -> list[str]:
+    names = matching(pattern, index)
+    if names:
+        return names
+    layers = max((group.layer for group in index.groups if group.layer is not None), default=-1) + 1
+    head = "" if index.by_part.get("head") else " (its head is tied)"
+    raise ConfigError(
+        f"recipe: {field_name}: {pattern!r} matches no group of the receiver, which has "
+        f"{layers} layers, numbered from 0{head}"
+    )
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -232,63 +251,52 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
-def _rank(pattern: str) -> int:
-    """Rank of a pattern: what has a higher one beats what has a lower."""
+def _precedence(pattern: str) -> int:
+    """Return a pattern's precedence: a higher one beats a lower one."""
     if pattern == "*":
         return 0
     return 1 if pattern.startswith("*.") else 2 if pattern.endswith(".*") else 3
 
 
-def _resolve_row(
-    source: str, row: Mapping[str, float], groups: Sequence[Group]
-) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for pattern in sorted(row, key=_rank):
-        names = matching(pattern, groups)
-        if not names:
-            raise ConfigError(_no_group(f"table.{source}", pattern, groups))
-        found.update(dict.fromkeys(names, float(row[pattern])))
-    return {one.name: found[one.name] for one in groups if one.name in found}
-
-
-def _no_group(where: str, pattern: str, groups: Sequence[Group]) -> str:
-    layers = max((one.layer for one in groups if one.layer is not None), default=-1) + 1
-    head = "" if any(one.part == "head" for one in groups) else " (its head is tied)"
-    return (
-        f"recipe: {where}: {pattern!r} fits no group of the receiver, which has "
-        f"{layers} layers, numbered from 0{head}"
-    )
+def _resolved_row(source: str, row: Mapping[str, float], index: GroupIndex) -> dict[str, float]:
+    coefficients: dict[str, float] = {}
+    for pattern in sorted(row, key=_precedence):
+        names = _matched(f"table.{source}", pattern, index)
+        coefficients.update(dict.fromkeys(names, float(row[pattern])))
+    return {
+        group.name: coefficients[group.name] for group in index.groups if group.name in coefficients
+    }
 
 
 def _problems(recipe: Recipe) -> list[str]:
-    """Everything wrong with a recipe that can be seen without opening its models."""
-    found = []
+    """Return everything wrong with a recipe that can be seen without opening its models."""
+    problems = []
     if recipe.method not in get_args(MethodName):
         legal = ", ".join(get_args(MethodName))
-        found.append(f"method: found {recipe.method!r}, expected one of {legal}")
+        problems.append(f"method: found {recipe.method!r}, expected one of {legal}")
     rows = ("receiver", *recipe.donors)
     for source, row in recipe.table.items():
         if source not in rows:
-            found.append(f"table: found source {source!r}, expected one of {', '.join(rows)}")
-        found += [
+            problems.append(f"table: found source {source!r}, expected one of {', '.join(rows)}")
+        problems += [
             f"table.{source}.{name}: found {value}, expected a finite number"
             for name, value in row.items()
             if not math.isfinite(value)
         ]
     replacements = (*rows, "base", "zero")
-    found += [
-        f"overrides: found source {one.source!r}, expected one of {', '.join(replacements)}"
-        for one in recipe.overrides
-        if one.source not in replacements
+    problems += [
+        f"overrides: found source {override.source!r}, expected one of {', '.join(replacements)}"
+        for override in recipe.overrides
+        if override.source not in replacements
     ]
-    return found
+    return problems
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse a JSON key that is given twice, where Python would keep the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    document = dict(pairs)
+    if len(document) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice!r} is given twice")
-    return found
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {repeated!r} is given twice")
+    return document

@@ -24,13 +24,13 @@ Neither is ever merged from a text donor.
 
 Not here: which tensor of a donor fits which of the receiver (`pairing`).
 
-Reading order: `dissect`, `groups`.
+Reading order: `dissect`, `groups`, `GroupIndex`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -51,6 +51,7 @@ from mergefront.records import PARTS, Group, Part, Tower
 
 __all__ = [
     "Anatomy",
+    "GroupIndex",
     "Place",
     "dissect",
     "group_name",
@@ -169,6 +170,20 @@ def groups(anatomy: Anatomy, checkpoint: Checkpoint) -> tuple[Group, ...]:
             )
         found.append(Group(group_name(layer, part), layer, part, tuple(names), dtypes.pop()))
     return tuple(found)
+
+
+class GroupIndex:
+    """The names of a receiver's groups by layer and by part, in the order of the groups."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.groups = tuple(groups)
+        self.names = frozenset(group.name for group in groups)
+        self.by_layer: dict[str, list[str]] = {}
+        self.by_part: dict[str, list[str]] = {}
+        for group in groups:
+            if group.layer is not None:
+                self.by_layer.setdefault(str(group.layer), []).append(group.name)
+            self.by_part.setdefault(group.part, []).append(group.name)
 
 
 def group_name(layer: int | None, part: Part) -> str:

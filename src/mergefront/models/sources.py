@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,7 @@ from torch import Tensor
 from mergefront.errors import CheckpointError, PairingError, UserError
 from mergefront.files import Kind
 from mergefront.models.adapter import Adapter
-from mergefront.models.anatomy import Anatomy, dissect, groups
+from mergefront.models.anatomy import Anatomy, GroupIndex, dissect, groups
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.pairing import pair
 from mergefront.models.refs import DonorRef, ModelRefs
@@ -87,6 +88,11 @@ class Sources:
     def donors(self) -> tuple[str, ...]:
         """The donors' aliases, in the order in which they are summed."""
         return tuple(self.refs.donors)
+
+    @cached_property
+    def group_index(self) -> GroupIndex:
+        """The groups by name, layer and part."""
+        return GroupIndex(self.groups)
 
     def tensor(self, source: str, name: str, *, checked: bool = True) -> Tensor:
         """Return a source's tensor by the RECEIVER's tensor name; read it, never write into it.

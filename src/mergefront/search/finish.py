@@ -96,7 +96,7 @@ def _score(search: Search, split: Split, chosen: Sequence[Evaluation]) -> Iterat
             record_opening(search.study, split, name, asked)
             search.ask(name, recipe, split)
         elif split == "validation" and f"hashes:{name}" not in search.study.user_attrs:
-            search.open_engine().load(recipe)  # killed between scoring and hashing
+            search.load(recipe)  # killed between scoring and hashing
         else:
             continue
         if split == "validation":
@@ -180,7 +180,7 @@ def complete(search: Search, evaluation: Evaluation) -> Evaluation:
     """Have a candidate that left the race answer the rest of the search items, and record it."""
     race, name, names = search.race(), str(evaluation.number), list(search.config.objectives)
     recipe = search.recipe(evaluation.point)
-    seconds = evaluation.seconds + search.open_engine().load(recipe)
+    seconds = evaluation.seconds + search.load(recipe)
     records = search.run.read_answers(name, "search")
     for rung in range(evaluation.raced.rungs, len(race.rungs)):
         answered, spent = answer(search.open_engine(), race.rungs[rung])

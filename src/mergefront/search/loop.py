@@ -18,7 +18,7 @@ from mergefront.config import RunConfig
 from mergefront.engine import Engine, open_engine
 from mergefront.engine.asking import answer
 from mergefront.errors import CandidateError, EngineError
-from mergefront.merging.plan import UNTOUCHED, plan_of
+from mergefront.merging.plan import plan_of
 from mergefront.merging.recipe import Models, Recipe
 from mergefront.models.sources import Sources
 from mergefront.records import RESULT, SPLITS, Estimate, Evaluation, Item, Raced, Seconds, Split
@@ -74,10 +74,7 @@ class Search:
                 now than after a night.
         """
         if self.engine is None:
-            spec = self.space.spec
-            self.engine = open_engine(
-                self.config.engine, self.sources.refs, spec.method, spec.opening
-            )
+            self.engine = open_engine(self.config.engine, self.sources.refs)
             self.engine.check([item for split in SPLITS for item in self.items.flat(split)])
         return self.engine
 
@@ -188,15 +185,14 @@ class Search:
         Rung by rung: a candidate without a chance to be on the front leaves early, unless it is one
         of those that answer every item to keep that rule honest.
         """
-        recipe = self.recipe(point)
-        plan = plan_of(recipe, self.sources.groups)
-        if all(choice == UNTOUCHED for choice in plan.values()):
+        plan = plan_of(self.recipe(point), self.sources)
+        if plan.untouched:
             estimates = self.receiver("search")
             self.run.add_items(str(number), self.run.read_items(RECEIVER, "search"))
             return Evaluation(number, tuple(point), origin, estimates)
         race = self.race()
         to_the_end = origin != self.sampler_name() or race.answers_all(number)
-        seconds = self.open_engine().load(recipe)
+        seconds = self.open_engine().load(plan)
         records: list[ItemRecord] = []
         verdict = ""
         for rung, asked in enumerate(race.rungs):
@@ -245,10 +241,14 @@ class Search:
         `by_objective` stands for the split's own items where they are asked in another form.
         """
         asked = self.items.items[split] if by_objective is None else by_objective
-        built = self.open_engine().load(recipe)
+        built = self.load(recipe)
         answered, spent = answer(self.open_engine(), asked)
         kept = self.keep(name, item_records(answered, split))
         return estimates_of(self.run.read_items(name, split)), built + spent + kept
+
+    def load(self, recipe: Recipe) -> Seconds:
+        """Plan a recipe and build it in the engine."""
+        return self.open_engine().load(plan_of(recipe, self.sources))
 
     def keep(self, name: str, records: Sequence[ItemRecord]) -> Seconds:
         """Store marked answers under `name`."""

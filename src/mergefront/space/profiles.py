@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergefront.merging.recipe import Recipe
+from mergefront.models.anatomy import GroupIndex
 from mergefront.records import PARTS, Group, Part, Table
 
 
@@ -68,7 +69,7 @@ def profile(recipe: Recipe | Table, groups: Sequence[Group]) -> Profile:
     Groups that a donor does not name have 0. A recipe's patterns are expanded; its overrides are
     no coefficients and do not show. A "receiver" row is left out: it scales no donor.
     """
-    table = recipe.resolved(groups) if isinstance(recipe, Recipe) else recipe
+    table = recipe.resolved(GroupIndex(groups)) if isinstance(recipe, Recipe) else recipe
     names = recipe.donors if isinstance(recipe, Recipe) else tuple(table)
     sources = tuple(name for name in names if name != "receiver")
     n_layers = 1 + max((group.layer for group in groups if group.layer is not None), default=-1)

@@ -54,8 +54,9 @@ def evaluate(
                     engine.close()
                 engine = subject.open()
                 engine.check([*items, *unseen])
-            if subject.recipe is not None:
-                engine.load(subject.recipe)
+            plan = subject.plan()
+            if plan is not None:
+                engine.load(plan)
             marked: list[Marked] = []
             for asked in _chunks([*items, *unseen]):
                 marked += _asked(engine, asked)

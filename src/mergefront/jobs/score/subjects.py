@@ -12,9 +12,10 @@ from pathlib import Path
 from mergefront.config import EngineConfig, load_yaml
 from mergefront.engine import Engine, open_engine
 from mergefront.errors import RunError, UserError
+from mergefront.merging.plan import Plan, plan_of
 from mergefront.merging.recipe import Recipe, refs
 from mergefront.models.checkpoint import Checkpoint, locate
-from mergefront.models.refs import ModelRefs
+from mergefront.models.sources import Sources
 from mergefront.runs import compare
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.reopen import models_of, run_space
@@ -38,17 +39,26 @@ class Subject:
     member: str = ""
 
     def open(self) -> Engine:
-        """Start an engine that can serve this model, and all that share it.
+        """Start an engine that can serve this model, and those that share the engine.
 
         Raises:
             UserError: a model is missing or unreadable.
             EngineError: the engine does not start.
         """
-        if self.recipe is None:
-            unused = ModelRefs(str(self.folder), None, {})
-            return open_engine(self.settings, unused, "task_arithmetic", {}, folder=self.folder)
-        recipe = self.recipe
-        return open_engine(self.settings, refs(recipe), recipe.method, recipe.parameters)
+        if self.recipe is not None:
+            return open_engine(self.settings, refs(self.recipe))
+        assert self.folder is not None
+        return open_engine(self.settings, self.folder)
+
+    def plan(self) -> Plan | None:
+        """Plan the recipe; None for a folder, which is served as it is.
+
+        Raises:
+            UserError: the recipe does not fit its models.
+        """
+        return (
+            None if self.recipe is None else plan_of(self.recipe, Sources.open(refs(self.recipe)))
+        )
 
     def shares_engine(self, other: Subject) -> bool:
         """Whether one engine can serve both, one after the other."""
@@ -56,7 +66,7 @@ class Subject:
         if a is None or b is None:
             same = a is b and self.folder == other.folder
         else:
-            same = (a.method, a.models, a.parameters) == (b.method, b.models, b.parameters)
+            same = a.models == b.models
         return same and self.settings == other.settings
 
 
