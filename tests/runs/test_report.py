@@ -136,12 +136,6 @@ def unchosen(front: dict[str, Any], why: str) -> dict[str, Any]:
     return {**front, "belief": belief}
 
 
-def earlier(front: dict[str, Any]) -> dict[str, Any]:
-    """As a version wrote it that had neither belief nor race."""
-    members = [{k: v for k, v in m.items() if k != "believed"} for m in front["members"]]
-    return {k: v for k, v in front.items() if k not in ("belief", "race")} | {"members": members}
-
-
 def test_members_are_followed_from_the_search_to_the_test(tmp_path: Path) -> None:
     found = page(tmp_path, RACED)
     assert "The model chose" in found.text
@@ -229,9 +223,6 @@ def test_a_front_is_printed_with_who_chose_it(capsys: pytest.CaptureFixture[str]
     assert "chosen by scores on search items: the model misjudges perception" in by_scores
     assert "believed" not in by_scores
     assert "race:" not in by_scores
-    old = printed(earlier(RACED))
-    assert "chosen by" not in old
-    assert "beats the receiver" in old
 
 
 def test_a_card_says_by_what_the_model_was_chosen() -> None:
@@ -244,7 +235,6 @@ def test_a_card_says_by_what_the_model_was_chosen() -> None:
     believed = ", ".join(f"{n} {percent(member['believed'][n])}" for n in OBJECTIVES)
     assert f"scores on search items believes of it ({believed})" in card(RACED)
     assert "by its scores on search items, not by a model" in card(unchosen(RACED, "too few"))
-    assert "on search items. Verdict" in card(earlier(RACED))
     lone = {"number": 13, "search": member["search"], "picks": []}
     early = {n: {**v, "partial": 0.01} for n, v in member["search"].items()}
     whole = {n: {**v, "partial": 0.0} for n, v in member["search"].items()}

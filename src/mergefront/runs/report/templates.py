@@ -6,6 +6,7 @@ formats of `stats.text`, so that pages print numbers as the terminal does.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jinja2
@@ -15,10 +16,15 @@ from mergefront.stats import text
 
 
 def open_template(path: Path) -> jinja2.Template:
-    """Load a template; values are escaped unless its name says that it writes Markdown."""
+    """Load a template of HTML, or of Markdown if its name ends in .md.jinja.
+
+    In HTML every value is escaped. In Markdown a value stays on its line and in its table cell.
+    """
+    markdown = path.name.endswith(".md.jinja")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(path.parent),
-        autoescape=not path.name.endswith(".md.jinja"),
+        autoescape=not markdown,
+        finalize=_on_one_line if markdown else None,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -29,3 +35,9 @@ def open_template(path: Path) -> jinja2.Template:
     )  # fmt: skip
     environment.globals.update({function.__name__: function for function in functions}, blue=BLUE)
     return environment.get_template(path.name)
+
+
+def _on_one_line(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"\s*[\r\n]\s*", " ", value).replace("|", "\\|")
