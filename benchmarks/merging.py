@@ -44,9 +44,10 @@ from mergefront.config import Donor
 from mergefront.merging.arithmetic import CPU_CHUNK, combine
 from mergefront.merging.method import Mix
 from mergefront.merging.methods import METHODS
-from mergefront.merging.recipe import Models, Recipe, refs
+from mergefront.merging.recipe import Recipe
 from mergefront.merging.slots import SourceSlot
 from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.locate import ModelNames, locate_models
 from mergefront.models.sources import Sources
 
 PEERS: Mapping[str, Mapping[str, Any]] = {
@@ -72,7 +73,7 @@ GOALS = {"combine": 2.0, "in_memory": 30.0, "linear": 2.0, "ties": 5.0}
 
 def recipe_for(models: Mapping[str, Path], method: str, base: str | None = "base") -> Recipe:
     """Both donors at 0.3 everywhere, or what the method takes; `base` is one of the models."""
-    named = Models(
+    named = ModelNames(
         receiver=str(models["receiver"]),
         base=None if base is None else str(models[base]),
         donors={name: Donor(model=str(models[name])) for name in DONORS},
@@ -107,7 +108,7 @@ def combine_costs(models: Mapping[str, Path], runs: int, n_tensors: int) -> list
         if name in ("low_rank", "tsv", "isotropic"):
             continue  # the same weighted sums as task arithmetic, after an hour of preparation
         recipe = recipe_for(models, name)
-        sources = Sources.open(refs(recipe))
+        sources = Sources.open(locate_models(recipe.models))
         tensors = [n for g in sources.groups if g.layer is not None for n in g.tensors][:n_tensors]
         jobs: list[Job] = []
         for tensor in tensors:

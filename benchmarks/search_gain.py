@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 
 from mergefront import files, stats
-from mergefront.config import RunConfig, read_mapping, validate
+from mergefront.config import RunConfig
 from mergefront.engine import Engine
 from mergefront.records import Seconds
 from mergefront.runs.directory import RunDirectory
 from mergefront.search.finish import finish, read_front
 from mergefront.search.loop import Search
 from mergefront.search.setup import assemble
+from mergefront.yaml_file import read_mapping, validate
 
 SPACES = ("knots_by_part", "uniform")
 GRID = "grid"
@@ -40,7 +41,7 @@ def run_one(
     space: str, seed: int, args: argparse.Namespace, engine: Engine | None
 ) -> tuple[RunDirectory, Engine | None]:
     """Run one search to its front (or find it finished); hands the engine on to the next."""
-    data = read_mapping(files.find("configs", "digits", Path()))
+    data = read_mapping(files.find_yaml("configs", "digits"))
     name = GRID if space == GRID else f"{space}-{seed}"
     data.update(name=f"gain-{name}", space="uniform" if space == GRID else space, export=None)
     data["search"] = {**data["search"], "sampler": args.sampler, "seed": seed}

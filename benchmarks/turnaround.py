@@ -74,10 +74,11 @@ class Measured:
 def open_search(args: argparse.Namespace, folder: Path) -> Search:
     """An ordinary search; nothing of it is kept."""
     from mergefront import files
-    from mergefront.config import RunConfig, read_mapping, validate
+    from mergefront.config import RunConfig
     from mergefront.search.setup import assemble
+    from mergefront.yaml_file import read_mapping, validate
 
-    data = read_mapping(files.find("configs", args.config, Path()))
+    data = read_mapping(files.find_yaml("configs", args.config))
     data.update(name="turnaround", export=None, tracking={"enabled": False})
     data["items"] = {"search": args.items, "validation": args.images, "test": 1}
     data["budget"] = {"candidates": args.warmup + args.candidates}
@@ -196,7 +197,7 @@ def measure_encoder_cache(search: Search, gigabytes: float) -> dict[str, float]:
     from mergefront.merging.plan import plan_of
 
     settings = search.config.engine.model_copy(update={"encoder_cache_gb": gigabytes})
-    engine = open_engine(settings, search.sources.refs)
+    engine = open_engine(settings, search.sources.folders)
     items = search.items.flat("validation")
     images = {image for item in items for image in item.images}
     seconds = []

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from mergefront import files
-from mergefront.config import RunConfig, load_yaml
+from mergefront.config import RunConfig
+from mergefront.yaml_file import load_yaml
 
 NOTES: Final = ("Reported", "Lineage", "Caution")
 
@@ -62,8 +62,8 @@ class Pair:
 def shipped_pairs() -> list[Pair]:
     """Every shipped configuration of models that do not come with mergefront, by name."""
     found = []
-    for name in files.names("configs"):
-        path = files.find("configs", name, Path())
+    for name in files.shipped_names("configs"):
+        path = files.find_yaml("configs", name)
         config = load_yaml(path, RunConfig)
         if not config.receiver.startswith("zoo:"):
             title, notes = read_notes(path.read_text(encoding="utf-8"))

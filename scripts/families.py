@@ -26,9 +26,10 @@ import transformers
 from fixtures_families import FAMILIES, make_donor
 from mergefront.config import Donor
 from mergefront.merging.build import write
-from mergefront.merging.recipe import Models, Recipe, refs
+from mergefront.merging.recipe import Recipe
 from mergefront.models.anatomy import dissect
 from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.locate import ModelNames, locate_models
 from mergefront.models.pairing import pair
 from mergefront.models.sources import Sources
 
@@ -125,11 +126,11 @@ def exports(name: str) -> list[str]:
         with tempfile.TemporaryDirectory() as root:
             receiver = family.make(Path(root) / "receiver", layout, seed=2)
             donor = make_donor(Path(root) / "donor", family.donor, seed=3)
-            models = Models(receiver=str(receiver), donors={"donor": Donor(model=str(donor))})
+            models = ModelNames(receiver=str(receiver), donors={"donor": Donor(model=str(donor))})
             recipe = Recipe("linear", models, {"donor": {"*": 0.5}})
             out = Path(root) / "out"
             out.mkdir()
-            write(Sources.open(refs(recipe)), recipe, out)
+            write(Sources.open(locate_models(recipe.models)), recipe, out)
             _, report = transformers.AutoModelForImageTextToText.from_pretrained(
                 out, output_loading_info=True
             )

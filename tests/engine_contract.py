@@ -27,7 +27,8 @@ from mergefront.errors import CandidateError, EngineError
 from mergefront.merging import build
 from mergefront.merging.methods import METHODS, low_rank
 from mergefront.merging.plan import plan_of
-from mergefront.merging.recipe import Models, Override, Recipe, refs
+from mergefront.merging.recipe import Override, Recipe
+from mergefront.models.locate import ModelNames, locate_models
 from mergefront.models.sources import Sources
 from mergefront.records import Answer, Item
 
@@ -48,7 +49,7 @@ class Case:
     """The models on disk, an engine on them, and its hashes before anything was loaded."""
 
     kind: Kind
-    models: Models
+    models: ModelNames
     sources: Sources
     settings: EngineConfig
     engine: Engine
@@ -96,7 +97,7 @@ def make_items(number: int, *, images: int = 1, length: int = 60) -> list[Item]:
     ]
 
 
-def make_models(root: Path, kind: Kind) -> Models:
+def make_models(root: Path, kind: Kind) -> ModelNames:
     """A receiver, a base and two donors that differ from it in every language tensor."""
     vlm = tiny.tiny_idefics3(root / "vlm", seed=1, tied=kind.tied, dtype=kind.dtype)
     base = tiny.tiny_llama(root / "base", seed=2, tied=kind.tied, dtype=kind.dtype)
@@ -105,7 +106,7 @@ def make_models(root: Path, kind: Kind) -> Models:
         name: tiny.perturbed(base, root / name, seed=seed, scale=0.1, parts=parts)
         for name, seed in (("first", 3), ("second", 4))
     }
-    return Models(
+    return ModelNames(
         receiver=str(vlm),
         base=str(base),
         donors={name: Donor(model=str(folder)) for name, folder in donors.items()},
@@ -114,7 +115,7 @@ def make_models(root: Path, kind: Kind) -> Models:
 
 def open_case(root: Path, kind: Kind, settings: EngineConfig) -> Case:
     models = make_models(root, kind)
-    located = refs(Recipe("task_arithmetic", models))
+    located = locate_models(Recipe("task_arithmetic", models))
     engine = open_engine(settings, located)
     return Case(kind, models, Sources.open(located), settings, engine, engine.parameter_hashes())
 
@@ -350,9 +351,9 @@ class EngineContract:
 
     def test_recipes_that_do_not_fit_are_refused(self, case: Case, items: list[Item]) -> None:
         answers = case.ask(case.recipe(0.5, 0.5), items)
-        alone = Recipe("linear", Models(receiver=case.models.receiver))
+        alone = Recipe("linear", ModelNames(receiver=case.models.receiver))
         with pytest.raises(EngineError, match="the engine has donors"):
-            case.engine.load(plan_of(alone, Sources.open(refs(alone))))
+            case.engine.load(plan_of(alone, Sources.open(locate_models(alone.models))))
         assert case.engine.generate(items) == answers
 
     @pytest.mark.parametrize("method", ["task_arithmetic", "linear", "ties"])

@@ -27,8 +27,9 @@ from mergefront.engine import open_engine
 from mergefront.errors import EngineError, MergefrontError
 from mergefront.merging import build
 from mergefront.merging.plan import plan_of
-from mergefront.merging.recipe import Models, Recipe, refs
+from mergefront.merging.recipe import Recipe
 from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.locate import ModelNames, locate_models
 from mergefront.models.sources import Sources
 from mergefront.records import Item
 
@@ -122,12 +123,12 @@ def check(name: str, kind: str, root: Path) -> dict[str, Any]:
     donor = make_donor(root / "donor", family.donor, seed=3, tied=family.tied)
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(receiver)
-    models = Models(receiver=str(receiver), donors={"donor": Donor(model=str(donor))})
+    models = ModelNames(receiver=str(receiver), donors={"donor": Donor(model=str(donor))})
     parts = {"*", "embedding", "head"} - ({"head"} if family.tied else set())
     parts -= {"embedding"} if family.donor == "mllama" else set()
     recipe = Recipe("linear", models, {"donor": dict.fromkeys(sorted(parts), 0.5)})
     settings = EngineConfig(kind=kind, dtype="float32", memory_gb=0.2, threads=1, max_model_len=128)
-    located, items = refs(recipe), questions()
+    located, items = locate_models(recipe.models), questions()
     sources = Sources.open(located)
     labelled = [replace(item, labels=("w1", "w2")) for item in items]  # probabilities always move
     with text_only(kind, TextProcessor(tokenizer)):

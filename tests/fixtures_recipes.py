@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mergefront.config import Donor
-from mergefront.merging.recipe import Models
 from mergefront.models.anatomy import GroupIndex
+from mergefront.models.locate import ModelNames
 from mergefront.records import Group, Part
 
 
@@ -23,7 +23,7 @@ def receiver_groups(layers: int = 3, *, tied: bool = False) -> tuple[Group, ...]
 
 GROUPS = receiver_groups()
 INDEX = GroupIndex(GROUPS)
-MODELS = Models(
+MODELS = ModelNames(
     receiver="zoo:vlm",
     base="zoo:base",
     donors={"b": Donor(model="org/b", revision="abc"), "a": Donor(model="folder/a", base="x/y")},

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from fixtures_cli import ZOO_RUN
-from mergefront.config import RunConfig, validate
+from mergefront.config import RunConfig
 from mergefront.records import Estimate, Evaluation, Seconds
 from mergefront.search.loop import Search
 from mergefront.search.setup import assemble
+from mergefront.yaml_file import validate
 
 OBJECTIVES = ("reasoning", "perception")
 REFERENCE = {"reasoning": 0.3, "perception": 0.6}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fixtures_recipes import receiver_groups
-from mergefront.config import validate
-from mergefront.space.space import Space, SpaceSpec
+from mergefront.space.file import SpaceSpec
+from mergefront.space.space import Space
+from mergefront.yaml_file import validate
 
 DONORS = ("a", "b")
 BODY = ["attention", "mlp", "norm"]

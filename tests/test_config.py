@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from mergefront import files
-from mergefront.config import RunConfig, absolute, dump_yaml, load_yaml, validate
+from mergefront.config import RunConfig, absolute
 from mergefront.errors import ConfigError, UserError
 from mergefront.jobs.starter import json_schema, starter_config, starter_notes
 from mergefront.runs.history import reference_point
 from mergefront.tasks import library
+from mergefront.yaml_file import dump_yaml, load_yaml, validate
 
 GOOD = {
     "name": "x",
@@ -105,25 +106,25 @@ def test_the_resolved_configuration_reads_back_equal(tmp_path: Path) -> None:
     assert load_yaml(path, RunConfig) == config
 
 
-@pytest.mark.parametrize("name", files.names("configs"))
+@pytest.mark.parametrize("name", files.shipped_names("configs"))
 def test_shipped_configurations_are_valid_and_fit_the_schema(name: str) -> None:
-    path = files.find("configs", name, Path())
+    path = files.find_yaml("configs", name)
     config = load_yaml(path, RunConfig)
-    files.find("search_spaces", config.space, Path())
+    files.find_yaml("search_spaces", config.space)
     jsonschema.validate(
         json.loads(json.dumps(yaml.safe_load(path.read_text()))), json_schema("run")
     )
 
 
-@pytest.mark.parametrize("name", files.names("search_spaces"))
+@pytest.mark.parametrize("name", files.shipped_names("search_spaces"))
 def test_shipped_spaces_fit_the_schema(name: str) -> None:
-    path = files.find("search_spaces", name, Path())
+    path = files.find_yaml("search_spaces", name)
     jsonschema.validate(yaml.safe_load(path.read_text()), json_schema("space"))
 
 
 def test_an_unknown_shipped_file_lists_those_there_are() -> None:
     with pytest.raises(ConfigError, match=r"nights: no such file.*\nhint: shipped: .*digits"):
-        files.find("configs", "nights", Path())
+        files.find_yaml("configs", "nights")
 
 
 def test_what_init_writes_is_a_valid_configuration() -> None:
@@ -174,14 +175,14 @@ def test_init_refuses_what_cannot_be_a_configuration() -> None:
 
 def test_init_takes_small_bounds_and_library_tasks_for_real_pairs() -> None:
     zoo = starter_config("zoo:vlm", ["zoo:arithmetic"], "zoo:base", name="x")
-    assert files.find("search_spaces", yaml.safe_load(zoo)["space"], Path()).is_file()
+    assert files.find_yaml("search_spaces", yaml.safe_load(zoo)["space"]).is_file()
     assert starter_notes("zoo:vlm", "x.yaml") == ""
     real = starter_config("org/vlm", ["org/llm"], "org/base", name="x")
     config = validate(yaml.safe_load(real), RunConfig, "init")
-    space = yaml.safe_load(files.find("search_spaces", config.space, Path()).read_text())
+    space = yaml.safe_load(files.find_yaml("search_spaces", config.space).read_text())
     assert {(knob["high"], knob["start"]) for knob in space["knobs"]} == {(0.3, 0.1)}
     spoken_of = set(re.findall(r"\b(?:uniform|\w+_by_part|real_pairs)\b", zoo + real))
-    assert spoken_of <= set(files.names("search_spaces"))
+    assert spoken_of <= set(files.shipped_names("search_spaces"))
     aims = {task.name: task.objective for task in library()}
     for objective, names in config.objectives.items():
         assert {aims[name] for name in names} == {objective}

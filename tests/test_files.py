@@ -18,7 +18,7 @@ from mergefront.files import file_hash
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that counts as large and was written long enough ago; a cache of its own."""
     monkeypatch.setenv("MERGEFRONT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(files, "LARGE", 10)
+    monkeypatch.setattr(files, "REMEMBERED_BYTES", 10)
     monkeypatch.setattr(files, "_SETTLED_NS", 0)
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"what it holds")
@@ -32,7 +32,7 @@ def notes(tmp_path: Path) -> list[Path]:
 
 def forget() -> None:
     """As in another process."""
-    files._hashed.cache_clear()
+    files._hash_in_state.cache_clear()
 
 
 def right(file: Path) -> bool:
@@ -78,7 +78,7 @@ def test_what_is_small_or_fresh_is_not_remembered(
     monkeypatch.setattr(files, "_SETTLED_NS", 10**12)
     assert right(large)
     monkeypatch.setattr(files, "_SETTLED_NS", 0)
-    monkeypatch.setattr(files, "LARGE", 1 << 26)
+    monkeypatch.setattr(files, "REMEMBERED_BYTES", 1 << 26)
     assert right(large)
     assert notes(tmp_path) == []
 
@@ -86,3 +86,20 @@ def test_what_is_small_or_fresh_is_not_remembered(
 def test_a_cache_that_cannot_be_written_costs_time_only(large: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert right(large)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "front.json"
+    files.write_text(path, "old")
+
+    def write_half() -> None:
+        with files.whole_file(path) as partial:
+            partial.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write_half()
+    assert path.read_text() == "old"
+    files.write_text(path, "new é")
+    assert path.read_text(encoding="utf-8") == "new é"
+    assert list(tmp_path.iterdir()) == [path]

@@ -33,7 +33,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from itertools import product
-from pathlib import Path
 
 import cma
 import numpy as np
@@ -45,7 +44,8 @@ from scipy.stats import qmc
 
 from mergefront import files
 from mergefront.records import Table
-from mergefront.space.space import Space, SpaceSpec, load_space
+from mergefront.space.file import SpaceSpec, load_space
+from mergefront.space.space import Space
 
 Proposals = Generator[Table, Sequence[float], None]
 Arm = Callable[[Space, int, int], Proposals]
@@ -80,7 +80,7 @@ def spec_of(arm: str) -> SpaceSpec:
         case "uniform":
             return _spec([(EVERYTHING, "all")])
         case _:
-            return load_space(files.find("search_spaces", "knots_by_part", Path()))
+            return load_space(files.find_yaml("search_spaces", "knots_by_part"))
 
 
 def mergekit_evolve(space: Space, seed: int, candidates: int) -> Proposals:

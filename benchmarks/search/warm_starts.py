@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -29,11 +28,12 @@ from mergefront import files, stats
 from mergefront.config import EngineConfig, WarmStart
 from mergefront.engine import activations
 from mergefront.search import warm_starts
-from mergefront.space.space import Space, load_space
+from mergefront.space.file import load_space
+from mergefront.space.space import Space
 from mergefront.stats.pareto import hypervolume
 
 REFERENCE = EngineConfig(kind="transformers", dtype="float32", threads=1)
-SPEC = load_space(files.find("search_spaces", "knots_by_part", Path()))
+SPEC = load_space(files.find_yaml("search_spaces", "knots_by_part"))
 
 Marks = list[NDArray[np.float64]]
 """Objective by objective, the marks of one candidate."""

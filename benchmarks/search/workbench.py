@@ -29,10 +29,12 @@ from mergefront import stats
 from mergefront.config import Donor, EngineConfig
 from mergefront.engine import Engine, open_engine
 from mergefront.merging.plan import plan_of
-from mergefront.merging.recipe import Models, Recipe, refs
+from mergefront.merging.recipe import Recipe
+from mergefront.models.locate import ModelNames, locate_models
 from mergefront.models.sources import Sources
 from mergefront.records import Estimate, Item, Seconds, Split
-from mergefront.space.space import Space, SpaceSpec
+from mergefront.space.file import SpaceSpec
+from mergefront.space.space import Space
 from mergefront.tasks import Pool, Task, load_task, task_path
 from mergefront.tasks.pool import pools_of
 from mergefront.tasks.scoring import score_all
@@ -70,18 +72,18 @@ class Workbench:
     _slices: dict[int, Items] = field(default_factory=dict)
 
     @cached_property
-    def models(self) -> Models:
+    def models(self) -> ModelNames:
         donors = {name: Donor(model=f"zoo:{name}") for name in DONORS}
-        return Models(receiver="zoo:vlm", base="zoo:base", donors=donors)
+        return ModelNames(receiver="zoo:vlm", base="zoo:base", donors=donors)
 
     @cached_property
     def sources(self) -> Sources:
-        return Sources.open(refs(self.receiver))
+        return Sources.open(locate_models(self.models))
 
     @cached_property
     def engine(self) -> Engine:
         settings = EngineConfig(kind="vllm", dtype="float32", threads=1)
-        return open_engine(settings, self.sources.refs)
+        return open_engine(settings, self.sources.folders)
 
     @cached_property
     def tasks(self) -> dict[str, Task]:

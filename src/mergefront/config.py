@@ -1,11 +1,10 @@
-"""The sections of a run's YAML file: donors, items, search, budget, report, engine, tracking.
+"""What one run is: the YAML file of a search, checked whole, with every problem named at once.
 
-Not here: the whole file and what its sections must agree on (`config`, which re-exports these).
-
-What one run is: the YAML file of a search, checked whole, with every problem named at once.
-
-Not here: how such files are read (`yaml_file`, re-exported), the search space (`space`) and tasks
+Not here: how such files are read (`yaml_file`), the search space (`space.file`) and tasks
 (`tasks.spec`), which have files of their own.
+
+Reading order: `RunConfig` at the end has the whole file; its sections come before it, in the file's
+order.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from mergefront import files
 from mergefront.records import Dtype
-from mergefront.yaml_file import Strict, dump_yaml, load_yaml, read_mapping, validate
+from mergefront.yaml_file import Strict, read_mapping, validate
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -296,12 +295,6 @@ class Tracking(Strict):
     experiment: str = Field("mergefront", description="MLflow experiment.")
 
 
-__all__ = ["BLIND_ITEMS", "RESERVED", "Budget", "Count", "Donor", "EngineConfig", "EngineKind"]
-__all__ += ["Fraction", "Items", "Racing", "Report", "RunConfig", "SamplerName", "Search", "Strict"]
-__all__ += ["TokenCost", "Tracking", "VocabularyMode", "WarmStart", "absolute", "check_alias"]
-__all__ += ["dump_yaml", "load_yaml", "read_mapping", "validate"]
-
-
 class RunConfig(Strict):
     """One complete search. The first objective is the one to gain, the others are to keep.
 
@@ -455,7 +448,7 @@ def load_run_config(name: str, changes: Mapping[str, object] | None = None) -> R
     Raises:
         ConfigError: the file is missing or faulty; lists every problem.
     """
-    path = files.find("configs", name, Path())
+    path = files.find_yaml("configs", name)
     data = read_mapping(path)
     for field, value in (changes or {}).items():
         section, _, key = field.rpartition(".")

@@ -1,151 +1,200 @@
-"""Hashes of files, remembered on this machine: reading three 7 B models takes a while.
+"""Files on this machine: those that come with mergefront, whole writes, and remembered hashes.
 
-XXH3 with 128 bits, as `xxhsum -H2` prints it, a tenth of SHA-256's time. It tells any two files
-apart that were not made to deceive: whether a run continues on the models it began with is such a
-question, who made them is not (docs/decisions/0006).
+Hashes are XXH3 with 128 bits, as `xxhsum -H2` prints them, in a tenth of SHA-256's time. They tell
+any two files apart that were not made to deceive. Whether a run continues on the models that it
+began with is such a question; who made the models is not (docs/decisions/0006).
 
     $MERGEFRONT_CACHE (default ~/.cache/mergefront)
         hashes/<sha256 of the path>.json     {"path", "state", "hash"} of one large file
 
 A hash is remembered for a path together with the file's state: device, inode, size, and times of
-modification and of change to the nanosecond. A file written or replaced since, in whatever way,
-has another state (the time of change cannot be set by hand) and is hashed again. What changed in
-the last moments before it was read is not remembered, since clocks have a grain.
+modification and of change to the nanosecond. A file that was written or replaced since has another
+state (the time of change cannot be set by hand) and is hashed again. A file that changed in the
+last moments before it was read is not remembered, since clocks have a grain.
 
-Where the configurations and search spaces that come with mergefront lie.
-
-A wheel carries them inside the package (shipped/); a checkout has them at its top level.
+Reading order: `find_yaml`, `whole_file`, `whole_folder`, `cache_root`, `file_hash`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from xxhash import xxh3_128
 
-from mergefront.errors import ConfigError
+from mergefront.errors import ConfigError, UserError
 
-Kind = Literal["xxh3", "sha256"]
-"""What a hash is made by; "sha256" is what runs up to 0.2 recorded."""
-
-LARGE: Final = 1 << 26
-"""Bytes from which a hash is remembered beyond this process."""
-
+ShippedFolder = Literal["configs", "search_spaces"]
+HASH_PREFIX: Final = "xxh3:"
+"""What every hash begins with."""
+REMEMBERED_BYTES: Final = 1 << 26
+"""Bytes from which a file's hash is remembered beyond this process."""
 _SETTLED_NS: Final = 2 * 10**9
+_PACKAGE: Final = Path(__file__).parent
+_NO_ROOM: Final = "free some disk space, or write to another disk"
 
-State = tuple[int, ...]
-
-
-def cache_root() -> Path:
-    """The cache's folder: MERGEFRONT_CACHE, or ~/.cache/mergefront."""
-    given = os.environ.get("MERGEFRONT_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "mergefront"
+FileState = tuple[int, ...]
 
 
-def file_hash(file: Path, kind: Kind = "xxh3") -> str:
-    """Return "xxh3:" and 32 hex digits, read anew only if the file's state is another.
+def shipped_folder(folder: ShippedFolder) -> Path:
+    """Return the path of a folder that comes with mergefront.
 
-    Or the 64 hex digits of SHA-256, without a prefix, as older runs have them.
+    A wheel carries it inside the package, under shipped/; a checkout has it at its top level.
     """
-    real = file.resolve()
-    return _hashed(real, _state(real)) if kind == "xxh3" else _digest(real, "sha256")
+    packaged = _PACKAGE / "shipped" / folder
+    return packaged if packaged.is_dir() else _PACKAGE.parent.parent / folder
 
 
-@lru_cache(maxsize=4096)
-def _hashed(file: Path, state: State) -> str:
-    note = cache_root() / "hashes" / f"{hashlib.sha256(bytes(file)).hexdigest()}.json"
-    large = file.stat().st_size >= LARGE
-    if large and (known := _remembered(note, file, state)) is not None:
-        return known
-    now = time.time_ns()
-    found = f"xxh3:{_digest(file, xxh3_128)}"
-    settled = now - max(state[-2:]) > _SETTLED_NS and _state(file) == state
-    if large and settled:
-        _remember(note, {"path": str(file), "state": list(state), "hash": found})
-    return found
+def shipped_names(folder: ShippedFolder) -> list[str]:
+    """Return the names of the files in a shipped folder, without suffix, sorted."""
+    return sorted(path.stem for path in shipped_folder(folder).glob("*.yaml"))
 
 
-def _digest(file: Path, maker: Any) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, maker).hexdigest()
-
-
-def kind_of(hashes: Mapping[str, Mapping[str, str]]) -> Kind:
-    """Return the kind of hashes by source and file that a run has recorded."""
-    every = [one for files in hashes.values() for one in files.values()]
-    return "xxh3" if all(one.startswith("xxh3:") for one in every) else "sha256"
-
-
-def _state(file: Path) -> State:
-    """What any write to the file changes; the times come last."""
-    now = file.stat()
-    return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
-
-
-def _remembered(note: Path, file: Path, state: State) -> str | None:
-    """The hash in a note, if it is of this file in this state; a damaged note is none."""
-    try:
-        held = json.loads(note.read_bytes())
-        same = held["path"] == str(file) and held["state"] == list(state)
-        return str(held["hash"]) if same else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _remember(note: Path, held: dict[str, object]) -> None:
-    """Write a note whole or not at all; a cache that cannot be written costs time, no more."""
-    with contextlib.suppress(OSError):
-        note.parent.mkdir(parents=True, exist_ok=True)
-        partial = note.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(held))
-        partial.replace(note)
-
-
-ShippedKind = Literal["configs", "search_spaces"]
-
-_PACKAGE = Path(__file__).parent
-
-
-def folder(kind: ShippedKind) -> Path:
-    """The folder with the shipped files of a kind."""
-    packaged = _PACKAGE / "shipped" / kind
-    return packaged if packaged.is_dir() else _PACKAGE.parent.parent / kind
-
-
-def names(kind: ShippedKind) -> list[str]:
-    """Names of the shipped files of a kind, without suffix, sorted."""
-    return sorted(path.stem for path in folder(kind).glob("*.yaml"))
-
-
-def find(kind: ShippedKind, name: str, relative_to: Path) -> Path:
-    """A YAML file given by path, or a shipped one by name.
+def find_yaml(folder: ShippedFolder, name: str) -> Path:
+    """Return a YAML file that is given by its path, or by its name in a shipped folder.
 
     Raises:
         ConfigError: neither exists; names the shipped ones.
     """
-    path = relative_to / name
+    path = Path(name)
     if path.is_file():
         return path
-    shipped = folder(kind) / f"{name}.yaml"
+    shipped = shipped_folder(folder) / f"{name}.yaml"
     if shipped.is_file():
         return shipped
     raise ConfigError(
-        f"{name}: no such file, and no shipped {kind.removesuffix('s').replace('_', ' ')} of "
+        f"{name}: no such file, and no shipped {folder.removesuffix('s').replace('_', ' ')} of "
         "that name",
-        hint=f"shipped: {', '.join(names(kind))}; or give the path of a YAML file",
+        hint=f"shipped: {', '.join(shipped_names(folder))}; or give the path of a YAML file",
     )
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a hidden sibling of `path` that takes its place only if the body succeeds.
+
+    Who reads `path` at any moment, or after a crash of the machine, finds the old file or the new.
+    """
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        yield partial
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    """Write a text file in UTF-8, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path, needs_bytes: int = 0) -> Iterator[Path]:
+    """Yield a hidden sibling of `out` that becomes `out` only if the body succeeds.
+
+    On any error or interrupt it is removed. If a process was killed, what it left is removed by
+    the next call for the same `out`.
+
+    Raises:
+        UserError: if `out` exists, or the disk has less than `needs_bytes` free or fills up.
+    """
+    out = Path(out)
+    if out.exists() or out.is_symlink():
+        raise UserError(
+            f"output folder {out} exists already", hint="give another, or delete it first"
+        )
+    parent = out.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(parent, out.name)
+    free_bytes = shutil.disk_usage(parent).free
+    if free_bytes < needs_bytes:
+        raise UserError(
+            f"no space for {out}: {needs_bytes / 1e9:.1f} GB needed, {free_bytes / 1e9:.1f} GB "
+            "free",
+            hint=_NO_ROOM,
+        )
+    partial = parent / f".{out.name}.partial-{os.getpid()}"
+    partial.mkdir()
+    try:
+        yield partial
+        partial.rename(out)
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"no space left while writing {out}", hint=_NO_ROOM) from problem
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path, name: str) -> None:
+    """Remove partial folders of `name` whose process is gone, or that are this process's own."""
+    prefix = f".{name}.partial-"
+    for folder in parent.glob(f"{prefix}*"):
+        pid = folder.name.removeprefix(prefix)
+        alive = pid.isdigit() and int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()
+        if pid.isdigit() and not alive:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def cache_root() -> Path:
+    """Return the cache's folder: MERGEFRONT_CACHE, or ~/.cache/mergefront."""
+    variable = os.environ.get("MERGEFRONT_CACHE")
+    return Path(variable) if variable else Path.home() / ".cache" / "mergefront"
+
+
+def file_hash(file: Path) -> str:
+    """Return `HASH_PREFIX` and 32 hex digits; the file is read only if its state is a new one."""
+    path = file.resolve()
+    return _hash_in_state(path, _state(path))
+
+
+@lru_cache(maxsize=4096)
+def _hash_in_state(file: Path, state: FileState) -> str:
+    note = cache_root() / "hashes" / f"{hashlib.sha256(bytes(file)).hexdigest()}.json"
+    large = file.stat().st_size >= REMEMBERED_BYTES
+    if large and (remembered := _read_note(note, file, state)) is not None:
+        return remembered
+    started_ns = time.time_ns()
+    with file.open("rb") as stream:
+        digest = HASH_PREFIX + hashlib.file_digest(stream, xxh3_128).hexdigest()
+    settled = started_ns - max(state[-2:]) > _SETTLED_NS and _state(file) == state
+    if large and settled:
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, no more
+            note.parent.mkdir(parents=True, exist_ok=True)
+            content = {"path": str(file), "state": list(state), "hash": digest}
+            write_text(note, json.dumps(content))
+    return digest
+
+
+def _state(file: Path) -> FileState:
+    """Return what any write to the file changes; the times come last."""
+    status = file.stat()
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+
+
+def _read_note(note: Path, file: Path, state: FileState) -> str | None:
+    """Return the hash in a note if it is of this file in this state; None if it is damaged."""
+    try:
+        content = json.loads(note.read_bytes())
+        same = content["path"] == str(file) and content["state"] == list(state)
+        return str(content["hash"]) if same else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,6 +1,8 @@
 """YAML files read into pydantic models: checked whole, with every problem named at once.
 
-What the files mean is where their models are: `config` (runs), `space_file`, `tasks.spec`.
+Not here: the models, which say what a file means: `config` (runs), `space.file`, `tasks.spec`.
+
+Reading order: `Strict`, `load_yaml`, `differences`.
 """
 
 from __future__ import annotations
@@ -59,6 +61,29 @@ def validate(data: Mapping[str, Any], model: type[M], where: str) -> M:
         raise ConfigError(f"{where}: " + "; ".join(problems)) from None
 
 
+def differences(before: Any, after: Any, path: str = "") -> list[str]:
+    """Say which fields of two nested plain values differ: each by its path, both values beside it.
+
+    Mappings are compared by their common fields, whatever the order, and lists of equal length by
+    position. Where two mappings share no field, or lists have other lengths, the whole is named.
+    """
+    if before == after:
+        return []
+    pairs: dict[str, tuple[Any, Any]] = {}
+    if isinstance(before, Mapping) and isinstance(after, Mapping) and before.keys() & after.keys():
+        keys = sorted({*before, *after})
+        pairs = {key: (before.get(key), after.get(key)) for key in keys}
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        pairs = {str(number): pair for number, pair in enumerate(zip(before, after, strict=True))}
+    if not pairs:
+        return [f"{path} was {before!r}, is {after!r}"]
+    return [
+        words
+        for key, pair in pairs.items()
+        for words in differences(*pair, f"{path}.{key}".lstrip("."))
+    ]
+
+
 def _problem(error: Any, model: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in error["loc"]) or "file"
     if error["type"] == "extra_forbidden":
@@ -66,8 +91,8 @@ def _problem(error: Any, model: type[BaseModel]) -> str:
         return f"{path}: unknown field" + (f" (known: {known})" if known else "")
     if error["type"] == "missing":
         return f"{path}: missing, expected a value"
-    found = error.get("input")
-    shown = "" if isinstance(found, dict | list) else f" (found {found!r})"
+    value = error.get("input")
+    shown = "" if isinstance(value, dict | list) else f" (found {value!r})"
     return f"{path}: {error['msg'].removeprefix('Value error, ')}{shown}"
 
 

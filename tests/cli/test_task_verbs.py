@@ -17,11 +17,12 @@ from PIL import Image
 
 from fixtures_cli import ZOO_RUN, Command, runner
 from mergefront import stats
-from mergefront.config import RunConfig, validate
+from mergefront.config import RunConfig
 from mergefront.errors import RunError, UserError
 from mergefront.jobs.power import seen, size
 from mergefront.runs.directory import RECEIVER, ItemRecord, RunDirectory
 from mergefront.tasks import library, load_task, pool_of
+from mergefront.yaml_file import validate
 
 
 @pytest.fixture

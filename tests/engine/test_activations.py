@@ -25,8 +25,9 @@ from mergefront.engine.activations import Drift, _same_part, drift, measure, sha
 from mergefront.engine.prompts import decode_image
 from mergefront.engine.transformers import TransformersEngine
 from mergefront.errors import EngineError, UserError
-from mergefront.models.checkpoint import Checkpoint, locate
-from mergefront.models.sources import DonorRef, ModelRefs, Sources
+from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.locate import DonorFolders, ModelFolders, locate_model
+from mergefront.models.sources import Sources
 from mergefront.records import Item
 from mergefront.search.setup import assemble, measured
 from mergefront.search.warm_starts import warm_points
@@ -37,7 +38,7 @@ SMALL = 2.0**-9
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def models(request: Any, tmp_path_factory: Any) -> ModelRefs:
+def models(request: Any, tmp_path_factory: Any) -> ModelFolders:
     """A receiver in some dtype; in fp32 a base, and donors that changed all, nothing, one matrix,
     and as the first but by SMALL."""
     root = tmp_path_factory.mktemp("models")
@@ -57,11 +58,11 @@ def models(request: Any, tmp_path_factory: Any) -> ModelRefs:
             {key: one + SMALL * (changed[key] - one) for key, one in tensors.items()},
         ),
     }
-    refs = {alias: DonorRef(str(folder)) for alias, folder in donors.items()}
-    return ModelRefs(str(receiver), str(base), refs)
+    folders = {alias: DonorFolders(str(folder)) for alias, folder in donors.items()}
+    return ModelFolders(str(receiver), str(base), folders)
 
 
-def drifts(models: ModelRefs, items: list[Item], groups: list[str] = GROUPS) -> Drift:
+def drifts(models: ModelFolders, items: list[Item], groups: list[str] = GROUPS) -> Drift:
     settings = SETTINGS.model_copy(update={"kind": "transformers", "dtype": "auto"})
     engine = TransformersEngine(settings, Path(models.receiver))
     try:
@@ -74,14 +75,14 @@ def drifts(models: ModelRefs, items: list[Item], groups: list[str] = GROUPS) -> 
 
 
 @pytest.fixture(scope="module")
-def found(models: ModelRefs) -> Drift:
+def found(models: ModelFolders) -> Drift:
     return drifts(models, ITEMS)
 
 
 # --- one module -----------------------------------------------------------------------------------
 
 
-def by_hand(models: ModelRefs, item: Item, layer: int, donor: str) -> dict[str, list[float]]:
+def by_hand(models: ModelFolders, item: Item, layer: int, donor: str) -> dict[str, list[float]]:
     """Part -> squared relative change of each of its modules, from another forward pass.
 
     Linear layers by the change's product with the input, norms by their formula.
@@ -127,7 +128,7 @@ def by_hand(models: ModelRefs, item: Item, layer: int, donor: str) -> dict[str, 
 
 @pytest.mark.parametrize(("layer", "donor"), [(0, "full"), (2, "full"), (1, "one"), (1, "small")])
 def test_against_another_forward_pass(
-    models: ModelRefs, found: Drift, layer: int, donor: str
+    models: ModelFolders, found: Drift, layer: int, donor: str
 ) -> None:
     for place in (0, 3):
         wanted = by_hand(models, ITEMS[place], layer, donor)
@@ -155,14 +156,14 @@ def test_half_the_change_is_a_quarter_of_the_square(found: Drift) -> None:
         assert ratios == pytest.approx([SMALL**2] * len(ITEMS), rel=1e-2)
 
 
-def test_questions_are_independent_of_their_order(models: ModelRefs, found: Drift) -> None:
+def test_questions_are_independent_of_their_order(models: ModelFolders, found: Drift) -> None:
     order = [2, 0, 3]
     again = drifts(models, [ITEMS[i] for i in order], ["1.attention", "2.norm"])
     for donor, rows in again.items():
         assert rows == {group: [found[donor][group][i] for i in order] for group in rows}
 
 
-def test_embedding_and_head_too(models: ModelRefs) -> None:
+def test_embedding_and_head_too(models: ModelFolders) -> None:
     rows = drifts(models, ITEMS[:2], ["embedding", "head", "final.norm"])["full"]
     assert rows["embedding"] == rows["head"] == [0.0, 0.0]  # these the donor left alone
     assert min(rows["final.norm"]) > 0
@@ -312,7 +313,7 @@ def test_a_run_measures_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def unloadable(folder: Path) -> str:
     """The zoo's receiver under a name that transformers does not know."""
-    shutil.copytree(locate("zoo:vlm"), folder)
+    shutil.copytree(locate_model("zoo:vlm"), folder)
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(content | {"model_type": "no_such_vl"}))
     return str(folder)
@@ -338,8 +339,8 @@ def test_what_cannot_be_measured_is_left_out_aloud(
     assert re.search(words, line)
 
 
-def test_errors_before_the_receiver_is_loaded(models: ModelRefs) -> None:
-    bare = ModelRefs(models.receiver, None, {"full": models.donors["full"]})
+def test_errors_before_the_receiver_is_loaded(models: ModelFolders) -> None:
+    bare = ModelFolders(models.receiver, None, {"full": models.donors["full"]})
     asked = {"reasoning": ITEMS[:2], "perception": ITEMS[2:]}
     with pytest.raises(UserError, match="donor 'full' has no base"):
         measure(SETTINGS, Sources.open(bare), GROUPS, asked)

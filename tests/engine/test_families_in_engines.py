@@ -16,7 +16,8 @@ from transformers import AutoModelForImageTextToText
 from family_engine import check
 from fixtures_families import FAMILIES
 from mergefront.errors import EngineError
-from mergefront.models.sources import ModelRefs, Sources
+from mergefront.models.locate import ModelFolders
+from mergefront.models.sources import Sources
 
 WITHOUT_TORCHVISION = ("SmolVLM", "PaliGemma 2", "MiniCPM-V 2.6 (Qwen2)", "Phi-3.5-Vision")
 
@@ -48,7 +49,7 @@ def test_weights_that_were_repacked_after_loading_are_refused(
 
     monkeypatch.setattr(worker, "get_tensor_model_parallel_world_size", lambda: 1)
     folder = FAMILIES["SmolVLM"].make(tmp_path / "receiver", "transformers 5", seed=2)
-    sources = Sources.open(ModelRefs(str(folder), None, {}))
+    sources = Sources.open(ModelFolders(str(folder), None, {}))
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     parameters = dict(model.named_parameters())
 

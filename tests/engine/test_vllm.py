@@ -21,17 +21,19 @@ import torch
 from engine_contract import SETTINGS, Case, EngineContract, EveryMethod, Kind, make_items, png
 from fixtures_models import tensors_of
 from mergefront import files
-from mergefront.config import Items, RunConfig, load_yaml
+from mergefront.config import Items, RunConfig
 from mergefront.engine import open_engine
 from mergefront.engine.inplace import tensor_hash
 from mergefront.engine.layout import uniform_rows
 from mergefront.errors import EngineError
 from mergefront.merging.plan import plan_of
-from mergefront.merging.recipe import Recipe, refs
+from mergefront.merging.recipe import Recipe
+from mergefront.models.locate import locate_models
 from mergefront.models.sources import Sources
 from mergefront.records import Item
 from mergefront.runs.reopen import models_of
 from mergefront.tasks import item_set
+from mergefront.yaml_file import load_yaml
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
@@ -145,7 +147,7 @@ class TestFloat32Untied(EngineContract):
         answers = case.ask(case.recipe(0.5, 0.5), items)
         settings = case.settings.model_copy(update={"max_model_len": 100_000})
         with pytest.raises(EngineError, match=r"vLLM did not start on .*vlm"):
-            open_engine(settings, case.sources.refs)
+            open_engine(settings, case.sources.folders)
         assert case.engine.generate(items) == answers
 
     def test_torch_is_left_as_it_was(self, case: Case) -> None:
@@ -313,7 +315,7 @@ def test_pinned_images_survive_a_cyclic_pass_larger_than_the_cache() -> None:
 
 def test_same_answers_as_transformers_on_the_zoo() -> None:
     """Real questions, a real model: the receiver and a merge of both donors."""
-    config = load_yaml(files.find("configs", "digits", Path()), RunConfig)
+    config = load_yaml(files.find_yaml("configs", "digits"), RunConfig)
     models = models_of(config)
     counts = Items(search=150, validation=1, test=1)
     items = item_set(config.objectives, counts, Path()).flat("search")
@@ -322,11 +324,11 @@ def test_same_answers_as_transformers_on_the_zoo() -> None:
         Recipe("task_arithmetic", models),
         Recipe("task_arithmetic", models, {name: {"*": 0.5} for name in models.donors}),
     ]
-    sources = Sources.open(refs(recipes[0]))
+    sources = Sources.open(locate_models(recipes[0].models))
     answers = {}
     for kind in ("vllm", "transformers"):
         settings = SETTINGS.model_copy(update={"kind": kind})
-        engine = open_engine(settings, sources.refs)
+        engine = open_engine(settings, sources.folders)
         try:
             for number, recipe in enumerate(recipes):
                 engine.load(plan_of(recipe, sources))

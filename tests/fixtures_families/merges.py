@@ -10,9 +10,10 @@ import torch
 from fixtures_models import tensors_of
 from mergefront.config import Donor
 from mergefront.merging import build
-from mergefront.merging.recipe import Models, Recipe, refs
+from mergefront.merging.recipe import Recipe
 from mergefront.models.anatomy import Anatomy, dissect
 from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.locate import ModelNames, locate_models
 from mergefront.models.pairing import pair
 from mergefront.models.sources import Sources
 
@@ -29,13 +30,13 @@ def paired(receiver: Path, donor: Path) -> dict[str, str]:
 
 def recipe_of(receiver: Path, donor: Path, *parts: str) -> Recipe:
     """The donor whole in `parts`, groups or patterns."""
-    models = Models(receiver=str(receiver), donors={"donor": Donor(model=str(donor))})
+    models = ModelNames(receiver=str(receiver), donors={"donor": Donor(model=str(donor))})
     return Recipe("linear", models, {"donor": dict.fromkeys(parts, 1.0)})
 
 
 def export(recipe: Recipe, out: Path) -> dict[str, Any]:
     out.mkdir()
-    return build.write(Sources.open(refs(recipe)), recipe, out)
+    return build.write(Sources.open(locate_models(recipe.models)), recipe, out)
 
 
 def bytes_of(folder: Path) -> dict[str, tuple[torch.dtype, tuple[int, ...], bytes]]:

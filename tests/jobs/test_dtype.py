@@ -19,13 +19,16 @@ from mergefront.config import Donor, EngineConfig
 from mergefront.engine import open_engine
 from mergefront.engine.inplace import model_hash
 from mergefront.errors import CheckpointError, EngineError, UserError
+from mergefront.files import whole_folder
 from mergefront.jobs.export import merge
 from mergefront.jobs.verify import Scored, comparable, same_tensors, verify
 from mergefront.merging import build
 from mergefront.merging.plan import plan_of
-from mergefront.merging.recipe import Models, Override, Recipe, identity, refs
-from mergefront.models.checkpoint import Checkpoint, set_config_dtype, whole_folder
+from mergefront.merging.recipe import Override, Recipe, identity
+from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.locate import ModelNames, locate_models
 from mergefront.models.sources import Sources
+from mergefront.models.writer import set_config_dtype
 from mergefront.records import Dtype
 from mergefront.tasks import ItemSet
 
@@ -56,14 +59,16 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def recipe_on(zoo: Mapping[str, Path], receiver: str, method: str = "task_arithmetic") -> Recipe:
     donors = {alias: Donor(model=str(zoo[alias])) for alias in ("a", "b")}
-    models = Models(receiver=str(zoo[receiver]), base=str(zoo["base"]), donors=donors)
+    models = ModelNames(receiver=str(zoo[receiver]), base=str(zoo["base"]), donors=donors)
     overrides = (Override(groups=("1.attention",), source="a"),)
     return Recipe(method, models, {"a": {"*": 0.4}, "b": {"0.mlp": -0.3}}, overrides=overrides)
 
 
 def written(recipe: Recipe, out: Path, dtype: Dtype, **options: Any) -> dict[str, torch.Tensor]:
     with whole_folder(out) as folder:
-        build.write(Sources.open(refs(recipe)), recipe, folder, dtype=dtype, **options)
+        build.write(
+            Sources.open(locate_models(recipe.models)), recipe, folder, dtype=dtype, **options
+        )
     opened = Checkpoint.open(out)
     return {name: opened.tensor(name) for name in opened.headers}
 
@@ -145,7 +150,7 @@ def test_bytes_are_those_of_the_type_written(
     recipe, done = recipe_on(zoo, "bfloat16"), []
     made = written(recipe, tmp_path / "out", dtype, progress=lambda *at: done.append(at))
     total = sum(tensor.nbytes for tensor in made.values())
-    sources = Sources.open(refs(recipe))
+    sources = Sources.open(locate_models(recipe.models))
     assert total == sources.receiver.written_bytes(dtype)
     assert total == sources.receiver.n_bytes * {"float32": 2}.get(dtype, 1)
     assert done[-1] == (total, total)
@@ -165,7 +170,7 @@ def test_what_does_not_fit_into_float16_is_named_and_nothing_is_written(
     tensors[name].view(-1)[3] = 1e5
     loud = rewrite(zoo["bfloat16"], tmp_path / "loud", tensors)
     recipe = recipe_on({**zoo, "loud": loud}, "loud")
-    sources, out = Sources.open(refs(recipe)), tmp_path / "out" / "here"
+    sources, out = Sources.open(locate_models(recipe.models)), tmp_path / "out" / "here"
     with pytest.raises(CheckpointError, match=rf"copied tensor '{name}' overflows float16") as told:
         merge(recipe, sources, out, dtype="float16")
     assert told.value.hint == "write it in bfloat16 or float32"
@@ -220,10 +225,10 @@ def test_hashes_are_compared_where_they_must_agree(
         del tensors["model.vision_model.positions"]
         folder = rewrite(zoo["float32"], tmp_path / "mixed", tensors)
         recipe = recipe_on({**zoo, "mixed": folder}, "mixed")
-    sources = Sources.open(refs(recipe))
+    sources = Sources.open(locate_models(recipe.models))
     settings = EngineConfig(kind="transformers", dtype=engine, threads=1)
     assert comparable(sources.receiver, settings, dtype) == agree
-    scoring = open_engine(settings, sources.refs)
+    scoring = open_engine(settings, sources.folders)
     try:
         scoring.load(plan_of(recipe, sources))
         scored = Scored(model_hash(scoring.parameter_hashes()), [])
@@ -251,9 +256,9 @@ def test_an_engine_that_asks_the_config_may_choose_another_type(
     shutil.copytree(zoo["float32"], folder)
     set_config_dtype(folder / "config.json", "bfloat16")
     recipe = recipe_on({**zoo, "named": folder}, "named")
-    sources = Sources.open(refs(recipe))
+    sources = Sources.open(locate_models(recipe.models))
     settings = EngineConfig(kind="transformers", threads=1)
-    scoring = open_engine(settings, sources.refs)
+    scoring = open_engine(settings, sources.folders)
     try:
         scoring.load(plan_of(recipe, sources))
         scored = Scored(model_hash(scoring.parameter_hashes()), [])

@@ -8,22 +8,23 @@ import pytest
 from scripts.docs_pairs import page, read_notes
 
 from mergefront import files
-from mergefront.config import RunConfig, load_yaml
+from mergefront.config import RunConfig
 from mergefront.jobs.plan import make_plan
 from mergefront.jobs.plan.tasks import task_sizes
 from mergefront.space.file import load_space
 from mergefront.tasks import task_path
+from mergefront.yaml_file import load_yaml
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = files.names("configs")
+SHIPPED = files.shipped_names("configs")
 PAIRS = [name for name in SHIPPED if not name.startswith("digits")]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configurations_hold(name: str) -> None:
-    config = load_yaml(files.find("configs", name, Path()), RunConfig)
+    config = load_yaml(files.find_yaml("configs", name), RunConfig)
     assert config.name == name
-    spec = load_space(files.find("search_spaces", config.space, Path()))
+    spec = load_space(files.find_yaml("search_spaces", config.space))
     for tasks in config.asked.values():
         for task in tasks:
             assert task_path(task, Path()).is_file()
@@ -37,14 +38,14 @@ def test_shipped_configurations_hold(name: str) -> None:
     if name in PAIRS:
         highs = {line.high for line in spec.knobs}
         assert highs == {0.3}
-        text = files.find("configs", name, Path()).read_text()
+        text = files.find_yaml("configs", name).read_text()
         assert {"Reported", "Lineage"} <= set(read_notes(text)[1])
 
 
 def test_every_pair_of_the_paper_is_shipped() -> None:
     found = set()
     for name in PAIRS:
-        config = load_yaml(files.find("configs", name, Path()), RunConfig)
+        config = load_yaml(files.find_yaml("configs", name), RunConfig)
         found |= {
             (config.receiver.split("/")[1], d.model.split("/")[1]) for d in config.donors.values()
         }
@@ -71,7 +72,7 @@ def test_every_pair_of_the_paper_is_shipped() -> None:
 
 
 def test_the_papers_formula_is_searched_without_any_base(tmp_path: Path) -> None:
-    text = files.find("configs", "llava-next-dart-prop", Path()).read_text()
+    text = files.find_yaml("configs", "llava-next-dart-prop").read_text()
     kept = [line for line in text.splitlines() if not line.startswith("    base:")]
     path = tmp_path / "x.yaml"
     path.write_text("\n".join(kept))

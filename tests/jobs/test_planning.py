@@ -29,7 +29,7 @@ from fixtures_models import (
     tiny_qwen2_vl,
 )
 from mergefront import files
-from mergefront.config import RunConfig, load_yaml, validate
+from mergefront.config import RunConfig
 from mergefront.jobs.plan import Hub, Plan, cost, make_plan
 from mergefront.jobs.plan.backbone import backbone_of
 from mergefront.jobs.plan.facts import look_up
@@ -39,6 +39,7 @@ from mergefront.merging.slots import SourceSlot
 from mergefront.runs.reopen import lay_out
 from mergefront.search.setup import assemble
 from mergefront.space.file import load_space
+from mergefront.yaml_file import load_yaml, validate
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,7 +95,7 @@ def tiny(models: Path, **changes: Any) -> dict[str, Any]:
 
 def test_a_plan_of_the_zoo_counts_what_a_search_opens(tmp_path: Path) -> None:
     plan = make_plan("digits", hub=None, gpu_gib=80.0)
-    config = load_yaml(files.find("configs", "digits", Path()), RunConfig)
+    config = load_yaml(files.find_yaml("configs", "digits"), RunConfig)
     space, sources = lay_out(config, plan.spec)
     assert plan.works
     assert plan.dimension == space.dimension
@@ -397,7 +398,7 @@ def placed(weights: float, donors: int, gpu: float, share: float, encoded: float
         RunConfig,
         "x",
     )  # fmt: skip
-    spec = load_space(files.find("search_spaces", "real_pairs", Path()))
+    spec = load_space(files.find_yaml("search_spaces", "real_pairs"))
     groups = cost.groups_of(look_up("receiver", "org/none", None, None), None).groups
     moved = [g for g in groups if g.part in ("attention", "mlp", "norm")]
     each = int(0.9 * weights * GIB / 2 / len(moved))

@@ -20,13 +20,15 @@ from fixtures_models import perturbed, rewrite, tensors_of, tiny_idefics3, tiny_
 from fixtures_slots import DictSlot, merged
 from mergefront.config import Donor
 from mergefront.errors import CheckpointError, ConfigError, PairingError, UserError
+from mergefront.files import whole_folder
 from mergefront.merging import build
 from mergefront.merging.arithmetic import CPU_CHUNK, weighted_sum
 from mergefront.merging.methods import METHODS
 from mergefront.merging.plan import UNTOUCHED, check_method, plan_of
-from mergefront.merging.recipe import Models, Override, Recipe, identity, refs
-from mergefront.models.checkpoint import Checkpoint, whole_folder
-from mergefront.models.sources import DonorRef, ModelRefs, Sources, check_heads
+from mergefront.merging.recipe import Override, Recipe, identity
+from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.locate import DonorFolders, ModelFolders, ModelNames, locate_models
+from mergefront.models.sources import Sources, check_heads
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -261,33 +263,35 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def models(zoo: dict[str, Path], receiver: str = "receiver", base: str | None = "base") -> Models:
+def models(
+    zoo: dict[str, Path], receiver: str = "receiver", base: str | None = "base"
+) -> ModelNames:
     donors = {alias: Donor(model=str(zoo[alias])) for alias in ("a", "b")}
-    return Models(receiver=str(zoo[receiver]), base=base and str(zoo[base]), donors=donors)
+    return ModelNames(receiver=str(zoo[receiver]), base=base and str(zoo[base]), donors=donors)
 
 
 def opened(recipe: Recipe) -> Sources:
-    return Sources.open(refs(recipe))
+    return Sources.open(locate_models(recipe.models))
 
 
-def refer(zoo: dict[str, Path], receiver: str, base: str | None, **donors: str) -> ModelRefs:
-    return ModelRefs(
+def refer(zoo: dict[str, Path], receiver: str, base: str | None, **donors: str) -> ModelFolders:
+    return ModelFolders(
         str(zoo[receiver]),
         base and str(zoo[base]),
-        {alias: DonorRef(str(zoo[name])) for alias, name in donors.items()},
+        {alias: DonorFolders(str(zoo[name])) for alias, name in donors.items()},
     )
 
 
 def test_refs_survive_json(zoo: dict[str, Path]) -> None:
-    found = refs(identity(models(zoo)))
-    assert ModelRefs.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    found = locate_models(models(zoo))
+    assert ModelFolders.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
 def test_sources_speak_the_receivers_names(zoo: dict[str, Path]) -> None:
-    own = ModelRefs(
+    own = ModelFolders(
         str(zoo["receiver"]),
         str(zoo["base"]),
-        {"a": DonorRef(str(zoo["a"])), "b": DonorRef(str(zoo["b"]), str(zoo["a"]))},
+        {"a": DonorFolders(str(zoo["a"])), "b": DonorFolders(str(zoo["b"]), str(zoo["a"]))},
     )
     sources = Sources.open(own)
     sources.check_finite()
@@ -486,7 +490,9 @@ def test_touched_parts(zoo: dict[str, Path]) -> None:
 
 
 def test_a_recipe_that_touches_what_cannot_be_merged(zoo: dict[str, Path], tmp_path: Path) -> None:
-    named = Models(receiver=str(zoo["receiver"]), donors={"wide": Donor(model=str(zoo["wide"]))})
+    named = ModelNames(
+        receiver=str(zoo["receiver"]), donors={"wide": Donor(model=str(zoo["wide"]))}
+    )
     with pytest.raises(PairingError, match=r"the vocabulary of donor 'wide'"):
         written(Recipe("linear", named, {"wide": {"embedding": 0.1}}), tmp_path / "out")
     assert not list(tmp_path.iterdir())

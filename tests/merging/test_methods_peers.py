@@ -21,7 +21,8 @@ from mergefront.config import Donor
 from mergefront.merging import build
 from mergefront.merging.methods.dare import LEVELS, noise
 from mergefront.merging.methods.della import TOP, ranks
-from mergefront.merging.recipe import Models, Recipe, refs
+from mergefront.merging.recipe import Recipe
+from mergefront.models.locate import ModelNames, locate_models
 from mergefront.models.sources import Sources
 from oracles_mergekit import masks_from, mergekit
 
@@ -165,16 +166,16 @@ def test_whole_models_as_mergekit_writes_them(
     }
     options = MergeOptions(copy_tokenizer=False, quiet=True)
     run_merge(MergeConfiguration.model_validate(config), str(tmp_path / "peer"), options)
-    models = Models(
+    models = ModelNames(
         receiver=str(base),
         base=str(base),
         donors={alias: Donor(model=str(folder)) for alias, folder in donors.items()},
     )
-    groups = Sources.open(refs(Recipe("linear", models))).groups
+    groups = Sources.open(locate_models(models)).groups
     table = {alias: {group.name: 0.5 for group in groups} for alias in donors}
     recipe = Recipe(method, models, table, parameters)
     (tmp_path / "ours").mkdir()
-    build.write(Sources.open(refs(recipe)), recipe, tmp_path / "ours")
+    build.write(Sources.open(locate_models(recipe.models)), recipe, tmp_path / "ours")
     wanted, found = tensors_of(tmp_path / "peer"), tensors_of(tmp_path / "ours")
     assert wanted.keys() == found.keys()
     differ = sum(int(((one - found[name]).abs() > 1e-6).sum()) for name, one in wanted.items())

@@ -16,30 +16,32 @@ from torch import Tensor
 
 from fixtures_cli import ZOO_RUN
 from fixtures_models import perturbed, tiny_idefics3, tiny_llama
-from mergefront.config import Donor, RunConfig, validate
+from mergefront.config import Donor, RunConfig
 from mergefront.engine import Engine, open_engine
 from mergefront.engine.inplace import InPlace, Target
 from mergefront.engine.transformers import _stage
 from mergefront.errors import CandidateError, CheckpointError, EngineError
 from mergefront.merging import build
 from mergefront.merging.plan import Plan, plan_of
-from mergefront.merging.recipe import Models, Recipe, refs
-from mergefront.models.checkpoint import DTYPES
+from mergefront.merging.recipe import Recipe
+from mergefront.models.locate import ModelNames, locate_models
+from mergefront.models.safetensors import DTYPES
 from mergefront.models.sources import Sources
 from mergefront.search import loop as searching
 from mergefront.search.loop import MAX_FAILURES, Search
 from mergefront.search.setup import assemble
+from mergefront.yaml_file import validate
 
 KINDS = (torch.float32, torch.bfloat16, torch.float16)
 NAME = "model.text_model.layers.1.mlp.up_proj.weight"
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=str)
-def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Models:
+def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelNames:
     """A receiver of each dtype, and a donor."""
     root = tmp_path_factory.mktemp("overflow")
     base = tiny_llama(root / "base", seed=2)
-    return Models(
+    return ModelNames(
         receiver=str(tiny_idefics3(root / "vlm", seed=1, dtype=request.param)),
         base=str(base),
         donors={"a": Donor(model=str(perturbed(base, root / "a", seed=3, scale=0.1)))},
@@ -60,10 +62,10 @@ def in_place(sources: Sources, live: torch.dtype | None = None) -> InPlace:
 @pytest.mark.parametrize("method", ["task_arithmetic", "linear", "ties"])
 @pytest.mark.parametrize("side", [0.9, 0.99, 1.01, 1.1, 1e3])
 def test_in_place_refuses_what_the_exporter_refuses(
-    models: Models, method: str, side: float
+    models: ModelNames, method: str, side: float
 ) -> None:
     """On both sides of the edge: the coefficient that takes the largest delta to the limit."""
-    sources = Sources.open(refs(Recipe(method, models)))
+    sources = Sources.open(locate_models(Recipe(method, models)))
     dtype = sources.receiver.tensor(NAME).dtype
     largest = float((sources.tensor("a", NAME).float() - sources.tensor("base", NAME)).abs().max())
     if method == "linear":
@@ -89,9 +91,9 @@ def test_in_place_refuses_what_the_exporter_refuses(
         engine.build(plan.choices, method, recipe.parameters)
 
 
-def test_a_narrower_engine_overflows_earlier(models: Models) -> None:
+def test_a_narrower_engine_overflows_earlier(models: ModelNames) -> None:
     recipe = Recipe("task_arithmetic", models, {"a": {"1.mlp": 1e6}})
-    sources = Sources.open(refs(recipe))
+    sources = Sources.open(locate_models(recipe.models))
     plan = plan_of(recipe, sources)
     with pytest.raises(CandidateError, match="overflow float16"):
         in_place(sources, torch.float16).build(plan.choices, recipe.method, {})
@@ -100,19 +102,21 @@ def test_a_narrower_engine_overflows_earlier(models: Models) -> None:
 
 
 @pytest.mark.parametrize("c", [4e38, -1e39])
-def test_a_coefficient_beyond_fp32_overflows_whatever_the_deltas(models: Models, c: float) -> None:
+def test_a_coefficient_beyond_fp32_overflows_whatever_the_deltas(
+    models: ModelNames, c: float
+) -> None:
     recipe = Recipe("task_arithmetic", models, {"a": {"1.mlp": c}})
-    sources = Sources.open(refs(recipe))
+    sources = Sources.open(locate_models(recipe.models))
     with pytest.raises(CandidateError, match=r"group 1\.mlp"):
         in_place(sources).build(plan_of(recipe, sources).choices, recipe.method, {})
 
 
 def test_ordinary_candidates_cost_no_look_at_what_was_written(
-    models: Models, monkeypatch: pytest.MonkeyPatch
+    models: ModelNames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A weighted sum's terms are looked at once a run, and no live tensor ever is."""
     recipe = Recipe("task_arithmetic", models, {"a": {"*": 0.5}})
-    sources = Sources.open(refs(recipe))
+    sources = Sources.open(locate_models(recipe.models))
     engine = in_place(sources)
     live = {target.live.data_ptr() for mine in engine._targets.values() for target in mine}
     looked: list[int] = []

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from fixtures_recipes import INDEX, MODELS, receiver_groups
 from mergefront.config import Donor
 from mergefront.errors import ConfigError, UserError
-from mergefront.merging.recipe import Models, Override, Recipe, identity, refs
+from mergefront.merging.recipe import Override, Recipe, identity
 from mergefront.models.anatomy import GroupIndex
+from mergefront.models.locate import ModelNames, locate_models
 
 PATTERNS = ["*", "*.mlp", "*.norm", "1.*", "2.attention", "final.norm", "embedding", "head"]
 TABLES = st.dictionaries(
@@ -46,7 +47,7 @@ def test_the_hash_knows_no_order_of_rows(table: dict[str, dict[str, float]]) -> 
 
 
 def test_the_hash_knows_everything_else() -> None:
-    turned = Models(
+    turned = ModelNames(
         receiver="zoo:vlm", base="zoo:base", donors=dict(reversed(MODELS.donors.items()))
     )
     recipes = [
@@ -183,13 +184,13 @@ def test_text_that_is_no_recipe(text: str, words: str) -> None:
 def test_refs_find_folders(tmp_path: Path) -> None:
     for name in ("r", "b", "d", "own"):
         (tmp_path / name).mkdir()
-    named = Models(
+    named = ModelNames(
         receiver=str(tmp_path / "r"),
         base=str(tmp_path / "b"),
         donors={"d": Donor(model=str(tmp_path / "d"), base=str(tmp_path / "own"))},
     )
-    found = refs(identity(named))
+    found = locate_models(named)
     assert (found.receiver, found.base) == (named.receiver, named.base)
     assert found.donors["d"].base == str(tmp_path / "own")
     with pytest.raises(UserError, match="no such folder"):
-        refs(identity(Models(receiver=str(tmp_path / "nowhere"))))
+        locate_models(ModelNames(receiver=str(tmp_path / "nowhere")))

@@ -25,8 +25,8 @@ from mergefront.merging.plan import plan_of
 from mergefront.merging.recipe import Recipe
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.exact_product import LowRank, product
-from mergefront.models.refs import Models, located
-from mergefront.models.sources import DonorRef, ModelRefs, Sources
+from mergefront.models.locate import DonorFolders, ModelFolders, ModelNames, locate_models
+from mergefront.models.sources import Sources
 
 Q = "model.layers.{}.self_attn.q_proj"
 
@@ -51,8 +51,8 @@ def merged_by_peft(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
 
 
 def opened(zoo: dict[str, Path], adapter: Path, model: str = "base", **names: Any) -> Sources:
-    donor = DonorRef(str(zoo[model]), adapter=str(adapter))
-    return Sources.open(ModelRefs(str(zoo["receiver"]), names.get("base"), {"x": donor}))
+    donor = DonorFolders(str(zoo[model]), adapter=str(adapter))
+    return Sources.open(ModelFolders(str(zoo["receiver"]), names.get("base"), {"x": donor}))
 
 
 @pytest.mark.parametrize("model", ["base", "bf16"])
@@ -108,7 +108,7 @@ def test_a_bias_of_b_shifts_the_models(tmp_path: Path) -> None:
     adapter = make_adapter(base, tmp_path / "adapter", target_modules=["q_proj"], lora_bias=True)
     wanted = merged_by_peft(base, adapter)
     sources = Sources.open(
-        ModelRefs(str(base), None, {"x": DonorRef(str(base), None, str(adapter))})
+        ModelFolders(str(base), None, {"x": DonorFolders(str(base), None, str(adapter))})
     )
     for layer in range(3):
         name = f"{Q.format(layer)}.bias"
@@ -142,9 +142,11 @@ def test_export_merges_an_adapter_as_it_would_its_merged_model(
     save_file(wanted, folder / "model.safetensors", metadata={"format": "pt"})
 
     def made(donor: Donor) -> dict[str, torch.Tensor]:
-        models = Models(receiver=str(zoo["receiver"]), base=str(zoo["base"]), donors={"x": donor})
+        models = ModelNames(
+            receiver=str(zoo["receiver"]), base=str(zoo["base"]), donors={"x": donor}
+        )
         recipe = Recipe("task_arithmetic", models, {"x": {"*": 0.3}})
-        sources = Sources.open(located(recipe.models))
+        sources = Sources.open(locate_models(recipe.models))
         out = tmp_path / f"out-{donor.adapter is None}"
         out.mkdir()
         build.write(sources, recipe, out)
@@ -164,7 +166,7 @@ def test_engine_and_export_agree_bit_for_bit(zoo: dict[str, Path], tmp_path: Pat
         zoo["base"], tmp_path / "adapter", target_modules=["q_proj", "embed_tokens"]
     )
     (adapter / "README.md").write_text("---\nlicense: mit\n---\n")
-    models = Models(
+    models = ModelNames(
         receiver=str(receiver),
         base=str(zoo["base"]),
         donors={"x": Donor(model=str(zoo["base"]), adapter=str(adapter))},
@@ -175,8 +177,8 @@ def test_engine_and_export_agree_bit_for_bit(zoo: dict[str, Path], tmp_path: Pat
         ("linear", {"x": {"*": 0.3, "1.attention": 1.0, "embedding": 1.0}}),
     ]:
         recipe = Recipe(method, models, table)
-        sources = Sources.open(located(models))
-        engine = TransformersEngine(EngineConfig(), sources.refs)
+        sources = Sources.open(locate_models(models))
+        engine = TransformersEngine(EngineConfig(), sources.folders)
         engine.load(plan_of(recipe, sources))
         merge(recipe, sources, tmp_path / method)
         fresh = TransformersEngine(EngineConfig(), tmp_path / method)
@@ -378,7 +380,7 @@ def test_nan_pickles_and_missing_files(zoo: dict[str, Path], plain: Path, tmp_pa
         sources.check_finite()
     with pytest.raises(CheckpointError, match=words):
         sources.tensor("x", "model.text_model.layers.2.self_attn.q_proj.weight")
-    models = Models(
+    models = ModelNames(
         receiver=str(zoo["receiver"]),
         donors={"x": Donor(model=str(zoo["base"]), adapter=str(broken))},
     )
@@ -408,7 +410,9 @@ def test_hashes_and_refs_know_the_adapter(zoo: dict[str, Path], plain: Path) -> 
     found = sources.file_hashes()["x"]
     assert {"model.safetensors", "adapter/adapter_model.safetensors"} <= set(found)
     assert "adapter/adapter_config.json" in found
-    assert ModelRefs.from_dict(json.loads(json.dumps(sources.refs.to_dict()))) == sources.refs
+    assert (
+        ModelFolders.from_dict(json.loads(json.dumps(sources.folders.to_dict()))) == sources.folders
+    )
 
 
 def test_a_revision_needs_an_adapter() -> None:

@@ -20,15 +20,12 @@ from transformers import LlamaForCausalLM
 
 from fixtures_models import tensors_of, tiny_llama
 from mergefront.errors import CheckpointError, PairingError, UserError
+from mergefront.files import whole_folder
 from mergefront.models.anatomy import dissect
-from mergefront.models.checkpoint import (
-    DTYPES,
-    Checkpoint,
-    CheckpointWriter,
-    copy_companions,
-    locate,
-    whole_folder,
-)
+from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.locate import locate_model
+from mergefront.models.safetensors import DTYPES
+from mergefront.models.writer import CheckpointWriter, copy_companions
 
 
 @pytest.fixture(scope="module")
@@ -222,9 +219,9 @@ def test_gguf_files_and_folders_are_refused(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"Q4_K_M\.gguf': a file, .*\nhint: use the repository in saf"
     ):
-        locate(str(copy / "model-Q4_K_M.gguf"))
+        locate_model(str(copy / "model-Q4_K_M.gguf"))
     with pytest.raises(UserError, match=r"config\.json': a file, expected a model's folder"):
-        locate(str(copy / "config.json"))
+        locate_model(str(copy / "config.json"))
 
 
 @pytest.mark.parametrize(
@@ -463,10 +460,10 @@ def test_rewriting_a_model_changes_nothing(model: Path, tmp_path: Path) -> None:
 
 
 def test_locate(model: Path) -> None:
-    assert locate(str(model)) == model
+    assert locate_model(str(model)) == model
     with pytest.raises(UserError, match="zoo has no model 'elephant'"):
-        locate("zoo:elephant")
+        locate_model("zoo:elephant")
     with pytest.raises(UserError, match=r"model '\./nowhere': no such folder"):
-        locate("./nowhere")
+        locate_model("./nowhere")
     with pytest.raises(UserError, match="neither a folder here nor obtainable from the hub"):
-        locate("nobody/no-such-model@main")  # the tests run offline
+        locate_model("nobody/no-such-model@main")  # the tests run offline

@@ -19,9 +19,9 @@ from fixtures_families.merges import bytes_of, export, paired, read, recipe_of
 from fixtures_models import tensors_of
 from mergefront.errors import EngineError, PairingError
 from mergefront.jobs.verify import load_in_transformers, same_tensors
-from mergefront.merging.recipe import refs
 from mergefront.models.anatomy import groups
 from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.locate import locate_models
 from mergefront.models.pairing import pair
 from mergefront.models.sources import Sources, check_heads
 
@@ -164,7 +164,7 @@ def test_a_tied_receiver_and_an_untied_donor(
     receiver = family.make(tmp_path / "receiver", layout, seed=2, tied=True)
     assert read(receiver)[1].tied_head
     untied = donors[family.donor]
-    sources = Sources.open(refs(recipe_of(receiver, untied)))
+    sources = Sources.open(locate_models(recipe_of(receiver, untied)))
     check_heads(sources, ("attention", "mlp", "norm"))
     with pytest.raises(PairingError, match="the receiver's head is tied to its embedding"):
         check_heads(sources, ("embedding",))
@@ -221,7 +221,7 @@ def test_an_export_that_transformers_has_no_class_for_is_compared_with_the_recei
     receiver, donor = family.make(tmp_path / "receiver", "original", seed=2), donors[family.donor]
     recipe = recipe_of(receiver, donor)
     export(recipe, tmp_path / "out")
-    sources = Sources.open(refs(recipe))
+    sources = Sources.open(locate_models(recipe.models))
     assert load_in_transformers(tmp_path / "out") is None
     assert same_tensors(tmp_path / "out", sources) == len(sources.receiver.headers)
     with pytest.raises(EngineError, match="is not as in the receiver"):

@@ -13,7 +13,8 @@ from fixtures_adapters import make_adapter
 from fixtures_models import perturbed, rewrite, tensors_of, tiny_llama
 from mergefront.models import lineage
 from mergefront.models.lineage import Finding, check, kinships
-from mergefront.models.sources import DonorRef, ModelRefs, Sources
+from mergefront.models.locate import DonorFolders, ModelFolders
+from mergefront.models.sources import Sources
 
 SMALL, LARGE = 0.008, 0.12  # of weights with standard deviation 0.2: 4 %, and 60 %
 
@@ -44,13 +45,13 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def opened(tree: dict[str, Path], base: str | None, **donors: str | tuple[str, str]) -> Sources:
     """Sources with donors as name, or (name, own base)."""
-    refs = {
-        alias: DonorRef(str(tree[one]))
+    folders = {
+        alias: DonorFolders(str(tree[one]))
         if isinstance(one, str)
-        else DonorRef(str(tree[one[0]]), str(tree[one[1]]))
+        else DonorFolders(str(tree[one[0]]), str(tree[one[1]]))
         for alias, one in donors.items()
     }
-    return Sources.open(ModelRefs(str(tree["receiver"]), base and str(tree[base]), refs))
+    return Sources.open(ModelFolders(str(tree["receiver"]), base and str(tree[base]), folders))
 
 
 def kinds(findings: list[Finding]) -> list[tuple[str, str, str | None]]:
@@ -148,8 +149,8 @@ def test_a_difference_outside_the_sample_is_one(tree: dict[str, Path], tmp_path:
 
 
 def test_an_adapter_is_measured_from_its_own_model(tree: dict[str, Path]) -> None:
-    donor = DonorRef(str(tree["a"]), adapter=str(tree["adapter"]))
-    sources = Sources.open(ModelRefs(str(tree["receiver"]), None, {"lora": donor}))
+    donor = DonorFolders(str(tree["a"]), adapter=str(tree["adapter"]))
+    sources = Sources.open(ModelFolders(str(tree["receiver"]), None, {"lora": donor}))
     (found,) = kinships(sources)
     name = "model.layers.1.mlp.up_proj.weight"
     delta = sources.tensor("lora", name) - sources.tensor("base:lora", name)

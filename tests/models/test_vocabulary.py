@@ -17,7 +17,7 @@ from mergefront.config import Donor
 from mergefront.errors import CheckpointError, UserError
 from mergefront.merging import build
 from mergefront.merging.recipe import Recipe
-from mergefront.models.refs import Models, located
+from mergefront.models.locate import ModelNames, locate_models
 from mergefront.models.sources import Sources
 from mergefront.models.vocabulary import read_tokens
 
@@ -78,13 +78,13 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def opened(zoo: dict[str, Path], *donors: str, receiver: str = "receiver") -> Sources:
-    models = Models(
+    models = ModelNames(
         receiver=str(zoo[receiver]),
         base=str(zoo["base"]),
         donors={name: Donor(model=str(zoo[name])) for name in donors},
         vocabulary="by_token",
     )
-    return Sources.open(located(models))
+    return Sources.open(locate_models(models))
 
 
 def tokens(folder: Path) -> dict[str, int]:
@@ -143,7 +143,7 @@ def test_a_merge_by_token_is_the_merge_of_the_renumbered_model(
     table = {"x": {"*": 0.3, "embedding": 0.5, "head": -0.25}}
     made = []
     for folder in (plain, zoo["moved"]):
-        models = Models(
+        models = ModelNames(
             receiver=str(zoo["receiver"]),
             base=str(zoo["base"]),
             donors={"x": Donor(model=str(folder))},
@@ -152,7 +152,7 @@ def test_a_merge_by_token_is_the_merge_of_the_renumbered_model(
         recipe = Recipe("task_arithmetic", models, table)
         out = tmp_path / f"out-{folder.name}"
         out.mkdir()
-        build.write(Sources.open(located(models)), recipe, out)
+        build.write(Sources.open(locate_models(models)), recipe, out)
         made.append(tensors_of(out))
     assert Recipe.from_json(recipe.to_json()).hash() == recipe.hash()
     assert made[0].keys() == made[1].keys()
@@ -172,10 +172,10 @@ def test_padding_rows_and_tokens_beyond_the_matrix_are_unmatched(tmp_path: Path)
         (folder / "tokenizer.json").write_text(json.dumps(content))
     content["model"]["vocab"]["w2"] = 500  # of the donor: a row that its matrix has not
     (donor / "tokenizer.json").write_text(json.dumps(content))
-    models = Models(
+    models = ModelNames(
         receiver=str(receiver), donors={"x": Donor(model=str(donor))}, vocabulary="by_token"
     )
-    sources = Sources.open(located(models))
+    sources = Sources.open(locate_models(models))
     assert sources.vocabulary is not None
     gone = {words(80).index("w2"), *range(70, 80)}
     assert set((~sources.vocabulary.common).nonzero()[:, 0].tolist()) == gone
@@ -221,7 +221,7 @@ def test_merge_says_what_matched_and_what_looks_wrong(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    models = Models(
+    models = ModelNames(
         receiver=str(zoo["receiver"]),
         base=str(zoo["base"]),
         donors={

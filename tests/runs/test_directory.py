@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mergefront.config import RunConfig, validate
+from mergefront.config import RunConfig
 from mergefront.errors import RunError
 from mergefront.runs.directory import ItemRecord, RunDirectory
+from mergefront.yaml_file import validate
 
 BASE = {
     "name": "x",
@@ -59,11 +60,11 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 def test_a_resume_with_other_items_is_refused_and_says_which(tmp_path: Path) -> None:
     run = RunDirectory.create_or_resume(tmp_path, config())
     card = {"splits": {"search": {"r": {"n": 4, "sha256": "aa"}}}}
-    run.check_manifest({"sources": {"receiver": "1"}, "items": card})
-    run.check_manifest({"sources": {"receiver": "1"}, "items": card})
+    run.check_manifest({"sources": {"receiver": {"config.json": "xxh3:1"}}, "items": card})
+    run.check_manifest({"sources": {"receiver": {"config.json": "xxh3:1"}}, "items": card})
     changed = {"splits": {"search": {"r": {"n": 4, "sha256": "bb"}}}}
     with pytest.raises(RunError, match=r"items\.splits\.search\.r\.sha256 was 'aa', is 'bb'"):
-        run.check_manifest({"sources": {"receiver": "1"}, "items": changed})
+        run.check_manifest({"sources": {"receiver": {"config.json": "xxh3:1"}}, "items": changed})
 
 
 def test_item_files_keep_splits_apart_and_replace_a_split_whole(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ from fixtures_cli import ZOO_RUN
 from fixtures_runs import N, record, records, scores, simulated_run
 from mergefront import stats
 from mergefront.cli.results import print_front
-from mergefront.config import BLIND_ITEMS, RunConfig, validate
+from mergefront.config import BLIND_ITEMS, RunConfig
 from mergefront.errors import ConfigError, RunError, UserError
 from mergefront.jobs.card import model_card
-from mergefront.merging.recipe import Models, Recipe
+from mergefront.merging.recipe import Recipe
+from mergefront.models.locate import ModelNames
 from mergefront.records import Estimate, Evaluation, Item
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.front import (
@@ -41,6 +42,7 @@ from mergefront.runs.members import believed, choose_finalists, picks, resolve_p
 from mergefront.runs.report import write_report
 from mergefront.runs.units import paired_units, units_of
 from mergefront.search.finish import blind_items, nobody
+from mergefront.yaml_file import validate
 
 GROUPS = st.lists(
     st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=3), min_size=2, max_size=8
@@ -223,7 +225,7 @@ def test_shared_items_are_told_before_any_number(
     body = page[page.index("<body>") :]
     assert body.index("</h1>") < body.index(words) < body.index("candidates (")
     assert "OVERLAP" in body
-    recipe = Recipe("task_arithmetic", Models(receiver="zoo:vlm", donors={}), {}, {})
+    recipe = Recipe("task_arithmetic", ModelNames(receiver="zoo:vlm", donors={}), {}, {})
     card = model_card(recipe, {}, front, front["members"][1])
     assert card.index(words) < card.index("| objective |")
     print_front(front)

@@ -16,7 +16,8 @@ import pytest
 from fixtures_science import OBJECTIVES, REFERENCE, candidates, front_json, raced_candidates
 from mergefront.cli.results import print_front
 from mergefront.jobs.card import model_card
-from mergefront.merging.recipe import Models, Recipe
+from mergefront.merging.recipe import Recipe
+from mergefront.models.locate import ModelNames
 from mergefront.runs.plots import front_figure, history_figure, save
 from mergefront.runs.report import Figure, write_report
 
@@ -226,7 +227,7 @@ def test_a_front_is_printed_with_who_chose_it(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_card_says_by_what_the_model_was_chosen() -> None:
-    recipe = Recipe("task_arithmetic", Models(receiver="zoo:vlm", donors={}), {}, {})
+    recipe = Recipe("task_arithmetic", ModelNames(receiver="zoo:vlm", donors={}), {}, {})
     member = RACED["members"][0]
 
     def card(front: dict[str, Any]) -> str:

@@ -17,12 +17,13 @@ from fixtures_cli import ZOO_RUN
 from fixtures_runs import simulated_run
 from mergefront import stats
 from mergefront.cli.results import print_front
-from mergefront.config import Racing, RunConfig, TokenCost, absolute, dump_yaml, load_yaml, validate
+from mergefront.config import Racing, RunConfig, TokenCost, absolute
 from mergefront.engine import Engine
 from mergefront.errors import ConfigError, RunError
 from mergefront.jobs.card import model_card
 from mergefront.jobs.plan import make_plan
-from mergefront.merging.recipe import Models, Recipe
+from mergefront.merging.recipe import Recipe
+from mergefront.models.locate import ModelNames
 from mergefront.records import Answer, Estimate, Evaluation, Item
 from mergefront.runs.directory import ItemRecord, RunDirectory, blind_name, with_costs
 from mergefront.runs.front import (
@@ -56,6 +57,7 @@ from mergefront.search.setup import assemble
 from mergefront.search.stopping import reserve
 from mergefront.stats.partial import Difficulty, partial_estimate
 from mergefront.tasks import item_set
+from mergefront.yaml_file import dump_yaml, load_yaml, validate
 
 BOTH = TokenCost(tokens_of=("reasoning", "perception"), limit=50)
 THREE: dict[str, Any] = {
@@ -399,7 +401,7 @@ def test_front_report_and_card_say_it_in_tokens(
     assert "scores 1 - min(t / 80, 1): 0 % is 80 tokens or more" in page
     assert "loss of perception is at most 2 points" in page
     assert "loss of brevity" not in page
-    recipe = Recipe("task_arithmetic", Models(receiver="zoo:vlm", donors={}), {}, {})
+    recipe = Recipe("task_arithmetic", ModelNames(receiver="zoo:vlm", donors={}), {}, {})
     card = model_card(recipe, {}, front, front["members"][0])
     mine = front["members"][0]["validation"]["brevity"]["tokens"]
     assert f"({mine:.2f} tokens)" in card

@@ -18,7 +18,8 @@ from fixtures_space import BODY, space
 from mergefront import files as shipped
 from mergefront.config import WarmStart
 from mergefront.errors import ConfigError, RunError, SpaceError
-from mergefront.models.checkpoint import Checkpoint, locate
+from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.locate import locate_model
 from mergefront.models.sources import Sources
 from mergefront.runs.earlier import read_earlier
 from mergefront.runs.history import RESULT
@@ -27,11 +28,12 @@ from mergefront.sampling import pending
 from mergefront.search.loop import Search
 from mergefront.search.warm_starts import importance_table, warm_points
 from mergefront.space import budget
-from mergefront.space.space import Space, SpaceSpec, load_space
+from mergefront.space.file import SpaceSpec, load_space
+from mergefront.space.space import Space
 
 
 def shipped_spec(name: str) -> SpaceSpec:
-    return load_space(shipped.find("search_spaces", name, Path()))
+    return load_space(shipped.find_yaml("search_spaces", name))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def laid_out() -> tuple[Space, Sources]:
     return lay_out(small_config(), shipped_spec("knots_by_part"))
 
 
-@pytest.mark.parametrize("name", shipped.names("search_spaces"))
+@pytest.mark.parametrize("name", shipped.shipped_names("search_spaces"))
 def test_every_shipped_space_fits_the_zoo(name: str, laid_out: tuple[Space, Sources]) -> None:
     found, sources = lay_out(small_config(), shipped_spec(name))
     table = found.table(found.start_point())
@@ -110,7 +112,7 @@ def test_what_makes_no_sense_in_a_space_is_left_out_aloud(caplog: Any) -> None:
 def norms(donor: str, part: str, layer: int) -> float:
     """Squared norm of a zoo donor's change, from the files."""
     words = {"mlp": "mlp.", "attention": "self_attn.", "norm": "norm"}[part]
-    files = [Checkpoint.open(locate(f"zoo:{name}")) for name in (donor, "base")]
+    files = [Checkpoint.open(locate_model(f"zoo:{name}")) for name in (donor, "base")]
     total = 0.0
     for name in files[1].headers:
         if f"layers.{layer}." in name and words in name.split(f"layers.{layer}.")[1]:
@@ -276,7 +278,7 @@ def test_spaces_for_real_pairs_are_suggested_for_real_pairs() -> None:
 
 def test_another_space_in_an_existing_run_names_what_differs(runs: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    text = shipped.find("search_spaces", "knots_by_part", Path()).read_text()
+    text = shipped.find_yaml("search_spaces", "knots_by_part").read_text()
     file.write_text(text)
     assembled(runs, space=str(file))
     document = yaml.safe_load(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import shutil
@@ -16,7 +15,7 @@ import yaml
 
 from fixtures_cli import ZOO_RUN, Command, runner
 from mergefront.cli import main
-from mergefront.config import EngineConfig, Items, RunConfig, validate
+from mergefront.config import EngineConfig, Items, RunConfig
 from mergefront.errors import EngineError, RunError
 from mergefront.jobs import artifacts
 from mergefront.jobs.export import export_candidate
@@ -30,6 +29,7 @@ from mergefront.search.finish import read_front
 from mergefront.search.race import Race
 from mergefront.search.setup import assemble
 from mergefront.tasks import item_set
+from mergefront.yaml_file import validate
 
 KIND = "vllm" if importlib.util.find_spec("vllm") else "transformers"
 CONFIG: dict[str, Any] = {
@@ -321,24 +321,21 @@ def test_sources_that_changed_are_refused(run: RunDirectory) -> None:
     path = run.path.parent / "copies" / "older"
     shutil.copytree(run.path, path)
     manifest = json.loads((path / "manifest.json").read_text())
-    older = {**manifest, "sources": {"receiver": {"model.safetensors": "0" * 64}}}
+    older = {**manifest, "sources": {"receiver": {"model.safetensors": "xxh3:" + "0" * 32}}}
     (path / "manifest.json").write_text(json.dumps(older))
     with pytest.raises(RunError, match="started with other sources"):
         run_space(RunDirectory.open(path))
 
 
-def test_a_run_that_recorded_sha256_is_compared_by_it(run: RunDirectory) -> None:
-    """As runs up to 0.2 did; they can still be read, rebuilt and exported."""
+def test_a_run_of_an_old_version_is_refused(run: RunDirectory) -> None:
+    """Runs up to 0.2 recorded SHA-256 without a prefix."""
     path = run.path.parent / "copies" / "sha256"
     shutil.copytree(run.path, path)
     manifest = json.loads((path / "manifest.json").read_text())
-    _, sources = run_space(run)
-    hashes = sources.file_hashes("sha256")
-    file = Path(sources.refs.receiver) / "config.json"
-    assert hashes["receiver"]["config.json"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    (path / "manifest.json").write_text(json.dumps({**manifest, "sources": hashes}))
-    found, _ = run_space(RunDirectory.open(path))
-    assert found.dimension == run_space(run)[0].dimension
+    old = {**manifest, "sources": {"receiver": {"model.safetensors": "0" * 64}}}
+    (path / "manifest.json").write_text(json.dumps(old))
+    with pytest.raises(RunError, match=r"0\.2 or an older version started this run"):
+        run_space(RunDirectory.open(path))
 
 
 def test_picks_are_those_that_were_tested(run: RunDirectory) -> None:

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mergefront.runs.report.sections import knob_table
 
 from fixtures_recipes import receiver_groups
 from fixtures_space import BODY, DONORS, space, spec
-from mergefront.config import validate
 from mergefront.errors import ConfigError, SpaceError
 from mergefront.space.budget import suited_candidates
-from mergefront.space.space import Knob, Space, SpaceSpec, load_space
+from mergefront.space.file import SpaceSpec, load_space
+from mergefront.space.knobs import Knob
+from mergefront.space.space import Space
+from mergefront.yaml_file import validate
 
 SHIPPED = Path(__file__).parents[2] / "search_spaces"
 
@@ -549,13 +550,6 @@ def test_a_fixed_level_has_no_knob() -> None:
     assert told == {
         "name": "choose.attention+mlp+norm.b0", "choices": ["receiver", "a", "b"], "start": "a"
     }  # fmt: skip
-
-
-def test_words_are_shown_in_the_report_as_they_are() -> None:
-    members = [{"number": 7, "knobs": {"choose.mlp.b0": "a", "b.mlp.k0": 0.25}}]
-    shown = "".join(knob_table({"members": members}))
-    assert "<td>a</td>" in shown
-    assert "<td>0.250</td>" in shown
 
 
 # --- projection -----------------------------------------------------------------------------------

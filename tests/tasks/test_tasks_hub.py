@@ -15,7 +15,8 @@ from fixtures_dataset_hub import COMMIT, serving_datasets
 from fixtures_perception import build_perception
 from fixtures_tasks import build_reasoning
 from mergefront.errors import UserError
-from mergefront.tasks import cache_root, load_task, pool_of, prefetch
+from mergefront.files import cache_root
+from mergefront.tasks import load_task, pool_of, prefetch
 from mergefront.tasks.load import LIBRARY
 
 LOOK = """

@@ -47,11 +47,12 @@ def init(
 
     A file that exists is not overwritten.
     """
+    from mergefront.files import write_text
     from mergefront.jobs.starter import starter_config, starter_notes
 
     if out_file.exists():
         raise UserError(f"{out_file} exists already", hint="name another file with --out")
-    out_file.write_text(starter_config(receiver, donors, base, name=out_file.stem))
+    write_text(out_file, starter_config(receiver, donors, base, name=out_file.stem))
     say(f"wrote {out_file}: read it, then run: mergefront search {out_file}")
     if notes := starter_notes(receiver, str(out_file)):
         say(notes)

@@ -19,7 +19,7 @@ from mergefront.records import Answer, Item, Seconds
 if TYPE_CHECKING:
     from mergefront.config import EngineConfig
     from mergefront.merging.plan import Plan
-    from mergefront.models.refs import ModelRefs
+    from mergefront.models.locate import ModelFolders
 
 
 class Engine(Protocol):
@@ -96,7 +96,7 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(settings: EngineConfig, models: ModelRefs | Path) -> Engine:
+def open_engine(settings: EngineConfig, models: ModelFolders | Path) -> Engine:
     """Start an engine on the receiver of `models`, ready to load recipes on them.
 
     The sources of a group are read when a recipe first touches it. Given a folder, the engine

@@ -272,7 +272,7 @@ def measure(
     asked = {objective: list(them)[:QUESTIONS] for objective, them in items.items()}
     flat = [item for them in asked.values() for item in them]
     logger.info("activations: %d questions to the receiver in transformers", len(flat))
-    folder = Path(sources.refs.receiver)
+    folder = Path(sources.folders.receiver)
     engine = TransformersEngine(settings, folder)
     failed: MergefrontError | None = None
     try:

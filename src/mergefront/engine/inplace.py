@@ -24,7 +24,7 @@ from mergefront.merging.method import Measures, Mix
 from mergefront.merging.methods import METHODS
 from mergefront.merging.plan import UNTOUCHED, Choice, Plan, copied
 from mergefront.merging.slots import SourceSlot
-from mergefront.models.checkpoint import DTYPES
+from mergefront.models.safetensors import DTYPES
 from mergefront.models.sources import Sources
 from mergefront.records import Group
 

@@ -31,7 +31,8 @@ from mergefront.engine.prompts import (
     load_processor,
 )
 from mergefront.errors import EngineError, PairingError
-from mergefront.models.sources import ModelRefs, Sources
+from mergefront.models.locate import ModelFolders
+from mergefront.models.sources import Sources
 from mergefront.records import Answer, Group, Item, Seconds
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class TransformersEngine:
     def __init__(
         self,
         settings: EngineConfig,
-        models: ModelRefs | Path,
+        models: ModelFolders | Path,
     ) -> None:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)

@@ -34,7 +34,7 @@ from mergefront.engine.prompts import (
     rendered_size,
 )
 from mergefront.errors import CandidateError, EngineError, MergefrontError
-from mergefront.models.refs import ModelRefs
+from mergefront.models.locate import ModelFolders
 from mergefront.records import Answer, Item, Seconds
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class VllmEngine:
     def __init__(
         self,
         settings: EngineConfig,
-        models: ModelRefs | Path,
+        models: ModelFolders | Path,
     ) -> None:
         self._models = models
         self._folder = models if isinstance(models, Path) else Path(models.receiver)

@@ -29,7 +29,8 @@ from mergefront.engine.inplace import InPlace, Prepare, Target, as_rows, tensor_
 from mergefront.engine.layout import refuse_repacked, same_modules, swapped, uniform_rows
 from mergefront.errors import CandidateError, EngineError
 from mergefront.merging.plan import Choice
-from mergefront.models.sources import ModelRefs, Sources
+from mergefront.models.locate import ModelFolders
+from mergefront.models.sources import Sources
 from mergefront.records import Group
 
 logger = logging.getLogger(__name__)
@@ -85,9 +86,9 @@ class MergeWorker:
     def mergefront_passes(self) -> int:
         return self.mergefront_encoded
 
-    def mergefront_open(self, refs: dict[str, Any], device: str) -> None:
+    def mergefront_open(self, folders: dict[str, Any], device: str) -> None:
         """Open the sources and learn where the receiver's tensors live in this model."""
-        sources = Sources.open(ModelRefs.from_dict(refs))
+        sources = Sources.open(ModelFolders.from_dict(folders))
         self.mergefront_model = LiveModel(self.get_model(), sources, device)
 
     def mergefront_load(

@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from mergefront.errors import UserError
-from mergefront.models.checkpoint import whole_folder
+from mergefront.files import whole_folder
 from mergefront.records import SPLITS, Answer, Item, Score, Split
 from mergefront.tasks import Pool, Task, load_task, pool_of, task_path
 from mergefront.tasks.scoring import score, score_all

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergefront.errors import ConfigError, UserError
+from mergefront.files import whole_folder
 from mergefront.jobs.card import licences, model_card
 from mergefront.jobs.verify import Scored, verify
 from mergefront.merging import build
-from mergefront.merging.recipe import Recipe, refs
+from mergefront.merging.recipe import Recipe
 from mergefront.models import lineage
-from mergefront.models.checkpoint import SHARD_BYTES
+from mergefront.models.locate import locate_models
 from mergefront.models.sources import Sources
-from mergefront.models.writer import whole_folder
+from mergefront.models.writer import SHARD_BYTES
 from mergefront.records import Dtype
 
 if TYPE_CHECKING:  # a plain merge needs none of these
@@ -100,7 +101,7 @@ def merge_file(
     if not file.is_file():
         raise UserError(f"{file}: no such recipe file", hint="name a recipe.json")
     recipe = Recipe.read(file)
-    sources = Sources.open(refs(recipe))
+    sources = Sources.open(locate_models(recipe.models))
     for finding in lineage.check(sources):
         say(f"warning: {finding.message}; {finding.hint}")
     if sources.vocabulary is not None:

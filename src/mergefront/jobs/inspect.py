@@ -29,9 +29,9 @@ import torch
 from mergefront.config import VocabularyMode
 from mergefront.errors import PairingError
 from mergefront.models import lineage
-from mergefront.models.checkpoint import locate
 from mergefront.models.lineage import FAR, Finding, Kinship
-from mergefront.models.sources import DonorRef, ModelRefs, Sources, check_heads, match_tokens
+from mergefront.models.locate import DonorFolders, ModelFolders, locate_model
+from mergefront.models.sources import Sources, align_vocabularies, check_heads
 from mergefront.models.tower import text_config
 from mergefront.models.vocabulary import Match
 from mergefront.records import PARTS, Group, Part
@@ -112,13 +112,13 @@ def inspect(
     Raises:
         UserError: a model cannot be found or read, or a donor does not pair with the receiver.
     """
-    refs = ModelRefs(
-        receiver=str(locate(receiver)),
-        base=None if base is None else str(locate(base)),
+    folders = ModelFolders(
+        receiver=str(locate_model(receiver)),
+        base=None if base is None else str(locate_model(base)),
         donors=dict(zip(aliases(donors), map(_located, donors), strict=True)),
         vocabulary=vocabulary,
     )
-    return inspect_sources(Sources.open(refs))
+    return inspect_sources(Sources.open(folders))
 
 
 def inspect_sources(sources: Sources) -> Inspection:
@@ -131,7 +131,7 @@ def inspect_sources(sources: Sources) -> Inspection:
     kinships = tuple(lineage.kinships(sources))
     return Inspection(
         receiver=str(sources.receiver.folder),
-        anchor="receiver" if sources.refs.base is None else "base",
+        anchor="receiver" if sources.folders.base is None else "base",
         n_layers=sources.anatomy.n_layers,
         tied_head=sources.anatomy.tied_head,
         kinds=_kinds(sources),
@@ -140,19 +140,19 @@ def inspect_sources(sources: Sources) -> Inspection:
             for alias in sources.donors
         ),
         measures=measure(sources),
-        vocabulary=sources.refs.vocabulary,
+        vocabulary=sources.folders.vocabulary,
         rows=rows,
         kinships=kinships,
         findings=tuple(found for one in kinships for found in lineage.judge(one)),
     )
 
 
-def _located(name: str) -> DonorRef:
+def _located(name: str) -> DonorFolders:
     """Find `MODEL+ADAPTER`, or a model, also one whose folder's name has a plus in it."""
     model, plus, adapter = name.partition("+")
     if not plus or Path(name).expanduser().is_dir():
-        return DonorRef(str(locate(name)))
-    return DonorRef(str(locate(model)), adapter=str(locate(adapter)))
+        return DonorFolders(str(locate_model(name)))
+    return DonorFolders(str(locate_model(model)), adapter=str(locate_model(adapter)))
 
 
 def _tokens(sources: Sources) -> tuple[dict[str, Match], tuple[int, int] | None]:
@@ -162,7 +162,7 @@ def _tokens(sources: Sources) -> tuple[dict[str, Match], tuple[int, int] | None]
     readable = [one for one in models.values() if one.vocabulary() is not None]
     if receiver.vocabulary() is None or not readable:
         return {}, None
-    found = sources.vocabulary or match_tokens(receiver, readable)
+    found = sources.vocabulary or align_vocabularies(receiver, readable)
     if len(readable) < len(models):
         return dict(found.matches), None
     return dict(found.matches), (len(found.common), int(found.common.sum()))
@@ -368,7 +368,7 @@ class Measure:
 
 def measure(sources: Sources) -> tuple[Measure, ...]:
     """Measure every group of the receiver in which at least one delta exists."""
-    anchor = "receiver" if sources.refs.base is None else "base"
+    anchor = "receiver" if sources.folders.base is None else "base"
     names = sources.donors if anchor == "receiver" else ("receiver", *sources.donors)
     found = []
     for group in sources.groups:

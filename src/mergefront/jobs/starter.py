@@ -10,10 +10,11 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel
 
-from mergefront.config import RESERVED, RunConfig, validate
+from mergefront.config import RESERVED, RunConfig
 from mergefront.errors import UserError
-from mergefront.space.space import SpaceSpec
+from mergefront.space.file import SpaceSpec
 from mergefront.tasks import Task
+from mergefront.yaml_file import validate
 
 _TEMPLATE = """\
 # yaml-language-server: $schema=./run.schema.json

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from mergefront.errors import EngineError
 from mergefront.merging.recipe import Recipe
-from mergefront.models.checkpoint import DTYPES, Checkpoint, written_dtype
+from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.safetensors import DTYPES
 from mergefront.models.sources import Sources
+from mergefront.models.writer import written_dtype
 from mergefront.records import Dtype
 
 if TYPE_CHECKING:  # a plain merge needs none of these

@@ -21,15 +21,15 @@ from mergefront.merging.methods import METHODS
 from mergefront.merging.plan import UNTOUCHED, Choice, copied, plan_of
 from mergefront.merging.recipe import Recipe
 from mergefront.merging.slots import SourceSlot
-from mergefront.models.checkpoint import (
-    DTYPES,
+from mergefront.models.safetensors import DTYPES
+from mergefront.models.sources import Sources, is_finite
+from mergefront.models.writer import (
     SHARD_BYTES,
     CheckpointWriter,
     copy_companions,
     set_config_dtype,
     written_dtype,
 )
-from mergefront.models.sources import Sources, is_finite
 from mergefront.records import Dtype
 
 

@@ -27,21 +27,19 @@ from typing import Any, Final, Literal, get_args
 
 from pydantic import Field
 
-from mergefront.config import Strict, validate
 from mergefront.errors import ConfigError
 from mergefront.models.anatomy import GroupIndex
-from mergefront.models.refs import ModelRefs, Models, located
+from mergefront.models.locate import ModelNames
 from mergefront.records import Table
+from mergefront.yaml_file import Strict, validate
 
 __all__ = [
     "FORMAT",
     "MethodName",
-    "Models",
     "Override",
     "Recipe",
     "identity",
     "matching",
-    "refs",
 ]
 
 FORMAT: Final = "mergefront/recipe@1"
@@ -90,21 +88,21 @@ class _Document(Strict):
     format: Literal["mergefront/recipe@1"]
     method: MethodName
     parameters: dict[str, Any] = Field(default_factory=dict)
-    models: Models
+    models: ModelNames
     table: dict[str, dict[str, float]] = Field(default_factory=dict)
     overrides: tuple[Override, ...] = ()
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything needed to build one model. `models` names the models, `refs` locates them.
+    """Everything needed to build one model. `models` names its models.
 
     `parameters` are the method's, as the user wrote them: without defaults, so that a recipe's
     hash does not change when a default does.
     """
 
     method: str
-    models: Models
+    models: ModelNames
     table: Table = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     overrides: tuple[Override, ...] = ()
@@ -209,18 +207,9 @@ class Recipe:
         return sources
 
 
-def identity(models: Models) -> Recipe:
+def identity(models: ModelNames) -> Recipe:
     """Return the recipe of the receiver itself."""
     return Recipe(method="linear", models=models)
-
-
-def refs(recipe: Recipe) -> ModelRefs:
-    """Locate a recipe's models; download hub models that are not here already.
-
-    Raises:
-        UserError: a model cannot be found.
-    """
-    return located(recipe.models)
 
 
 def matching(pattern: str, index: GroupIndex) -> list[str]:

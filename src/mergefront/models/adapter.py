@@ -25,11 +25,10 @@ import torch
 from torch import Tensor
 
 from mergefront.errors import CheckpointError, PairingError
-from mergefront.files import Kind
 from mergefront.models.anatomy import Anatomy
-from mergefront.models.checkpoint import ADAPTER_CONFIG, Checkpoint, TensorHeader, read_json
+from mergefront.models.checkpoint import ADAPTER_CONFIG, Checkpoint, read_json
 from mergefront.models.exact_product import LowRank
-from mergefront.models.safetensors import read_header
+from mergefront.models.safetensors import TensorHeader, read_header
 from mergefront.models.tower import VISION
 
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -122,9 +121,9 @@ class Adapter:
         for name in self._file.headers:
             self._finite(name)
 
-    def file_hashes(self, kind: Kind = "xxh3") -> dict[str, str]:
+    def file_hashes(self) -> dict[str, str]:
         """Return the hash of the adapter's files, by path in its folder."""
-        return self._file.file_hashes(kind)
+        return self._file.file_hashes()
 
     def _finite(self, own: str) -> Tensor:
         tensor = self._file.tensor(own)

@@ -36,7 +36,8 @@ from types import MappingProxyType
 from typing import Final
 
 from mergefront.errors import PairingError
-from mergefront.models.checkpoint import Checkpoint, TensorHeader
+from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.safetensors import TensorHeader
 from mergefront.models.tower import (
     ATTENTION,
     CONNECTOR,

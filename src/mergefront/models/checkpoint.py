@@ -1,15 +1,11 @@
-"""Safetensors folders: opening reads headers only, tensors come one at a time, memory-mapped.
+"""Model folders: which files a checkpoint has, what their headers say, and one tensor at a time.
 
-Not here: what a tensor is for (`anatomy`), and what is written when two of them are merged
-(`merging.build`). Which files a folder has, and which folders are refused, is `folder`'s; writing
-lives in `writing`, the file format in `safetensors_file`. No pickle is ever read.
+Opening reads JSON and the weight files' headers. Tensors are memory-mapped. No pickle is ever read;
+folders with adapters, GGUF files or quantised weights are refused, and the message says what to do.
 
-Reading order: `Checkpoint.open`, `locate`.
+Not here: one file's format (`safetensors`), writing (`writer`), what a tensor is for (`anatomy`).
 
-What lies in a model's folder: its config and weight files, or why they are refused.
-
-Nothing is read here but JSON. Not here: the weight files' headers (`safetensors_file`) and
-tensors (`checkpoint`).
+Reading order: `Checkpoint.open`, `read_config`, `weight_files`, `read_index`.
 """
 
 from __future__ import annotations
@@ -25,44 +21,27 @@ from typing import Any, Final
 import torch
 from safetensors import SafetensorError, safe_open
 
-from mergefront.errors import CheckpointError, UserError
-from mergefront.files import Kind, file_hash
+from mergefront.errors import CheckpointError
+from mergefront.files import file_hash
 from mergefront.models.safetensors import DTYPES, TensorHeader, read_header
-from mergefront.models.writer import (
-    PLAIN,
-    SHARD_BYTES,
-    WEIGHT_INDEX,
-    CheckpointWriter,
-    copy_companions,
-    set_config_dtype,
-    whole_folder,
-    written_dtype,
-)
+from mergefront.models.writer import PLAIN, WEIGHT_INDEX, written_dtype
 from mergefront.records import Dtype
 
-__all__ = [
-    "DTYPES",
-    "SHARD_BYTES",
-    "Checkpoint",
-    "CheckpointWriter",
-    "TensorHeader",
-    "copy_companions",
-    "downloaded",
-    "locate",
-    "set_config_dtype",
-    "whole_folder",
-    "written_dtype",
-]
-
-_WANTED: Final = (  # no pickles
-    *("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"),
-    *("LICENSE*", "NOTICE*"),
+ADAPTER_CONFIG: Final = "adapter_config.json"
+"""The file that makes a folder a PEFT adapter's."""
+PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_SHARD: Final = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
+_CONVERT: Final = (
+    "convert them in a sandbox: load with transformers, save_pretrained writes safetensors"
 )
-_PROMPTING: Final = (
+NO_GGUF: Final = (
+    "use the repository in safetensors from which the GGUF was made: it is quantised as a rule, "
+    "and its tensors go by other names"
+)
+_PROMPT_FILES: Final = (
     *("*.json", "*.jinja", "additional_chat_templates/*.jinja"),
     *("*.model", "*.tiktoken", "vocab*.txt", "merges*.txt"),
 )
-_SECOND_COPIES: Final = ["original/*", "consolidated*", "checkpoint-*/*"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +120,7 @@ class Checkpoint:
             self._handles[header.file] = handle
         return handle, header.name
 
-    def file_hashes(self, kind: Kind = "xxh3") -> dict[str, str]:
+    def file_hashes(self) -> dict[str, str]:
         """Return the hash of all that decides answers, by path in the folder.
 
         These are the weight files and whatever makes prompts: config, generation config,
@@ -149,9 +128,9 @@ class Checkpoint:
         not files of another folder (an adapter's), which are that folder's to hash.
         """
         files = {header.file for header in self.headers.values()}
-        files |= {file for pattern in _PROMPTING for file in self.folder.glob(pattern)}
+        files |= {file for pattern in _PROMPT_FILES for file in self.folder.glob(pattern)}
         return {
-            file.relative_to(self.folder).as_posix(): file_hash(file, kind)
+            file.relative_to(self.folder).as_posix(): file_hash(file)
             for file in sorted(files)
             if file.is_relative_to(self.folder)
             and file.is_file()
@@ -191,76 +170,6 @@ class Checkpoint:
             total[own] = total.get(own, 0) + header.n_bytes
         ordered = sorted((own for own in total if own in PLAIN), key=lambda own: -total[own])
         return tuple(str(own).removeprefix("torch.") for own in ordered)
-
-
-def locate(model: str, revision: str | None = None) -> Path:
-    """Return the folder of a model: `zoo:<name>`, an existing folder, or a Hugging Face hub id.
-
-    A hub id may carry its revision, `owner/name@revision`. A hub model is taken from the local
-    cache or downloaded, without any pickle.
-
-    Raises:
-        UserError: if there is no such folder and the hub has no such model or cannot be reached.
-    """
-    if model.startswith("zoo:"):
-        from mergefront.zoo import model_folder
-
-        return model_folder(model.removeprefix("zoo:"))
-    folder = Path(model).expanduser()
-    if folder.is_dir() and model:
-        return folder
-    if folder.is_file():
-        raise UserError(
-            f"model {model!r}: a file, expected a model's folder",
-            hint=NO_GGUF if folder.suffix == ".gguf" else "give the folder that it lies in",
-        )
-    name, _, pinned = model.partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or model.startswith((".", "/", "~")):
-        raise UserError(
-            f"model {model!r}: no such folder",
-            hint="give a folder, a hub id such as Qwen/Qwen2-VL-7B-Instruct, or zoo:vlm",
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision or pinned or None,
-                allow_patterns=list(_WANTED),
-                ignore_patterns=_SECOND_COPIES,
-            )
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as problem:
-        first_line = str(problem).strip().splitlines()[:1]
-        raise UserError(
-            f"model {model!r}: neither a folder here nor obtainable from the hub "
-            f"({type(problem).__name__}: {' '.join(first_line)})",
-            hint="check the name, the revision, the network and, for gated models, your HF login",
-        ) from problem
-
-
-def downloaded(files: Iterable[str]) -> list[str]:
-    """Return those files of a hub repository (paths in it) that `locate` downloads."""
-    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
-
-    return list(
-        filter_repo_objects(files, allow_patterns=list(_WANTED), ignore_patterns=_SECOND_COPIES)
-    )
-
-
-ADAPTER_CONFIG: Final = "adapter_config.json"
-"""The file that makes a folder a PEFT adapter's."""
-PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_SHARD: Final = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
-_CONVERT: Final = (
-    "convert them in a sandbox: load with transformers, save_pretrained writes safetensors"
-)
-NO_GGUF: Final = (
-    "use the repository in safetensors from which the GGUF was made: it is quantised as a rule, "
-    "and its tensors go by other names"
-)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

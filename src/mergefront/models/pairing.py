@@ -16,8 +16,6 @@ from mergefront.errors import PairingError
 from mergefront.models.anatomy import Anatomy, group_name
 from mergefront.models.checkpoint import Checkpoint
 
-__all__ = ["pair"]
-
 Key = tuple[int | None, str]
 
 _BACKBONE: Final = "a donor must have the receiver's language backbone, bias for bias"

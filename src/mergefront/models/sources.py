@@ -1,19 +1,16 @@
-"""The models of a merge, opened, dissected and paired: every tensor by the receiver's name.
+"""The models of a merge, opened and paired: every tensor by the receiver's name.
 
-Not here: which tensors get merged how (`plan`). `ModelRefs` (from `models`) is plain values, made
-to cross process boundaries; `Sources` is opened from it on either side.
-
-A source is named "receiver", "base" (the common ancestor), a donor's alias, or "base:<alias>"
-(that donor's own base, or the common one if it names none, or an adapter's own model if there is
-neither).
+A source is named "receiver", "base" (the common ancestor), a donor's alias, or "base:<alias>": that
+donor's own base, or else the common one, or else, for an adapter, the model that it was trained on.
 
 An adapter donor's tensor is its model's plus the update, in fp32 where the adapter changes it (see
 `adapter`). With `vocabulary: by_token` embedding and head come in the receiver's rows (see
 `vocabulary`).
 
-One model of a merge, opened: its checkpoint, its adapter if it has one, and how it pairs.
+Not here: which tensors are merged, and how (`merging.plan`). `Sources` may be opened from the same
+`ModelFolders` in several processes.
 
-Not here: the models of a merge together (`sources`).
+Reading order: `SourceModel`, `open_model`, `Sources`, `check_heads`.
 """
 
 from __future__ import annotations
@@ -28,66 +25,154 @@ import torch
 from torch import Tensor
 
 from mergefront.errors import CheckpointError, PairingError, UserError
-from mergefront.files import Kind
 from mergefront.models.adapter import Adapter
 from mergefront.models.anatomy import Anatomy, GroupIndex, dissect, groups
 from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.locate import ModelFolders
 from mergefront.models.pairing import pair
-from mergefront.models.refs import DonorRef, ModelRefs
 from mergefront.models.vocabulary import Alignment, Vocabulary, align, read_tokens
 from mergefront.records import Group
 
-__all__ = [
-    "DonorRef",
-    "ModelRefs",
-    "Opened",
-    "Sources",
-    "check_heads",
-    "is_finite",
-    "match_tokens",
-]
+TOKEN_PARTS: Final = ("embedding", "head")
+"""The parts whose rows belong to tokens."""
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """One model: `pairs` maps the receiver's tensor names to its own.
+
+    `label` is its name in messages, another for every model. With an adapter, `checkpoint` has the
+    whole tensors that the adapter brings, but not its updates.
+    """
+
+    label: str
+    checkpoint: Checkpoint
+    anatomy: Anatomy
+    pairs: Mapping[str, str]
+    adapter: Adapter | None = None
+
+    def file_hashes(self) -> dict[str, str]:
+        """Return the hash of all its files that decide answers; an adapter's as adapter/*."""
+        hashes = self.checkpoint.file_hashes()
+        if self.adapter is not None:
+            adapter_hashes = self.adapter.file_hashes()
+            hashes |= {f"adapter/{name}": digest for name, digest in adapter_hashes.items()}
+        return hashes
+
+    def vocabulary(self) -> Vocabulary | None:
+        """Return its tokens, those of the adapter's folder first; None without a tokenizer.
+
+        Raises:
+            CheckpointError: a tokenizer is there but cannot be read.
+        """
+        folders = [self.checkpoint.folder]
+        if self.adapter is not None:
+            folders.insert(0, self.adapter.folder)
+        tokens = read_tokens(*folders)
+        if tokens is None:
+            return None
+        rows = [
+            self.checkpoint.headers[name].shape[0]
+            for name in self.anatomy.language()
+            if self.anatomy.places[name].part in TOKEN_PARTS
+        ]
+        return Vocabulary(str(folders[0]), tokens, min(rows))
+
+
+def open_model(receiver: SourceModel, label: str, folder: str, adapter: str | None) -> SourceModel:
+    """Open a model, and an adapter on it, and pair it with the receiver.
+
+    Raises:
+        CheckpointError: if a folder is incomplete, damaged or not read.
+        PairingError: if a tensor cannot be classified or has no counterpart.
+    """
+    checkpoint = Checkpoint.open(Path(folder))
+    anatomy = dissect(checkpoint)
+    opened_adapter = None
+    if adapter is not None:
+        opened_adapter = Adapter.open(Path(adapter), checkpoint, anatomy)
+        checkpoint = opened_adapter.model
+        anatomy = dissect(checkpoint)
+    pairs = pair(receiver.anatomy, anatomy, receiver.checkpoint, checkpoint)
+    return SourceModel(label, checkpoint, anatomy, pairs, opened_adapter)
+
+
+def pair_token_rows(receiver: SourceModel, model: SourceModel) -> SourceModel:
+    """Pair embedding and head as well where only their numbers of rows differ."""
+    name_by_key = {model.anatomy.key(name): name for name in model.anatomy.language()}
+    if model.anatomy.tied_head:
+        name_by_key.setdefault((None, "head.weight"), model.anatomy.landmarks.embedding)
+    token_pairs = {
+        name: name_by_key[receiver.anatomy.key(name)]
+        for name in receiver.pairs
+        if name not in model.pairs
+    }
+    return replace(model, pairs={**model.pairs, **token_pairs})
+
+
+def align_vocabularies(receiver: SourceModel, models: Collection[SourceModel]) -> Alignment:
+    """Match the receiver's embedding rows with those of other models, by token string.
+
+    Raises:
+        UserError: if a model has no tokenizer.
+    """
+    vocabularies = {}
+    for model in (receiver, *models):
+        vocabulary = model.vocabulary()
+        if vocabulary is None:
+            raise UserError(
+                f"vocabulary by_token: {model.label} {model.checkpoint.folder} has no tokenizer "
+                "(no tokenizer.json, vocab.json or tokenizer.model)",
+                hint="put the tokenizer's files there, or use `vocabulary: receiver`",
+            )
+        vocabularies[model.label] = vocabulary
+    rows = receiver.checkpoint.headers[receiver.anatomy.landmarks.embedding].shape[0]
+    return align(vocabularies.pop("receiver"), rows, vocabularies)
 
 
 @dataclass(frozen=True, eq=False)
 class Sources:
     """Receiver, base and donors, opened and paired. Tensors are memory-mapped: read only."""
 
-    refs: ModelRefs
+    folders: ModelFolders
     receiver: Checkpoint
     anatomy: Anatomy
     groups: tuple[Group, ...]
-    models: Mapping[str, Opened]
+    models: Mapping[str, SourceModel]
     vocabulary: Alignment | None = None
     _finite: set[tuple[str, str]] = field(default_factory=set, repr=False)
 
     @classmethod
-    def open(cls, refs: ModelRefs) -> Sources:
+    def open(cls, folders: ModelFolders) -> Sources:
         """Open every model's headers and pair the donors and bases with the receiver.
 
         Raises:
             CheckpointError: if a folder is incomplete or damaged.
             PairingError: if a tensor cannot be classified or has no counterpart.
         """
-        receiver = Checkpoint.open(Path(refs.receiver))
+        receiver = Checkpoint.open(Path(folders.receiver))
         anatomy = dissect(receiver)
-        itself = Opened("receiver", receiver, anatomy, {name: name for name in anatomy.language()})
-        known: dict[tuple[str, str | None], Opened] = {}
-        models = {"receiver": itself}
-        for source, label, folder, adapter in _named(refs):
-            if (folder, adapter) not in known:
-                known[folder, adapter] = open_model(itself, label, folder, adapter)
-            models[source] = known[folder, adapter]
+        own_pairs = {name: name for name in anatomy.language()}
+        receiver_model = SourceModel("receiver", receiver, anatomy, own_pairs)
+        opened: dict[tuple[str, str | None], SourceModel] = {}
+        models = {"receiver": receiver_model}
+        for source, label, folder, adapter in _list_sources(folders):
+            if (folder, adapter) not in opened:  # one model may be several sources
+                opened[folder, adapter] = open_model(receiver_model, label, folder, adapter)
+            models[source] = opened[folder, adapter]
         vocabulary = None
-        if refs.vocabulary == "by_token":
-            found = {one.label: with_every_row(itself, one) for one in known.values()}
-            models = {source: found.get(one.label, one) for source, one in models.items()}
-            vocabulary = match_tokens(itself, found.values())
-        return cls(refs, receiver, anatomy, groups(anatomy, receiver), models, vocabulary)
+        if folders.vocabulary == "by_token":
+            paired = {
+                model.label: pair_token_rows(receiver_model, model) for model in opened.values()
+            }
+            models = {source: paired.get(model.label, model) for source, model in models.items()}
+            vocabulary = align_vocabularies(receiver_model, paired.values())
+        return cls(folders, receiver, anatomy, groups(anatomy, receiver), models, vocabulary)
 
     @property
     def donors(self) -> tuple[str, ...]:
         """The donors' aliases, in the order in which they are summed."""
-        return tuple(self.refs.donors)
+        return tuple(self.folders.donors)
 
     @cached_property
     def group_index(self) -> GroupIndex:
@@ -103,17 +188,20 @@ class Sources:
             CheckpointError: if the tensor is `checked` and holds NaN or infinity.
         """
         model = self.model(source)
-        own = name if model.checkpoint is self.receiver else model.pairs.get(name)
-        if own is None:
+        model_name = name if model.checkpoint is self.receiver else model.pairs.get(name)
+        if model_name is None:
             raise PairingError(
                 f"{model.label} {model.checkpoint.folder} has nothing to pair with {name!r}: "
                 "its vocabulary differs from the receiver's",
                 hint="freeze embedding and head, or use models with one vocabulary",
             )
-        tensor = self._finite_tensor(model, own) if checked else model.checkpoint.tensor(own)
+        if checked:
+            tensor = self._finite_tensor(model, model_name)
+        else:
+            tensor = model.checkpoint.tensor(model_name)
         if model.adapter is not None:
-            tensor = model.adapter.apply(own, tensor)
-        by_token = self.vocabulary is not None and self.anatomy.places[name].part in BY_TOKEN
+            tensor = model.adapter.apply(model_name, tensor)
+        by_token = self.vocabulary is not None and self.anatomy.places[name].part in TOKEN_PARTS
         if self.vocabulary is not None and by_token and model.checkpoint is not self.receiver:
             tensor = self.vocabulary.aligned(model.label, tensor, self.receiver.tensor(name))
         return tensor
@@ -121,15 +209,15 @@ class Sources:
     def rows(self, source: str, name: str, rows: slice) -> Tensor:
         """Return some rows (along the first dimension) of a tensor of attention or MLP.
 
-        For looks at a sample: cheap for an adapter as well, and NaN passes.
+        For samples: cheap for an adapter as well, and without a check for NaN.
 
         Raises:
             UserError: if there is no such source.
         """
         model = self.model(source)
-        own = model.pairs[name]
-        sample = model.checkpoint.rows(own, rows)
-        return sample if model.adapter is None else model.adapter.apply(own, sample, rows)
+        model_name = model.pairs[name]
+        sample = model.checkpoint.rows(model_name, rows)
+        return sample if model.adapter is None else model.adapter.apply(model_name, sample, rows)
 
     def check_finite(self) -> None:
         """Read every tensor that can be merged, of every model, and refuse NaN and infinity.
@@ -140,14 +228,14 @@ class Sources:
         for model in self.models.values():
             if model.adapter is not None:
                 model.adapter.check_finite()
-            for own in model.pairs.values():
-                self._finite_tensor(model, own)
+            for model_name in model.pairs.values():
+                self._finite_tensor(model, model_name)
 
-    def file_hashes(self, kind: Kind = "xxh3") -> dict[str, dict[str, str]]:
+    def file_hashes(self) -> dict[str, dict[str, str]]:
         """Return source -> file -> hash of all that decides answers."""
-        return {name: model.file_hashes(kind) for name, model in self.models.items()}
+        return {name: model.file_hashes() for name, model in self.models.items()}
 
-    def model(self, source: str) -> Opened:
+    def model(self, source: str) -> SourceModel:
         """Return a source's model.
 
         Raises:
@@ -156,37 +244,37 @@ class Sources:
         model = self.models.get(source)
         if model is not None:
             return model
-        if source == "base" or source.removeprefix("base:") in self.refs.donors:
-            what = "the models name no base"
+        if source == "base" or source.removeprefix("base:") in self.folders.donors:
+            problem = "the models name no base"
             if source != "base":
-                what = f"donor {source.removeprefix('base:')!r} has no base, its own or common"
+                problem = f"donor {source.removeprefix('base:')!r} has no base, its own or common"
             raise UserError(
-                f"{what}, which its delta is taken from",
+                f"{problem}, so that there is nothing to take a delta from",
                 hint="name the common ancestor under `base`, or use anchor receiver or linear",
             )
         raise UserError(f"no source {source!r}; there are: {', '.join(self.models)}")
 
-    def _finite_tensor(self, model: Opened, own: str) -> Tensor:
-        tensor = model.checkpoint.tensor(own)
-        key = model.label, own
+    def _finite_tensor(self, model: SourceModel, model_name: str) -> Tensor:
+        tensor = model.checkpoint.tensor(model_name)
+        key = model.label, model_name
         if key not in self._finite:
             if not is_finite(tensor):
                 raise CheckpointError(
-                    f"{model.label} {model.checkpoint.folder}: tensor {own!r} holds NaN or "
-                    f"infinity (in {model.checkpoint.headers[own].file.name})",
+                    f"{model.label} {model.checkpoint.folder}: tensor {model_name!r} holds NaN or "
+                    f"infinity (in {model.checkpoint.headers[model_name].file.name})",
                     hint="the checkpoint is damaged or its training diverged",
                 )
             self._finite.add(key)
         return tensor
 
 
-def _named(refs: ModelRefs) -> Iterator[tuple[str, str, str, str | None]]:
+def _list_sources(folders: ModelFolders) -> Iterator[tuple[str, str, str, str | None]]:
     """Yield (source, label for messages, folder, adapter) of every model but the receiver."""
-    if refs.base is not None:
-        yield "base", "base", refs.base, None
-    for alias, donor in refs.donors.items():
+    if folders.base is not None:
+        yield "base", "base", folders.base, None
+    for alias, donor in folders.donors.items():
         yield alias, f"donor {alias!r}", donor.model, donor.adapter
-        base = donor.base or refs.base or (donor.model if donor.adapter else None)
+        base = donor.base or folders.base or (donor.model if donor.adapter else None)
         if base is not None:
             yield f"base:{alias}", f"base of donor {alias!r}", base, None
 
@@ -230,100 +318,3 @@ def check_heads(sources: Sources, touched_parts: Collection[str]) -> None:
                     "has another size",
                     hint=f"{hint}, or match rows by token: `vocabulary: by_token`",
                 )
-
-
-BY_TOKEN: Final = ("embedding", "head")
-"""The parts whose rows belong to tokens."""
-
-
-@dataclass(frozen=True)
-class Opened:
-    """One model: `pairs` maps the receiver's tensor names to its own.
-
-    `label` is its name in messages, another for every model. With an adapter, `checkpoint` has the
-    whole tensors that the adapter brings, but not its updates.
-    """
-
-    label: str
-    checkpoint: Checkpoint
-    anatomy: Anatomy
-    pairs: Mapping[str, str]
-    adapter: Adapter | None = None
-
-    def file_hashes(self, kind: Kind = "xxh3") -> dict[str, str]:
-        """Return the hash of all its files that decide answers; an adapter's as adapter/*."""
-        found = self.checkpoint.file_hashes(kind)
-        if self.adapter is not None:
-            own = self.adapter.file_hashes(kind)
-            found |= {f"adapter/{name}": one for name, one in own.items()}
-        return found
-
-    def vocabulary(self) -> Vocabulary | None:
-        """Return its tokens, those of the adapter's folder first; None without a tokenizer.
-
-        Raises:
-            CheckpointError: a tokenizer is there but cannot be read.
-        """
-        folders = [self.checkpoint.folder]
-        if self.adapter is not None:
-            folders.insert(0, self.adapter.folder)
-        tokens = read_tokens(*folders)
-        if tokens is None:
-            return None
-        rows = [
-            self.checkpoint.headers[name].shape[0]
-            for name in self.anatomy.language()
-            if self.anatomy.places[name].part in BY_TOKEN
-        ]
-        return Vocabulary(str(folders[0]), tokens, min(rows))
-
-
-def open_model(receiver: Opened, label: str, folder: str, adapter: str | None) -> Opened:
-    """Open a model, and an adapter on it, and pair it with the receiver.
-
-    Raises:
-        CheckpointError: if a folder is incomplete, damaged or not read.
-        PairingError: if a tensor cannot be classified or has no counterpart.
-    """
-    checkpoint = Checkpoint.open(Path(folder))
-    anatomy = dissect(checkpoint)
-    on_top = None
-    if adapter is not None:
-        on_top = Adapter.open(Path(adapter), checkpoint, anatomy)
-        checkpoint = on_top.model
-        anatomy = dissect(checkpoint)
-    pairs = pair(receiver.anatomy, anatomy, receiver.checkpoint, checkpoint)
-    return Opened(label, checkpoint, anatomy, pairs, on_top)
-
-
-def with_every_row(receiver: Opened, model: Opened) -> Opened:
-    """Pair embedding and head as well where only their numbers of rows differ."""
-    theirs = {model.anatomy.key(name): name for name in model.anatomy.language()}
-    if model.anatomy.tied_head:
-        theirs.setdefault((None, "head.weight"), model.anatomy.landmarks.embedding)
-    more = {
-        name: theirs[receiver.anatomy.key(name)]
-        for name in receiver.pairs
-        if name not in model.pairs
-    }
-    return replace(model, pairs={**model.pairs, **more})
-
-
-def match_tokens(receiver: Opened, models: Collection[Opened]) -> Alignment:
-    """Match the receiver's embedding rows with those of other models, by token string.
-
-    Raises:
-        UserError: if a model has no tokenizer.
-    """
-    found = {}
-    for model in (receiver, *models):
-        vocabulary = model.vocabulary()
-        if vocabulary is None:
-            raise UserError(
-                f"vocabulary by_token: {model.label} {model.checkpoint.folder} has no tokenizer "
-                "(no tokenizer.json, vocab.json or tokenizer.model)",
-                hint="put the tokenizer's files there, or use `vocabulary: receiver`",
-            )
-        found[model.label] = vocabulary
-    rows = receiver.checkpoint.headers[receiver.anatomy.landmarks.embedding].shape[0]
-    return align(found.pop("receiver"), rows, found)

@@ -1,30 +1,27 @@
-"""Writing a model folder: streamed shard by shard, whole or not at all.
+"""Writing a checkpoint: its weights, streamed shard by shard, and the files beside them.
 
-Not here: reading (`checkpoint`) and what the tensors are (`merging.build`). `checkpoint`
-re-exports everything public of this module.
+Not here: reading (`checkpoint`), what the tensors are (`merging.build`), and how the folder appears
+whole or not at all (`files.whole_folder`).
 
-A checkpoint may be written in another floating type than the one it is made from: `written_dtype`
-says which tensors that changes, `set_config_dtype` lets config.json follow.
+A checkpoint may be written in another floating type than that of its source: `written_dtype` says
+which tensors that changes, `set_config_dtype` lets config.json follow.
 
-Reading order: `whole_folder`, `CheckpointWriter`, `copy_companions`.
+Reading order: `CheckpointWriter`, `copy_companions`, `written_dtype`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from mergefront.errors import CheckpointError, UserError
+from mergefront.errors import CheckpointError
 from mergefront.models.safetensors import Layout, raw_bytes
 from mergefront.records import Dtype
 
@@ -150,56 +147,6 @@ def _dealt_out(
         shards[-1][name] = tensor
         room -= tensor.nbytes
     return shards
-
-
-@contextlib.contextmanager
-def whole_folder(out: Path, needs_bytes: int = 0) -> Iterator[Path]:
-    """Yield a hidden sibling of `out` that becomes `out` only if the body succeeds.
-
-    On any error or interrupt it is removed; leavings of a process that was killed are removed by
-    the next call for the same `out`.
-
-    Raises:
-        UserError: if `out` exists, or the disk has less than `needs_bytes` free or fills up.
-    """
-    out = Path(out)
-    if out.exists() or out.is_symlink():
-        raise UserError(
-            f"output folder {out} exists already", hint="give another, or delete it first"
-        )
-    parent = out.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    _sweep(parent, out.name)
-    free = shutil.disk_usage(parent).free
-    if free < needs_bytes:
-        raise UserError(
-            f"no space for {out}: {needs_bytes / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free",
-            hint="free some disk space, or write to another disk",
-        )
-    partial = parent / f".{out.name}.partial-{os.getpid()}"
-    partial.mkdir()
-    try:
-        yield partial
-        partial.rename(out)
-    except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"no space left while writing {out}",
-                hint="free some disk space, or write to another disk",
-            ) from problem
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sweep(parent: Path, name: str) -> None:
-    """Remove partial folders of `name` whose process is gone, or that are this process's own."""
-    marker = f".{name}.partial-"
-    for leaving in parent.glob(f"{marker}*"):
-        pid = leaving.name.removeprefix(marker)
-        alive = pid.isdigit() and int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()
-        if pid.isdigit() and not alive:
-            shutil.rmtree(leaving, ignore_errors=True)
 
 
 def copy_companions(src: Path, dst: Path) -> list[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mergefront.errors import RunError, UserError
-from mergefront.merging.recipe import Recipe, refs
+from mergefront.merging.recipe import Recipe
+from mergefront.models.locate import locate_models
 from mergefront.models.sources import Sources
 from mergefront.runs.directory import RunDirectory
 from mergefront.runs.front import read_front
@@ -45,7 +46,7 @@ def resolve(reference: str, runs: Path) -> Named:
         if not path.is_file():
             raise UserError(f"{path}: no such recipe file")
         recipe = Recipe.read(path)
-        sources = Sources.open(refs(recipe))
+        sources = Sources.open(locate_models(recipe.models))
         return Named(path.stem, recipe, sources, folder=path.absolute().parent.name)
     name, _, pick = reference.partition(":")
     run = open_run(runs, name)

@@ -28,10 +28,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import mergefront
-from mergefront.config import RunConfig, TokenCost, dump_yaml, load_yaml
+from mergefront.config import RunConfig, TokenCost
 from mergefront.errors import RunError
-from mergefront.files import write_text
+from mergefront.files import HASH_PREFIX, whole_file, write_text
 from mergefront.records import Split
+from mergefront.yaml_file import differences, dump_yaml, load_yaml
 
 if TYPE_CHECKING:
     from mergefront.engine.asking import MarkedAnswer
@@ -137,10 +138,10 @@ class RunDirectory:
         path = runs / config.name
         if (path / "config.yaml").is_file():
             existing = cls.open(path)
-            differences = _differences(existing.config, config)
-            if differences:
+            changes = _changes(existing.config, config)
+            if changes:
                 raise RunError(
-                    f"{path} belongs to another configuration: {'; '.join(differences)}",
+                    f"{path} belongs to another configuration: {'; '.join(changes)}",
                     hint="change `name`, or delete the directory, or restore the configuration "
                     "(only `budget` may change on a resume)",
                 )
@@ -184,7 +185,7 @@ class RunDirectory:
         path = self.path / "manifest.json"
         now = json.loads(json.dumps(dict(found)))
         if path.is_file():
-            then = json.loads(path.read_text())
+            then = self.manifest()
             changed = [k for k in now if then.get(k) != now[k]]
             if changed:
                 detail = _told(changed, then, now)
@@ -198,11 +199,25 @@ class RunDirectory:
         write_text(path, json.dumps({**now, **_environment(self.config)}, indent=1))
 
     def manifest(self) -> dict[str, Any]:
-        """What the run was started with. Raises RunError if it has not been started."""
+        """Return what the run was started with.
+
+        Raises:
+            RunError: it has not been started, or it was by a version whose files are not read.
+        """
         path = self.path / "manifest.json"
         if not path.is_file():
             raise RunError(f"{self.path}: the run has not been started")
-        return dict(json.loads(path.read_text()))
+        manifest = dict(json.loads(path.read_text()))
+        sources = manifest.get("sources", {}).values()
+        if not all(
+            digest.startswith(HASH_PREFIX) for hashes in sources for digest in hashes.values()
+        ):
+            raise RunError(
+                f"{self.path}: mergefront 0.2 or an older version started this run, and its files "
+                "are no longer read",
+                hint="use the version that its manifest.json names, or start a new run",
+            )
+        return manifest
 
     def items_path(self, name: str) -> Path:
         """The item file of `name`: a candidate's number, RECEIVER, or a `blind_name` of either."""
@@ -219,10 +234,8 @@ class RunDirectory:
         splits = {record.split for record in fresh}
         kept = [r for r in self.read_answers(name) if r.split not in splits]
         rows = [asdict(record) for record in (*kept, *fresh)]
-        path = self.items_path(name)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        pq.write_table(pa.Table.from_pylist(rows), partial, compression="zstd")
-        os.replace(partial, path)
+        with whole_file(self.items_path(name)) as partial:
+            pq.write_table(pa.Table.from_pylist(rows), partial, compression="zstd")
 
     def read_items(self, name: str, split: Split | None = None) -> list[ItemRecord]:
         """Rows of a candidate by objective, costs included, of one split or all.
@@ -241,33 +254,25 @@ class RunDirectory:
         return [row for row in rows if split is None or row.split == split]
 
 
-def _differences(then: RunConfig, now: RunConfig) -> list[str]:
+def _changes(then: RunConfig, now: RunConfig) -> list[str]:
     free = {"budget", "tracking", "name"}
     a, b = then.model_dump(mode="json"), now.model_dump(mode="json")
     # As text: the order of donors and objectives matters, and equal mappings hide it.
     changed = [k for k in a if k not in free and json.dumps(a[k]) != json.dumps(b[k])]
-    return [words for k in changed for words in _all_differences(k, a[k], b[k])]
+    return [
+        words
+        for k in changed
+        for words in differences(a[k], b[k], k)
+        or [f"the order of {k} was {', '.join(a[k])}, is {', '.join(b[k])}"]
+    ]
 
 
 def _told(keys: Sequence[str], then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs under some keys, in words: the first few, hashes last, for they say least."""
-    found = [words for key in keys for words in _all_differences(key, then.get(key), now[key])]
+    found = [words for key in keys for words in differences(then.get(key), now[key], key)]
     found.sort(key=lambda words: "sha256" in words)
     more = f"; and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
     return "; ".join(found[:MOST_NAMED]) + more
-
-
-def _all_differences(path: str, then: Any, now: Any) -> list[str]:
-    if isinstance(then, dict) and isinstance(now, dict) and then != now:
-        return [
-            words
-            for key in sorted({*then, *now})
-            if then.get(key) != now.get(key)
-            for words in _all_differences(f"{path}.{key}", then.get(key), now.get(key))
-        ]
-    if then == now:
-        return [f"the order of {path} was {', '.join(then)}, is {', '.join(now)}"]
-    return [f"{path} was {then!r}, is {now!r}"]
 
 
 def _environment(config: RunConfig) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from typing import Any, Final
 import numpy as np
 
 from mergefront.errors import RunError
-from mergefront.files import kind_of
 from mergefront.merging.methods import METHODS
 from mergefront.models.sources import Sources
 from mergefront.records import Evaluation, Table
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.history import estimates_of, evaluations, open_study, reference_point
-from mergefront.space.space import Space, SpaceSpec
+from mergefront.space.file import SpaceSpec
+from mergefront.space.space import Space
 from mergefront.stats.pareto import collapsed, non_dominated
 
 MOST: Final = 8
@@ -51,7 +51,7 @@ def read_earlier(folders: Sequence[str], space: Space, sources: Sources) -> list
         spec = SpaceSpec.model_validate(manifest["space"])
         _check_method(run, spec, space.spec)
         then = manifest["sources"]
-        ours = _same_donors(run, then, space, sources.file_hashes(kind_of(then)))
+        ours = _same_donors(run, then, space, sources.file_hashes())
         study = open_study(run)
         laid = Space.build(spec, list(run.config.donors), space.groups)
         for one in _front(run, evaluations(study, run)):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from mergefront.config import RunConfig
-from mergefront.files import kind_of
 from mergefront.merging.plan import check_method
-from mergefront.merging.recipe import Models, Recipe, refs
+from mergefront.models.locate import ModelNames, locate_models
 from mergefront.models.sources import Sources, check_heads
 from mergefront.runs.directory import RunDirectory
-from mergefront.space.space import Space, SpaceSpec
+from mergefront.space.file import SpaceSpec
+from mergefront.space.space import Space
 
 
-def models_of(config: RunConfig) -> Models:
+def models_of(config: RunConfig) -> ModelNames:
     """The models of a run as the user wrote them."""
-    return Models(
+    return ModelNames(
         receiver=config.receiver,
         revision=config.revision,
         base=config.base,
@@ -30,8 +30,7 @@ def run_space(run: RunDirectory) -> tuple[Space, Sources]:
     """
     spec = SpaceSpec.model_validate(run.manifest()["space"])
     space, sources = lay_out(run.config, spec)
-    kind = kind_of(run.manifest().get("sources", {}))
-    run.check_manifest({"sources": sources.file_hashes(kind)})
+    run.check_manifest({"sources": sources.file_hashes()})
     return space, sources
 
 
@@ -42,7 +41,7 @@ def lay_out(config: RunConfig, spec: SpaceSpec) -> tuple[Space, Sources]:
         UserError: a model cannot be found, opened or paired, or the space does not fit.
     """
     models = models_of(config)
-    sources = Sources.open(refs(Recipe(spec.method, models, {}, spec.opening)))
+    sources = Sources.open(locate_models(models))
     check_method(sources, spec.method, spec.opening)
     space = Space.build(spec, list(models.donors), sources.groups)
     check_heads(sources, space.parts)

@@ -19,7 +19,8 @@ from mergefront.engine import Engine, open_engine
 from mergefront.engine.asking import answer
 from mergefront.errors import CandidateError, EngineError
 from mergefront.merging.plan import plan_of
-from mergefront.merging.recipe import Models, Recipe
+from mergefront.merging.recipe import Recipe
+from mergefront.models.locate import ModelNames
 from mergefront.models.sources import Sources
 from mergefront.records import RESULT, SPLITS, Estimate, Evaluation, Item, Raced, Seconds, Split
 from mergefront.runs.directory import (
@@ -51,7 +52,7 @@ class Search:
     """A run with everything open that it needs."""
 
     run: RunDirectory
-    models: Models
+    models: ModelNames
     space: Space
     items: ItemSet
     sources: Sources
@@ -74,7 +75,7 @@ class Search:
                 now than after a night.
         """
         if self.engine is None:
-            self.engine = open_engine(self.config.engine, self.sources.refs)
+            self.engine = open_engine(self.config.engine, self.sources.folders)
             self.engine.check([item for split in SPLITS for item in self.items.flat(split)])
         return self.engine
 

@@ -7,16 +7,13 @@ directory and study created or resumed, warm starts queued.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mergefront import files
 from mergefront.config import RunConfig
 from mergefront.engine import activations
 from mergefront.engine.activations import Progress
 from mergefront.errors import RunError, SpaceError
-from mergefront.files import kind_of
 from mergefront.models import lineage
 from mergefront.models.sources import Sources
 from mergefront.runs import earlier as transfer
@@ -27,8 +24,10 @@ from mergefront.search import warm_starts as warm
 from mergefront.search.loop import Search
 from mergefront.search.stopping import Clock
 from mergefront.space.budget import doubt
-from mergefront.space.space import Space, SpaceSpec, load_space
+from mergefront.space.file import SpaceSpec, load_space
+from mergefront.space.space import Space
 from mergefront.tasks import item_set
+from mergefront.yaml_file import differences
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ def assemble(
     Raises:
         UserError: any of the many things that can be wrong with what the user gave.
     """
-    spec = load_space(files.find("search_spaces", config.space, Path()))
+    spec = load_space(files.find_yaml("search_spaces", config.space))
     space, sources = lay_out(config, spec)
     started = (runs / config.name / "manifest.json").is_file()
     if not started:  # a run that exists is never refused for its budget
@@ -60,9 +59,8 @@ def assemble(
     release = run.lock()
     if started:
         check_same_space(run, space.spec)
-    kind = kind_of(run.manifest()["sources"]) if started else "xxh3"
     run.check_manifest({
-        "sources": hashes if kind == "xxh3" else sources.file_hashes(kind),
+        "sources": hashes,
         "items": items.card(),
         "space": space.spec.model_dump(mode="json"),
     })  # fmt: skip
@@ -91,7 +89,7 @@ def measured(
         UserError: what the user gave cannot be used, or a donor has no base.
         EngineError: transformers cannot load the receiver, or take its activations.
     """
-    space, sources = lay_out(config, load_space(files.find("search_spaces", config.space, Path())))
+    space, sources = lay_out(config, load_space(files.find_yaml("search_spaces", config.space)))
     items = item_set(config.asked, config.items, Path()).items["search"]
     moved = warm.moved_groups(space)
     return activations.measure(config.engine, sources, moved, items, progress), sources
@@ -117,7 +115,7 @@ def check_same_space(run: RunDirectory, spec: SpaceSpec) -> None:
         RunError: naming every field that differs.
     """
     then = SpaceSpec.model_validate(run.manifest()["space"]).model_dump(mode="json")
-    found = list(_differences("", then, spec.model_dump(mode="json")))
+    found = differences(then, spec.model_dump(mode="json"))
     if found:
         raise RunError(
             f"{run.path} was searched in another space than {run.config.space} is now: "
@@ -125,17 +123,3 @@ def check_same_space(run: RunDirectory, spec: SpaceSpec) -> None:
             hint="restore the space file, or start a new run under another name; with "
             f"search.transfer: [{run.path}] it begins with this run's front",
         )
-
-
-def _differences(path: str, then: Any, now: Any) -> Iterator[str]:
-    """Each field that differs, in words: its path, what it was and what it is."""
-    pairs: list[tuple[str, Any, Any]] = []
-    if isinstance(then, dict) and isinstance(now, dict) and then.keys() == now.keys():
-        pairs = [(f"{path}.{key}".lstrip("."), then[key], now[key]) for key in then]
-    elif isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
-        pairs = [(f"{path}.{k}", a, b) for k, (a, b) in enumerate(zip(then, now, strict=True))]
-    if pairs:
-        for pair in pairs:
-            yield from _differences(*pair)
-    elif then != now:
-        yield f"{path} was {then}, is {now}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal
 
 from mergefront import files
@@ -73,8 +72,8 @@ def smaller_spaces(space: Space, candidates: int) -> list[tuple[str, int]]:
     that `candidates` suffice for the largest first, or the smallest alone if there are none.
     """
     found = []
-    for name in files.names("search_spaces"):
-        spec = load_space(files.find("search_spaces", name, Path()))
+    for name in files.shipped_names("search_spaces"):
+        spec = load_space(files.find_yaml("search_spaces", name))
         size = _dimension(spec, space.donors, space.groups)
         if spec.method == space.spec.method and size is not None and size < space.dimension:
             found.append((abs(max(line.high for line in spec.knobs) - space.highest), size, name))

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from mergefront.config import Strict, load_yaml
 from mergefront.errors import ConfigError
 from mergefront.merging.methods import method_of
 from mergefront.space.layers import Blocks, Layers, Ranges, not_empty
+from mergefront.yaml_file import Strict, load_yaml
 
 TIED: Final = "tied"
 CHOOSE: Final = "choose"

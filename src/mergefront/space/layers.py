@@ -14,9 +14,9 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from mergefront.config import Strict
 from mergefront.errors import SpaceError
 from mergefront.space.curves import Curve, Linear, Ramp
+from mergefront.yaml_file import Strict
 
 V = TypeVar("V", bound=tuple[Any, ...])
 

@@ -35,24 +35,12 @@ from typing import Any
 
 from mergefront.errors import ConfigError, SpaceError
 from mergefront.merging.methods import METHODS
-from mergefront.merging.recipe import Models, Recipe
+from mergefront.merging.recipe import Recipe
+from mergefront.models.locate import ModelNames
 from mergefront.records import PARTS, Group, Part, Table
-from mergefront.space.file import KnobSpec, SpaceSpec, load_space
+from mergefront.space.file import SpaceSpec
 from mergefront.space.knobs import Knob
-from mergefront.space.layers import Blocks, Cosines, Knots, Ranges
 from mergefront.space.lines import Claim, CurveClaim, check_claims, claims_of
-
-__all__ = [
-    "Blocks",
-    "Cosines",
-    "Knob",
-    "KnobSpec",
-    "Knots",
-    "Ranges",
-    "Space",
-    "SpaceSpec",
-    "load_space",
-]
 
 
 @dataclass(frozen=True)
@@ -146,7 +134,7 @@ class Space:
         """Return the value of every knob at a point in [0, 1]^D, by the knob's name."""
         return {knob.name: knob.value(u) for knob, u in zip(self.knobs, point, strict=True)}
 
-    def recipe(self, models: Models, point: Sequence[float]) -> Recipe:
+    def recipe(self, models: ModelNames, point: Sequence[float]) -> Recipe:
         """Return the recipe of a point in [0, 1]^D."""
         return Recipe(self.spec.method, models, self.table(point), self.parameters(point))
 

@@ -20,7 +20,6 @@ hub, `pictures` are its images), `rows` makes one row an item (`cells`, `options
 
 from __future__ import annotations
 
-from mergefront.files import cache_root
 from mergefront.tasks.cache import Cached
 from mergefront.tasks.load import ItemSet, content_hash, item_set, library, load_task, task_path
 from mergefront.tasks.pool import Pool, pool_of, pools_of
@@ -32,7 +31,6 @@ __all__ = [
     "ItemSet",
     "Pool",
     "Task",
-    "cache_root",
     "content_hash",
     "item_set",
     "library",

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mergefront.errors import UserError
-from mergefront.files import cache_root
+from mergefront.files import cache_root, write_text
 from mergefront.tasks.cells import Row
 from mergefront.tasks.pictures import Picture
 from mergefront.tasks.spec import Data
@@ -125,9 +125,7 @@ def store(data: Data, rows: Iterable[Row], revision: str | None) -> Cached:
         shutil.rmtree(partial_folder, ignore_errors=True)
     pointer = _pointer(data)
     pointer.parent.mkdir(parents=True, exist_ok=True)
-    fresh = pointer.with_name(f".{pointer.name}.{os.getpid()}")
-    fresh.write_text(json.dumps({"hub": data.hub, "sha256": name, "revision": revision}))
-    os.replace(fresh, pointer)
+    write_text(pointer, json.dumps({"hub": data.hub, "sha256": name, "revision": revision}))
     found = find(data)
     assert found is not None
     return found

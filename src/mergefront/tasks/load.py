@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mergefront.config import Items, load_yaml
+from mergefront.config import Items
 from mergefront.errors import ConfigError, UserError
 from mergefront.records import SPLITS, Item, Rule, Split
 from mergefront.tasks.pool import pools_of
 from mergefront.tasks.scoring import SCORER_VERSION
 from mergefront.tasks.spec import Task
 from mergefront.tasks.splits import SPLIT_VERSION
+from mergefront.yaml_file import load_yaml
 
 LIBRARY = Path(__file__).parent / "library"
 

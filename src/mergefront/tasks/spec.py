@@ -8,8 +8,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from mergefront.config import Count, Strict
+from mergefront.config import Count
 from mergefront.records import RuleName
+from mergefront.yaml_file import Strict
 
 T = TypeVar("T")
 

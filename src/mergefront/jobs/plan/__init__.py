@@ -111,7 +111,7 @@ def make_plan(
         ConfigError: the configuration, its space or a task file is faulty or missing.
     """
     config = load_run_config(name)
-    spec = load_space(files.find("search_spaces", config.space, Path()))
+    spec = load_space(files.find_yaml("search_spaces", config.space))
     models = tuple(_look_up_all(config, hub))
     backbones = {one.role: backbone_of(one.config) for one in models if one.config is not None}
     verdicts, remarks = _judged(models, spec, config.vocabulary == "by_token")

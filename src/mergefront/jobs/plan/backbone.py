@@ -16,9 +16,10 @@ from typing import Any, Final
 from mergefront.errors import PairingError
 from mergefront.jobs.plan.facts import ModelFacts
 from mergefront.jobs.plan.remark import Remark
-from mergefront.models.anatomy import dissect, text_config
+from mergefront.models.anatomy import dissect
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.pairing import pair
+from mergefront.models.tower import text_config
 
 
 @dataclass(frozen=True)

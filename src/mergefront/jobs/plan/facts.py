@@ -16,7 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mergefront.errors import CheckpointError
-from mergefront.models.checkpoint import PICKLES, Checkpoint, TensorHeader, downloaded, locate
+from mergefront.models.checkpoint import PICKLES, Checkpoint
+from mergefront.models.locate import downloaded_files, locate_model
+from mergefront.models.safetensors import TensorHeader
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -106,7 +108,9 @@ class Hub:
             self._api = HfApi(endpoint=self.endpoint)
         info = self._api.model_info(name, revision=revision, files_metadata=True, timeout=_TIMEOUT)
         sizes = {one.rfilename: one.size or 0 for one in info.siblings or ()}
-        weights = sum(sizes[file] for file in downloaded(sizes) if file.endswith(".safetensors"))
+        weights = sum(
+            sizes[file] for file in downloaded_files(sizes) if file.endswith(".safetensors")
+        )
         facts: dict[str, Any] = {
             "n_bytes": weights,
             "to_download": weights,
@@ -154,7 +158,7 @@ def look_up(role: str, model: str, revision: str | None, hub: Hub | None) -> Mod
     """
     name, _, pinned = model.partition("@")
     if model.startswith("zoo:") or Path(model).expanduser().is_dir():
-        return _opened(role, model, "here", locate(model))
+        return _opened(role, model, "here", locate_model(model))
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         said = "no such folder, and no hub id (owner/name)"
         return ModelFacts(role, model, "unknown", trouble=said, broken=True)

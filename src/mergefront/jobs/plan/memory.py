@@ -21,7 +21,7 @@ from mergefront.jobs.plan.backbone import Backbone
 from mergefront.jobs.plan.cost import Stack
 from mergefront.jobs.plan.facts import ModelFacts
 from mergefront.merging.methods import METHODS, Method
-from mergefront.models.checkpoint import DTYPES
+from mergefront.models.safetensors import DTYPES
 from mergefront.records import Part
 from mergefront.space.file import SpaceSpec
 

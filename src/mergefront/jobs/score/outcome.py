@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import mergefront
+from mergefront.files import whole_folder
 from mergefront.jobs.score.asking import Answered
 from mergefront.jobs.score.marks import Marked, compare, summarise, task_scores
 from mergefront.jobs.score.questions import Questions, Which
-from mergefront.models.checkpoint import whole_folder
 from mergefront.records import Split
 from mergefront.tasks import content_hash
 from mergefront.tasks.scoring import SCORER_VERSION

@@ -9,17 +9,19 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergefront.config import EngineConfig, load_yaml
+from mergefront.config import EngineConfig
 from mergefront.engine import Engine, open_engine
 from mergefront.errors import RunError, UserError
 from mergefront.merging.plan import Plan, plan_of
-from mergefront.merging.recipe import Recipe, refs
-from mergefront.models.checkpoint import Checkpoint, locate
+from mergefront.merging.recipe import Recipe
+from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.locate import locate_model, locate_models
 from mergefront.models.sources import Sources
 from mergefront.runs import compare
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.reopen import models_of, run_space
 from mergefront.runs.status import open_run
+from mergefront.yaml_file import load_yaml
 
 KINDS = ("vllm", "transformers")
 
@@ -46,7 +48,7 @@ class Subject:
             EngineError: the engine does not start.
         """
         if self.recipe is not None:
-            return open_engine(self.settings, refs(self.recipe))
+            return open_engine(self.settings, locate_models(self.recipe.models))
         assert self.folder is not None
         return open_engine(self.settings, self.folder)
 
@@ -57,7 +59,9 @@ class Subject:
             UserError: the recipe does not fit its models.
         """
         return (
-            None if self.recipe is None else plan_of(self.recipe, Sources.open(refs(self.recipe)))
+            None
+            if self.recipe is None
+            else plan_of(self.recipe, Sources.open(locate_models(self.recipe.models)))
         )
 
     def shares_engine(self, other: Subject) -> bool:
@@ -119,7 +123,7 @@ def resolve(reference: str, runs: Path, engine: str | None = None) -> Subject:
             hint="name a directory under --runs, or give a recipe.json, a model folder, a hub id "
             "or zoo:vlm",
         )
-    folder = locate(reference)
+    folder = locate_model(reference)
     _check_sees(folder, reference)
     return Subject(reference, engine_settings(engine), folder=folder)
 

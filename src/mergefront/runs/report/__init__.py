@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mergefront.files import write_text
 from mergefront.records import Estimate
 from mergefront.runs.report.templates import open_template
 from mergefront.stats import score_interval, wilson
@@ -58,7 +59,7 @@ def write_report(
         score_interval=_score_interval,
         share_interval=_share_interval,
     )
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 
