@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from mergefront.records import Answer, Item, Rule
-from mergefront.tasks.scoring import normal_gold, score_all, workers
+from mergefront.tasks.scoring import formula_pool, normalised_gold, score_all
 
 TURNAROUNDS = (3.0, 20.0)
 COT = "Let us see. " + "The sides are 3 and 4, and so on and so forth. " * 20
@@ -30,7 +30,7 @@ def questions(
     options = tuple(choices.split())
     items = []
     for i in range(n):
-        normal = normal_gold(rule, gold(i), options)
+        normal = normalised_gold(rule, gold(i), options)
         assert normal is not None
         items.append(Item(str(i), "t", "?", (), (normal,), str(i), choices=options, rule=rule))
     return items, [Answer(said(i + (i % 3 == 0)), 9, True) for i in range(n)]
@@ -45,7 +45,7 @@ def cost(run: Callable[[], object]) -> tuple[float, float]:
 
 def _cpu() -> float:
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used) + sum(map(_of, workers.pids()))
+    return sum(one.ru_utime + one.ru_stime for one in used) + sum(map(_of, formula_pool.pids()))
 
 
 def _of(pid: int) -> float:

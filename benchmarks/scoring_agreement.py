@@ -13,17 +13,19 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mergefront.records import Answer, Item, Rule, Score
-from mergefront.tasks.scoring import normal_gold, score_all
-from mergefront.tasks.scoring.choices import ALPHABET, options_named
+from mergefront.tasks.scoring import normalised_gold, score_all
+from mergefront.tasks.scoring.answer_span import normalised_text
+from mergefront.tasks.scoring.choices import ALPHABET, is_part, letters_of, option_tokens
 from mergefront.tasks.scoring.latex import plain_latex
-from mergefront.tasks.scoring.words import plain
+from mergefront.tasks.scoring.texts import bare_words
 
 BEGIN, END = "<!-- agreement: begin -->", "<!-- agreement: end -->"
 SETS = ("mathvista", "mathvision")
@@ -72,7 +74,7 @@ def item_of(data: Mapping[str, Any]) -> Item:
     elif kind := data.get("answer_type"):
         rules = {"integer": Rule("integer"), "list": Rule("list")}
         rule = rules.get(kind) or Rule("float", digits=data["precision"])
-    gold = normal_gold(rule, data["answer"], choices)
+    gold = normalised_gold(rule, data["answer"], choices)
     assert gold is not None, data["answer"]
     name = str(data.get("pid") or data["id"])
     return Item(name, "t", "", (), (gold,), name, choices=choices, rule=rule)
@@ -98,6 +100,17 @@ def fault(row: Row) -> str:
     return BOTH if said in options_named(reply, options) else MISREAD
 
 
+def options_named(text: str, options: Sequence[str]) -> set[str]:
+    """Return the letters that a text names anywhere: as a letter, or by an option's text."""
+    text = normalised_text(text)
+    words = option_tokens(plain_latex(text))
+    letters = set(re.findall(rf"(?<![A-Za-z])[{letters_of(options)}](?![A-Za-z])", text))
+    for letter, option in zip(ALPHABET, options, strict=False):
+        tokens = option_tokens(plain_latex(normalised_text(option)))
+        letters |= {letter} if tokens and is_part(tokens, words) else set()
+    return letters
+
+
 def _option_of(extraction: str, options: tuple[str, ...]) -> str | None:
     """The letter of an official extraction that is a letter, maybe with text, or an option."""
     bare = extraction.strip().strip("().").upper()
@@ -105,8 +118,8 @@ def _option_of(extraction: str, options: tuple[str, ...]) -> str | None:
         return bare
     if extraction[:1] == "(" and extraction[2:3] == ")":
         return extraction[1].upper()
-    texts = [plain(plain_latex(option)) for option in options]
-    found = plain(plain_latex(extraction))
+    texts = [bare_words(plain_latex(option)) for option in options]
+    found = bare_words(plain_latex(extraction))
     return ALPHABET[texts.index(found)] if found in texts else None
 
 

@@ -67,7 +67,7 @@ class Rule:
 
     `digits` is how many decimals answer and gold are rounded to before they are compared;
     `absolute` and `relative` are tolerances (the wider one counts). Which rule reads which is
-    said there (`scoring.rules`).
+    said there (`tasks.scoring.mark`).
     """
 
     name: RuleName

@@ -14,7 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergefront.records import Answer, Item, Rule, RuleName, Score
-from mergefront.tasks.scoring import RULES, final_span, normal_gold, score, score_all, workers
+from mergefront.tasks.scoring import (
+    RULES,
+    answer_text,
+    formula_pool,
+    normalised_gold,
+    score,
+    score_all,
+)
 
 
 def item(*answers: str, choices: tuple[str, ...] = ()) -> Item:
@@ -50,8 +57,8 @@ def said(text: str, finished: bool = True) -> Answer:
         ("3\N{VULGAR FRACTION ONE HALF}", "3 1/2"),
     ],
 )
-def test_final_span(text: str, span: str) -> None:
-    assert final_span(text) == span
+def test_answer_text(text: str, span: str) -> None:
+    assert answer_text(text) == span
 
 
 @pytest.mark.parametrize(
@@ -114,7 +121,7 @@ def test_choice(text: str, letter: str | None) -> None:
 
 def test_options_with_the_same_text_are_one() -> None:
     options = ("9", "18", "18")
-    assert normal_gold(Rule("choice"), "18", options) == "B"
+    assert normalised_gold(Rule("choice"), "18", options) == "B"
     for text in ("B", "C", "18", "The answer is (C) 18."):
         assert mark("choice", item("B", choices=options), said(text)).value == 1.0, text
 
@@ -406,13 +413,13 @@ def test_golds_that_no_answer_can_match_are_none(
     rule: RuleName, gold: str, normal: str | None
 ) -> None:
     choices = ("blue", "red")
-    assert normal_gold(Rule(rule), gold, choices) == normal
+    assert normalised_gold(Rule(rule), gold, choices) == normal
     if normal is not None:
         assert mark(rule, item(normal, choices=choices), said(normal)).value == 1.0
 
 
 def test_choice_golds_without_options_are_a_to_d() -> None:
-    assert [normal_gold(Rule("choice"), gold, ()) for gold in "ADE"] == ["A", "D", None]
+    assert [normalised_gold(Rule("choice"), gold, ()) for gold in "ADE"] == ["A", "D", None]
 
 
 PIECES = ["the answer is ", r"\boxed{", "}", "(A)", "B", "yes", " or ", "3", "1/2", ", ", "\n"]
@@ -535,7 +542,7 @@ def repeated_blocks(samples: int) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("rule", RULES)
 def test_no_repetition_makes_a_rule_slow(rule: RuleName, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mark takes 10 to 50 ms; a quadratic pattern takes a second, an exponential one years."""
-    monkeypatch.setattr(workers, "verdicts", lambda pairs: [None] * len(pairs))
+    monkeypatch.setattr(formula_pool, "verdicts", lambda pairs: [None] * len(pairs))
     golds = ["A"] if rule.startswith("choice") else ["3"] * 10
     asked = item(*golds, choices=("red", "12", "A") if rule == "choice" else ())
     asked = replace(asked, rule=Rule(rule))

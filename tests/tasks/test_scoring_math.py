@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from mergefront.records import Answer, Item, Rule, Score
-from mergefront.tasks.scoring import Beside, normal_gold, score, score_all
-from mergefront.tasks.scoring import workers as pool
+from mergefront.tasks.scoring import BackgroundScorer, normalised_gold, score, score_all
+from mergefront.tasks.scoring import formula_pool as pool
 
 MATH = Rule("math")
 
 
 def question(gold: str, rule: Rule = MATH) -> Item:
-    normal = normal_gold(rule, gold, ())
+    normal = normalised_gold(rule, gold, ())
     assert normal is not None
     return Item("t/1", "t", "?", (), (normal,), "c", rule=rule)
 
@@ -175,9 +175,9 @@ def test_a_program_without_a_main_guard_can_score_and_leaves_nobody_behind(tmp_p
     program = tmp_path / "program.py"
     program.write_text(
         "from mergefront.records import Answer, Item, Rule\n"
-        "from mergefront.tasks.scoring import score, workers\n"
+        "from mergefront.tasks.scoring import formula_pool, score\n"
         "item = Item('1', 't', '?', (), (r'\\sqrt{8}',), 'c', rule=Rule('math'))\n"
-        "print(score(item, Answer(r'\\boxed{2\\sqrt{2}}', 1, True)).value, *workers.pids())\n"
+        "print(score(item, Answer(r'\\boxed{2\\sqrt{2}}', 1, True)).value, *formula_pool.pids())\n"
     )
     (tmp_path / "math_verify.py").write_text("raise SystemExit('the wrong one')\n")
     done = subprocess.run(
@@ -188,10 +188,10 @@ def test_a_program_without_a_main_guard_can_score_and_leaves_nobody_behind(tmp_p
     assert not Path(f"/proc/{worker}").exists()
 
 
-# --- marking beside generation ------------------------------------------------------------------
+# --- marking while the engine generates ---------------------------------------------------------
 
 
-def test_marks_made_beside_generation_are_the_same() -> None:
+def test_marks_made_while_generating_are_the_same() -> None:
     """Answers come in any order, some not at all before the end; formulas and plain ones mixed."""
     items = [
         Item(f"t/{i}", "t", "q", (), (gold,), "c", rule=Rule(rule))  # type: ignore[arg-type]
@@ -201,16 +201,16 @@ def test_marks_made_beside_generation_are_the_same() -> None:
     ]
     said = [r"\boxed{\sqrt{12}}", "7", r"\boxed{1+x^2}", "it is 4"] * 5
     answers = [Answer(text, 3, True) for text in said]
-    marking = Beside(items)
+    marking = BackgroundScorer(items)
     for place in (19, 3, 8, 0, 1, 14):
         marking.take(place, answers[place])
     assert marking.scores(answers) == score_all(items, answers)
     assert [one.value for one in marking.scores(answers)] == [1.0, 1.0, 1.0, 0.0] * 5
 
 
-def test_an_error_while_marking_beside_is_told() -> None:
+def test_an_error_while_marking_in_the_background_is_raised() -> None:
     item = Item("t/0", "t", "q", (), ("7",), "c")
-    marking = Beside([item])
+    marking = BackgroundScorer([item])
     marking.take(5, Answer("7", 1, True))
     with pytest.raises(IndexError):
         marking.scores([Answer("7", 1, True)])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mergefront.engine import Engine
 from mergefront.records import Answer, Item, Score, Seconds
-from mergefront.tasks.scoring import Beside
+from mergefront.tasks.scoring import BackgroundScorer
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def answer(
     """
     start = time.perf_counter()
     flat = [item for items in asked.values() for item in items]
-    marking = Beside(flat)
+    marking = BackgroundScorer(flat)
     try:
         answers = engine.generate(flat, marking.take)
         generated = time.perf_counter()

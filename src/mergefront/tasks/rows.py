@@ -24,7 +24,7 @@ from mergefront.tasks.cells import (
     options_of,
     text_of,
 )
-from mergefront.tasks.scoring import expected, final_span, normal_gold
+from mergefront.tasks.scoring import answer_text, expected_gold, normalised_gold
 from mergefront.tasks.scoring.labels import with_labels
 from mergefront.tasks.spec import (
     KIND,
@@ -221,12 +221,12 @@ def _golds(
         if usable is None:
             raise UserError(
                 f"{label}: no answer can match the gold {gold!r} under the rule {rule.name}",
-                hint=f"expected {expected(rule, choices)}",
+                hint=f"expected {expected_gold(rule, choices)}",
             )
     return tuple(usable for _, usable in normal if usable is not None)
 
 
-_normal = lru_cache(maxsize=1 << 14)(normal_gold)
+_normal = lru_cache(maxsize=1 << 14)(normalised_gold)
 """Golds repeat themselves."""
 
 
@@ -244,7 +244,7 @@ def _boxed(solution: str, label: str) -> str:
         raise UserError(
             f"{label}: the solution has no \\boxed answer", hint="drop the row with exclude"
         )
-    return final_span(solution)
+    return answer_text(solution)
 
 
 def _choices(task: Task, row: Row, label: str) -> tuple[str, ...]:

@@ -1,28 +1,29 @@
-"""From what a model said to a score in [0, 1]: the same verdict every time.
+"""From what a model said to a score in [0, 1]: the same reply always gets the same score.
 
-No answer is wrong: never random, never the nearest option (facts that cost other harnesses up to
-forty points on refusing models). `score` marks one answer, `score_all` many, `Beside` while others
-are still being written.
+A reply without an answer scores zero. No rule guesses, and none takes the nearest option: such
+habits have given models that refuse to answer up to forty points.
 
-Reading order: `marking`, `spans` (the part of a reply that counts), `rules` (the rules by name),
-`choices`, `numbers`, `words`, `expressions` (one file a kind of answer), `pool` and `worker`
-(where formulas are compared), `golds` (what a gold must be).
+Reading order: `mark` (an answer is marked by its item's rule), `answer_span` (the part of a reply
+that counts), one file a kind of answer (`choices`, `numbers`, `texts`, `formulas`, with `latex` for
+all of them), `formula_pool` and `formula_worker` (processes that compare formulas), `gold_answers`
+(what a gold must look like), `labels` (scoring by log-probability), `background` (marking while the
+engine still generates).
 """
 
 from __future__ import annotations
 
-from mergefront.tasks.scoring.golds import expected, normal_gold
+from mergefront.tasks.scoring.answer_span import answer_text
+from mergefront.tasks.scoring.background import BackgroundScorer
+from mergefront.tasks.scoring.gold_answers import expected_gold, normalised_gold
 from mergefront.tasks.scoring.mark import RULES, SCORER_VERSION, score, score_all
-from mergefront.tasks.scoring.spans import final_span
-from mergefront.tasks.scoring.while_generating import Beside
 
 __all__ = [
     "RULES",
     "SCORER_VERSION",
-    "Beside",
-    "expected",
-    "final_span",
-    "normal_gold",
+    "BackgroundScorer",
+    "answer_text",
+    "expected_gold",
+    "normalised_gold",
     "score",
     "score_all",
 ]

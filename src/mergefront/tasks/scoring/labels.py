@@ -1,4 +1,4 @@
-"""Which labels can stand for the answers of a rule, for scoring by log-probabilities."""
+"""The labels that stand for the answers of a rule when items are scored by log-probability."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mergefront.tasks.scoring.choices import letters_of
 
 
 def has_labels(item: Item) -> bool:
-    """Whether an item could be scored by labels."""
+    """Return whether an item can be scored by labels."""
     return item.rule.name in ("choice", "yes_no")
 
 
 def with_labels(item: Item) -> Item:
-    """The item, to be scored by its labels: the letters of its options, or yes and no.
+    """Return the item with its labels: the letters of its options, or yes and no.
 
     Raises:
         UserError: its rule has no such labels.

@@ -1,7 +1,7 @@
 """LaTeX and Markdown to plain text, as far as plain numbers and option texts need it.
 
-Not a parser: `\frac{1}{2}` becomes 1/2, `\text{cm}` becomes cm, spacing and dollar signs go. What
-stays (roots, powers, Greek letters) is left for the rule `math`.
+Not a parser: `\frac{1}{2}` becomes 1/2, `\text{cm}` becomes cm, spacing and dollar signs go. Roots,
+powers and Greek letters stay, for the rule `math`.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _SYMBOLS = (
 
 
 def plain_latex(text: str) -> str:
-    """Text without dollar signs, spacing commands and text commands; simple fractions as a/b."""
+    """Drop dollar signs, spacing and text commands; write simple fractions as a/b."""
     if "\\" in text or "{" in text:
-        text = _FRACTION.sub(_over, text)
-        text = _SHORT_FRACTION.sub(_over, text)
+        text = _FRACTION.sub(_with_slash, text)
+        text = _SHORT_FRACTION.sub(_with_slash, text)
         text = _WORDS.sub(r" \1 ", text)
     if "\\" in text or "$" in text or "{" in text or "~" in text:
         for pattern, plain in _SYMBOLS:
@@ -40,7 +40,7 @@ def plain_latex(text: str) -> str:
     return " ".join(text.split(" ")) if "\n" in text else " ".join(text.split())
 
 
-def _over(found: re.Match[str]) -> str:
-    whole, sign, *parts = (part or "" for part in found.groups())
+def _with_slash(fraction: re.Match[str]) -> str:
+    whole, sign, *parts = (part or "" for part in fraction.groups())
     top, bottom = (part for part in parts if part)
     return f"{whole and whole + ' '}{sign}{top}/{bottom}"  # 2\frac{1}{3} is 2 1/3

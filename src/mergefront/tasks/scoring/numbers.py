@@ -1,19 +1,21 @@
 """Rules for one number (`number`, `float`, `integer`) and for several (`list`).
 
-Where the number is, first hit wins:
+The number is looked for in these places; the first place that has one decides:
 1. the whole marked span or reply is a number, maybe with a currency sign or `x =` before and a unit
    after it, or a number word ("Three.", "three dogs");
-2. the clause after the last answer cue: what follows its last equals sign, there the first number;
+2. the last answer clause: the first number after its last equals sign;
 3. the last sentence that draws a conclusion ("therefore", "so") and has a number: the number that
    it states, else its last number;
-4. the last number that a sentence states, right after "is", "are", an equals sign and their like;
-5. the last number in bold; 6. the last number of the last sentence with one.
-Number words (zero to twenty) count in 1, in 2 and where stated, but not as a part of another number
-("twenty-one", "one hundred", "two thirds"). By 3 to 6, a reply that says it cannot
-answer, an example, and a bound ("more than 5") give no number, and one of a row of numbers ("58,
-59 and 63") is not stated. An answer that was cut off counts only by 1, or by 2 if more text follows
-the number. Two alternatives ("7 or 8"), a range, a ratio or a time ("3:4"), an unfinished sum
-("2 + 3") and a comma that may be a decimal one ("0,5") are no number.
+4. the last number that a sentence states, right after "is", "are", an equals sign and the like;
+5. the last number in bold;
+6. the last number of the last sentence with one.
+
+Number words (zero to twenty) count in 1, in 2 and where they are stated, but not as a part of
+another number ("twenty-one", "one hundred", "two thirds"). In 3 to 6, no number comes from a reply
+that says it cannot answer, from an example, or from a bound ("more than 5"), and a number in a row
+("58, 59 and 63") is not stated. Of an answer that was cut off, only 1 counts, and 2 if more text
+follows the number. Two alternatives ("7 or 8"), a range, a ratio or a time ("3:4"), an unfinished
+sum ("2 + 3") and a comma that may be a decimal one ("0,5") are no number.
 """
 
 from __future__ import annotations
@@ -24,8 +26,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from mergefront.records import Item, Rule, Score
+from mergefront.tasks.scoring.answer_span import (
+    AnswerSpan,
+    answer_clauses,
+    normalised_text,
+    reaches_end,
+    sentences,
+)
 from mergefront.tasks.scoring.latex import plain_latex
-from mergefront.tasks.scoring.spans import Span, clauses, ends_in, normal, sentences
 
 WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
@@ -89,101 +97,109 @@ _WORD_ALONE = re.compile(
 
 @dataclass(frozen=True)
 class Reading:
-    """A number as found: its text, and its value, or None if it is no single number."""
+    """A number as it stands in a text, and its value: None if it is no single number."""
 
     text: str
     value: Fraction | None
     percent: bool = False
 
 
-def number(span: Span, item: Item, rule: Rule | None = None) -> Score:
-    """Equal to a gold as a fraction: 0.5 equals 1/2, 25% equals 25 and 1/4.
+def number(span: AnswerSpan, item: Item, rule: Rule | None = None) -> Score:
+    """Compare the number with each gold as a fraction: 0.5 equals 1/2, 25% equals 25 and 1/4.
 
-    With `digits`, both are rounded first; with `absolute` or `relative`, that much off is equal.
-    `rule` stands in for the item's, if given.
+    With `digits`, both are rounded first; with `absolute` or `relative`, numbers that differ by at
+    most that much are equal. A `rule` stands in for the item's.
     """
-    return _compare(span, item, lambda said, gold: close(said, gold, rule or item.rule))
+    return _compare(span, item, lambda answer, gold: close(answer, gold, rule or item.rule))
 
 
-def integer(span: Span, item: Item) -> Score:
-    """Equal to a gold after dropping decimals: 3.7 counts as 3 (MathVista's `int(float(x))`)."""
+def integer(span: AnswerSpan, item: Item) -> Score:
+    """Compare without decimals: 3.7 counts as 3 (MathVista's `int(float(x))`)."""
     return _compare(span, item, _same_whole, hundredths=False)
 
 
-def listed(span: Span, item: Item) -> Score:
-    """The numbers of the last bracketed list, or of the answer clause, equal a gold's in order."""
-    said = _list_in(span)
-    if not said:
+def number_list(span: AnswerSpan, item: Item) -> Score:
+    """Compare the numbers of the last bracketed list, or of the answer clause, in their order."""
+    answer = _find_list(span)
+    if not answer:
         return Score(0.0, "", "no_answer")
     golds = [numbers_in(gold) for gold in item.answers]
     right = any(
-        len(said) == len(gold)
-        and all(close(a, b, item.rule) for a, b in zip(said, gold, strict=True))
+        len(answer) == len(gold)
+        and all(close(a, b, item.rule) for a, b in zip(answer, gold, strict=True))
         for gold in golds
     )
-    return Score(float(right), f"[{', '.join(map(_shown, said))}]", "ok")
+    return Score(float(right), f"[{', '.join(map(_shown, answer))}]", "ok")
 
 
-def close(said: Fraction, gold: Fraction, rule: Rule) -> bool:
-    """Whether two numbers count as equal under a rule's digits and tolerances."""
-    if rule.digits is not None and _rounded(said, rule.digits) == _rounded(gold, rule.digits):
+def close(answer: Fraction, gold: Fraction, rule: Rule) -> bool:
+    """Return whether two numbers are equal under a rule's digits and tolerances."""
+    if rule.digits is not None and _rounded(answer, rule.digits) == _rounded(gold, rule.digits):
         return True
-    return abs(said - gold) <= max(
+    return abs(answer - gold) <= max(
         Fraction(str(rule.absolute)), Fraction(str(rule.relative)) * abs(gold)
     )
 
 
 def value_of(text: str) -> Fraction | None:
-    """The number that a gold or option is (1,234; -1/2; 1e5; 20%; $5), or None if it is none."""
-    found = _BARE.fullmatch(plain_latex(normal(text)))
-    return _reading(found).value if found else None
+    """Return the number that a gold or option is (1,234; -1/2; 1e5; 20%; $5), if it is one."""
+    match = _BARE.fullmatch(plain_latex(normalised_text(text)))
+    return _reading(match).value if match else None
 
 
-def whole(text: str) -> Reading | None:
-    """The number that a text is, with at most a unit after it and `x =` before it."""
-    found = _WHOLE.fullmatch(plain_latex(text)) if len(text) <= 200 else None
-    return _reading(found) if found else None
+def number_alone(text: str) -> Reading | None:
+    """Return the number that a text is, with at most a unit after it and `x =` before it."""
+    match = _WHOLE.fullmatch(plain_latex(text)) if len(text) <= 200 else None
+    return _reading(match) if match else None
 
 
-def find(span: Span) -> Reading | None:
-    """The number that a reply gives as its answer, by the ordered rules above."""
-    if reading := whole(span.text) or _whole_word(span.text):
+def find_number(span: AnswerSpan) -> Reading | None:
+    """Return the number that a reply gives as its answer, from the places above."""
+    if reading := number_alone(span.text) or _word_alone(span.text):
         return reading
     text = plain_latex(span.text) if span.marked else span.text
     if span.marked:
-        return _pick(text, first=True) or _pick_word(text)
-    for clause in clauses(text):
-        if span.cut and ends_in(text, clause):
+        return _pick_number(text, first=True) or _pick_word(text)
+    for clause in answer_clauses(text):
+        if span.cut_off and reaches_end(text, clause):
             continue
         plain = plain_latex(clause)
-        if reading := whole(plain) or _pick(plain, first=True) or _pick_word(plain):
+        if reading := number_alone(plain) or _pick_number(plain, first=True) or _pick_word(plain):
             return reading
-    return None if span.cut else _in_prose(text)
+    return None if span.cut_off else _in_prose(text)
 
 
 def numbers_in(text: str) -> list[Fraction]:
-    """All numbers of a text, in order."""
-    readings = [_reading(found) for found in _NUMBER.finditer(plain_latex(normal(text)))]
-    return [reading.value for reading in readings if reading.value is not None]
+    """Return all numbers of a text, in order."""
+    matches = _NUMBER.finditer(plain_latex(normalised_text(text)))
+    values = [_reading(match).value for match in matches]
+    return [value for value in values if value is not None]
 
 
-def _same_whole(said: Fraction, gold: Fraction) -> bool:
-    decimal = 10**12 % said.denominator == 0  # a fraction such as 2/3 is not cut down to 0
-    return said == gold or (decimal and int(said) == int(gold))
+def _same_whole(answer: Fraction, gold: Fraction) -> bool:
+    decimal = 10**12 % answer.denominator == 0  # a fraction such as 2/3 is not cut down to 0
+    return answer == gold or (decimal and int(answer) == int(gold))
 
 
 def _compare(
-    span: Span, item: Item, equal: Callable[[Fraction, Fraction], bool], *, hundredths: bool = True
+    span: AnswerSpan,
+    item: Item,
+    equal: Callable[[Fraction, Fraction], bool],
+    *,
+    hundredths: bool = True,
 ) -> Score:
-    said = find(span)
-    if said is None:
+    """Score the number of a reply; with `hundredths`, 25% may also stand for 0.25."""
+    answer = find_number(span)
+    if answer is None:
         return Score(0.0, "", "no_answer")
     golds = [value_of(gold) for gold in item.answers]
-    if said.value is None:
-        return Score(0.0, said.text, "parse_error")
-    values = [said.value, said.value / 100] if said.percent and hundredths else [said.value]
+    if answer.value is None:
+        return Score(0.0, answer.text, "parse_error")
+    values = [answer.value]
+    if answer.percent and hundredths:
+        values.append(answer.value / 100)
     right = any(equal(value, gold) for value in values for gold in golds if gold is not None)
-    return Score(float(right), said.text, "ok")
+    return Score(float(right), answer.text, "ok")
 
 
 def _in_prose(text: str) -> Reading | None:
@@ -192,92 +208,96 @@ def _in_prose(text: str) -> Reading | None:
         return None
     parts = [plain_latex(part) for part in reversed(parts) if not _EXAMPLE.search(part)]
     for part in filter(_CONCLUDES.match, parts):
-        if reading := _stated(part) or _pick(part, first=False):
+        if reading := _stated_number(part) or _pick_number(part, first=False):
             return reading
     for part in parts:
-        if reading := _stated(part):
+        if reading := _stated_number(part):
             return reading
     for bold in reversed(_BOLD.findall(text)):
-        if reading := whole(bold.strip(" .:")):
+        if reading := number_alone(bold.strip(" .:")):
             return reading
-    return next((reading for part in parts if (reading := _pick(part, first=False))), None)
+    return next((reading for part in parts if (reading := _pick_number(part, first=False))), None)
 
 
-def _stated(text: str) -> Reading | None:
-    """The number, in digits or words, right after the last "is" or equals sign before one."""
-    for found in reversed(list(_STATES.finditer(text))):
-        hit = _NUMBER.match(text, found.end())
-        if hit is None and (word := _WORD.match(text, found.end())):
+def _stated_number(text: str) -> Reading | None:
+    """Return the number, in digits or words, after the last "is" or equals sign before one."""
+    for verb in reversed(list(_STATES.finditer(text))):
+        match = _NUMBER.match(text, verb.end())
+        if match is None and (word := _WORD.match(text, verb.end())):
             return Reading(word[0], Fraction(WORDS.index(word[0].lower())))
-        if hit and not _ROW.match(text, hit.end()) and not _UNFINISHED.match(text, hit.end()):
-            return _alone(hit)
+        if match and not (_ROW.match(text, match.end()) or _UNFINISHED.match(text, match.end())):
+            return _single_number(match)
     return None
 
 
-def _pick(text: str, *, first: bool) -> Reading | None:
-    """The first (after the last equals sign) or last number of a text, if it stands alone."""
-    text = (_after(_EQUALS, text) or text) if first else text
-    hits = list(_NUMBER.finditer(text))
-    hits = [hit for hit in hits if not _BOUND.search(text, max(0, hit.start() - 9), hit.start())]
-    if not hits:
+def _pick_number(text: str, *, first: bool) -> Reading | None:
+    """Return the first number (after the last equals sign) or the last number of a text."""
+    text = (_after_equals(text) or text) if first else text
+    matches = [
+        match
+        for match in _NUMBER.finditer(text)
+        if not _BOUND.search(text, max(0, match.start() - 9), match.start())
+    ]
+    if not matches:
         return None
-    if first and _UNFINISHED.match(text, hits[0].end()):
+    if first and _UNFINISHED.match(text, matches[0].end()):
         return Reading(text.strip()[:80], None)
-    return _alone(hits[0] if first else hits[-1])
+    return _single_number(matches[0] if first else matches[-1])
 
 
-def _alone(hit: re.Match[str]) -> Reading:
-    """The number of a hit; without a value if it is one of two alternatives or ends of a range."""
-    text, begin, end = hit.string, hit.start(), hit.end()
+def _single_number(match: re.Match[str]) -> Reading:
+    """Read a number; without a value if it is one of two alternatives or an end of a range."""
+    text, begin, end = match.string, match.start(), match.end()
     before, after = text[max(0, begin - 40) : begin], text[end : end + 40]
     if _OR_AFTER.match(after) or _OR_BEFORE.search(before) or _RATIO.match(after):
         return Reading((before[-20:] + text[begin:end] + after[:20]).strip(), None)
-    return _reading(hit)
+    return _reading(match)
 
 
-def _whole_word(text: str) -> Reading | None:
-    """The number word that a text is, with at most two more words after it."""
+def _word_alone(text: str) -> Reading | None:
+    """Return the number word that a text is, with at most two more words after it."""
     alone = len(text) <= 60 and _WORD_ALONE.fullmatch(text) and len(_WORD.findall(text)) == 1
     return _pick_word(text) if alone else None
 
 
 def _pick_word(text: str) -> Reading | None:
-    hits = _WORD.findall(text)
-    return Reading(hits[-1], Fraction(WORDS.index(hits[-1].lower()))) if hits else None
+    words = _WORD.findall(text)
+    return Reading(words[-1], Fraction(WORDS.index(words[-1].lower()))) if words else None
 
 
-def _after(mark: re.Pattern[str], text: str) -> str:
-    """What follows the last mark that a number follows; nothing if none does."""
-    # A number never spans a mark. To search again after each mark would take quadratic time.
-    last_number = max((number.start() for number in _NUMBER.finditer(text)), default=-1)
-    ends = [found.end() for found in mark.finditer(text) if found.end() <= last_number]
+def _after_equals(text: str) -> str:
+    """Return what follows the last equals sign that has a number after it, else an empty text."""
+    # No number spans an equals sign. To search again after each sign would take quadratic time.
+    last_number = max((match.start() for match in _NUMBER.finditer(text)), default=-1)
+    ends = [sign.end() for sign in _EQUALS.finditer(text) if sign.end() <= last_number]
     return text[ends[-1] :] if ends else ""
 
 
-def _reading(found: re.Match[str]) -> Reading:
-    said = {name: part.replace(",", "") for name, part in found.groupdict().items() if part}
-    core, power = said.get("core", "0"), int(said.get("exp", said.get("ten", "0")))
+def _reading(match: re.Match[str]) -> Reading:
+    parts = {name: part.replace(",", "") for name, part in match.groupdict().items() if part}
+    text, core, power = match[0].strip()[:80], parts.get("core", "0"), parts.get("exp")
     try:
-        value = Fraction(core) * Fraction(10) ** power / Fraction(said.get("over", "1"))
-        if "whole" in said:
-            value = int(said["whole"]) + Fraction(said["part"])
-    except (ValueError, ZeroDivisionError):  # division by zero, or thousands of digits
-        return Reading(found[0].strip()[:80], None)
+        value = Fraction(core) * Fraction(10) ** int(power or parts.get("ten", "0"))
+        value /= Fraction(parts.get("over", "1"))
+        if "whole" in parts:
+            value = int(parts["whole"]) + Fraction(parts["part"])
+    except (ValueError, ZeroDivisionError):  # thousands of digits, or a division by zero
+        return Reading(text, None)
     if abs(value) > _HUGE:
-        return Reading(found[0].strip()[:80], None)
-    sign = -1 if said.get("sign") == "-" else 1
-    return Reading(found[0].strip()[:80], sign * value, "percent" in said)
+        return Reading(text, None)
+    sign = -1 if parts.get("sign") == "-" else 1
+    return Reading(text, sign * value, "percent" in parts)
 
 
-def _list_in(span: Span) -> list[Fraction]:
+def _find_list(span: AnswerSpan) -> list[Fraction]:
     text = span.text
     brackets = re.findall(r"\[([^\[\]]{1,400})\]|\(([^()]{1,400})\)", text)
-    for inner in reversed([square or round_ for square, round_ in brackets]):
-        if len(found := numbers_in(inner)) > 1:
-            return found
-    for region in () if span.cut else (*clauses(text), *sentences(text)[::-1]):
-        if found := numbers_in(region):
-            return found
+    for content in reversed([square or round_ for square, round_ in brackets]):
+        if len(numbers := numbers_in(content)) > 1:
+            return numbers
+    for region in () if span.cut_off else (*answer_clauses(text), *sentences(text)[::-1]):
+        if numbers := numbers_in(region):
+            return numbers
     return []
 
 

@@ -1,27 +1,27 @@
-"""What a gold must be, so that its rule can ever call an answer right; checked when items load."""
+"""What a gold must look like, so that some answer can equal it; checked when items are loaded."""
 
 from __future__ import annotations
 
 import re
 
 from mergefront.records import Rule
+from mergefront.tasks.scoring.answer_span import normalised_text
 from mergefront.tasks.scoring.choices import ALPHABET, letters_of
-from mergefront.tasks.scoring.expressions import LONGEST, gold_expression
+from mergefront.tasks.scoring.formulas import LONGEST, gold_expression
 from mergefront.tasks.scoring.numbers import numbers_in, value_of
-from mergefront.tasks.scoring.spans import normal
-from mergefront.tasks.scoring.words import plain
+from mergefront.tasks.scoring.texts import bare_words
 
 
-def normal_gold(rule: Rule, gold: str, choices: tuple[str, ...]) -> str | None:
-    """The gold as its rule compares it, or None if no answer could ever equal it.
+def normalised_gold(rule: Rule, gold: str, choices: tuple[str, ...]) -> str | None:
+    """Return the gold as its rule compares it, or None if no answer could ever equal it.
 
-    `choice` turns the text of one of the row's options into that option's letter.
+    For `choice`, the text of one of the row's options becomes that option's letter.
     """
     match rule.name:
         case "exact" | "text" | "relaxed" | "vqa" | "anls" | "contains":
-            return gold if plain(gold) else None
+            return gold if bare_words(gold) else None
         case "number" | "float" | "integer":
-            text = normal(gold).strip()
+            text = normalised_text(gold).strip()
             return text if value_of(text) is not None else None
         case "list":
             return gold if numbers_in(gold) else None
@@ -29,15 +29,15 @@ def normal_gold(rule: Rule, gold: str, choices: tuple[str, ...]) -> str | None:
             expression = gold_expression(gold)
             return expression if 0 < len(expression) <= LONGEST else None
         case "choice":
-            return _letter(gold.strip(), choices)
+            return _gold_letter(gold.strip(), choices)
         case "choices":
-            return _letters(gold, choices)
+            return _gold_letters(gold, choices)
         case "yes_no":
-            return plain(gold) if plain(gold) in {"yes", "no"} else None
+            return bare_words(gold) if bare_words(gold) in {"yes", "no"} else None
 
 
-def expected(rule: Rule, choices: tuple[str, ...]) -> str:
-    """What golds of a rule look like, in words for an error message."""
+def expected_gold(rule: Rule, choices: tuple[str, ...]) -> str:
+    """Return what golds of a rule look like, in words for an error message."""
     letters = letters_of(choices)
     match rule.name:
         case "exact" | "text" | "relaxed" | "vqa" | "anls" | "contains":
@@ -58,7 +58,7 @@ def expected(rule: Rule, choices: tuple[str, ...]) -> str:
             return "yes or no"
 
 
-def _letter(gold: str, choices: tuple[str, ...]) -> str | None:
+def _gold_letter(gold: str, choices: tuple[str, ...]) -> str | None:
     letters = letters_of(choices)
     if len(gold) == 1 and gold in letters:
         return gold
@@ -69,7 +69,7 @@ def _letter(gold: str, choices: tuple[str, ...]) -> str | None:
     return bare if len(bare) == 1 and bare in letters else None
 
 
-def _letters(gold: str, choices: tuple[str, ...]) -> str | None:
+def _gold_letters(gold: str, choices: tuple[str, ...]) -> str | None:
     letters = letters_of(choices) if choices else ALPHABET
     parts = [part for part in re.split(r"[\s,;&()]+|\band\b", gold.strip().upper()) if part]
     known = all(len(part) == 1 and part in letters for part in parts)

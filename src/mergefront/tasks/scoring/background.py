@@ -1,4 +1,4 @@
-"""Marking beside generation: answers are marked in a thread while others are still written."""
+"""Answers are marked in a thread while the engine still generates others."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from mergefront.records import Answer, Item, Score
 from mergefront.tasks.scoring.mark import score_all
 
-_END = None
 
-
-class Beside:
+class BackgroundScorer:
     """Takes answers in any order, as an engine finishes them; gives scores in the items' order.
 
     Use it once: pass `take` to `Engine.generate`, then call `scores`.
@@ -20,18 +18,20 @@ class Beside:
 
     def __init__(self, items: Sequence[Item]) -> None:
         self._items = items
-        self._waiting: queue.SimpleQueue[tuple[int, Answer] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[int, Answer] | None] = queue.SimpleQueue()
         self._scores: dict[int, Score] = {}
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._mark, name="marking", daemon=True)
         self._thread.start()
 
     def take(self, place: int, answer: Answer) -> None:
-        """The answer to item number `place` is finished."""
-        self._waiting.put((place, answer))
+        """Queue the finished answer to item number `place`."""
+        self._queue.put((place, answer))
 
     def scores(self, answers: Sequence[Answer]) -> list[Score]:
-        """All scores, in input order, when the last is marked; those not taken are marked here.
+        """Wait until all is marked; return all scores in input order.
+
+        Answers that `take` never got are marked now.
 
         Raises:
             ValueError: there are not as many answers as items.
@@ -42,31 +42,34 @@ class Beside:
         if len(answers) != len(self._items):
             raise ValueError(f"{len(answers)} answers to {len(self._items)} items")
         rest = [place for place in range(len(answers)) if place not in self._scores]
-        made = score_all([self._items[p] for p in rest], [answers[p] for p in rest])
-        self._scores.update(zip(rest, made, strict=True))
+        scores = score_all([self._items[p] for p in rest], [answers[p] for p in rest])
+        self._scores.update(zip(rest, scores, strict=True))
         return [self._scores[place] for place in range(len(answers))]
 
     def stop(self) -> None:
-        """End the thread when it has marked what it was given."""
-        self._waiting.put(_END)
+        """End the thread after it has marked what is in the queue."""
+        self._queue.put(None)
         self._thread.join()
 
     def _mark(self) -> None:
+        """Mark answers in batches, each of all that is queued, until None comes."""
         ended = False
         while not ended:
             batch = []
-            entry = self._waiting.get()
-            while entry is not _END:
+            entry = self._queue.get()
+            while entry is not None:
                 batch.append(entry)
                 try:
-                    entry = self._waiting.get_nowait()
+                    entry = self._queue.get_nowait()
                 except queue.Empty:
                     break
-            ended = entry is _END
+            ended = entry is None
             try:
                 places = [place for place, _ in batch]
-                made = score_all([self._items[p] for p in places], [one for _, one in batch])
-                self._scores.update(zip(places, made, strict=True))
-            except BaseException as error:  # told to whoever waits for the scores
+                scores = score_all(
+                    [self._items[place] for place in places], [answer for _, answer in batch]
+                )
+                self._scores.update(zip(places, scores, strict=True))
+            except BaseException as error:  # `scores` raises it in the thread that waits
                 self._error = error
                 return
