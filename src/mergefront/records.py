@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Tower = Literal["language", "vision", "connector"]
 Part = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
@@ -44,6 +44,14 @@ RESULT = "result"
 
 Table = Mapping[str, Mapping[str, float]]
 """Coefficients: source alias -> group name -> coefficient (a K x G table)."""
+
+
+class TextTable(NamedTuple):
+    """A table for a person to read: as many cells in each row as there are columns."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
 
 
 @dataclass(frozen=True)

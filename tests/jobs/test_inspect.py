@@ -37,9 +37,13 @@ def test_norms_and_cosines(
 ) -> None:
     if chunk is not None:
         monkeypatch.setattr(mergefront.jobs.inspect, "CHUNK", chunk)
-    found = inspect(zoo["receiver"], [zoo["a"], zoo["b"]], zoo["base"])
+    inspection = inspect(zoo["receiver"], [zoo["a"], zoo["b"]], zoo["base"])
     tensors = {name: tensors_of(Path(zoo[name])) for name in ("receiver", "base", "a", "b")}
-    assert [one.group for one in found.measures][:3] == ["embedding", "0.attention", "0.mlp"]
+    assert [measure.group for measure in inspection.measures][:3] == [
+        "embedding",
+        "0.attention",
+        "0.mlp",
+    ]
     modules = [f"mlp.{module}_proj" for module in ("gate", "up", "down")]
 
     def delta(source: str, layer: int) -> np.ndarray:
@@ -54,7 +58,7 @@ def test_norms_and_cosines(
         return np.concatenate([part.numpy() for part in parts])
 
     for layer in range(3):
-        measure = next(one for one in found.measures if one.group == f"{layer}.mlp")
+        measure = next(m for m in inspection.measures if m.group == f"{layer}.mlp")
         origin = math.sqrt(
             sum(
                 float((tensors["base"][f"model.layers.{layer}.{m}.weight"].double() ** 2).sum())
@@ -68,36 +72,36 @@ def test_norms_and_cosines(
         a, b = delta("a", layer), delta("b", layer)
         cosine = float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
         assert measure.cosines["a, b"] == pytest.approx(cosine, abs=1e-12)
-        attention = next(one for one in found.measures if one.group == f"{layer}.attention")
+        attention = next(m for m in inspection.measures if m.group == f"{layer}.attention")
         assert attention.norms["b"] == 0.0
         assert attention.cosines["a, b"] is None
 
 
 def test_without_a_base_deltas_are_from_the_receiver(zoo: dict[str, str]) -> None:
-    found = inspect(zoo["receiver"], [zoo["a"], zoo["a"]])
-    assert found.anchor == "receiver"
-    assert [donor.alias for donor in found.donors] == ["a", "a_2"]
-    for measure in found.measures:
+    inspection = inspect(zoo["receiver"], [zoo["a"], zoo["a"]])
+    assert inspection.anchor == "receiver"
+    assert [donor.alias for donor in inspection.donors] == ["a", "a_2"]
+    for measure in inspection.measures:
         assert set(measure.norms) == {"a", "a_2"}
         assert measure.cosines["a, a_2"] == pytest.approx(1.0)
 
 
 def test_what_merges_and_what_differs(zoo: dict[str, str]) -> None:
-    found = inspect(zoo["receiver"], [zoo["a"], zoo["wide"]], zoo["base"])
-    fates = {(kind.tower, kind.part): kind.fate for kind in found.kinds}
+    inspection = inspect(zoo["receiver"], [zoo["a"], zoo["wide"]], zoo["base"])
+    fates = {(kind.tower, kind.part): kind.fate for kind in inspection.kinds}
     assert fates["language", "mlp"] == "merges"
     assert fates["vision", "other"] == fates["connector", "other"] == "copied"
     assert fates["language", "head"].startswith("must be frozen")
-    assert sum(kind.tensors for kind in found.kinds) == len(tensors_of(Path(zoo["receiver"])))
-    a, wide = found.donors
+    assert sum(kind.tensors for kind in inspection.kinds) == len(tensors_of(Path(zoo["receiver"])))
+    a, wide = inspection.donors
     assert (a.paired, a.unpaired, a.differences) == (30, (), {})
     assert wide.differences == {"vocab_size": (64, 80)}
     assert set(wide.unpaired) == {"lm_head.weight", "model.text_model.embed_tokens.weight"}
     assert wide.vocabulary is not None
     words = wide.vocabulary
     assert (words.tokens, words.rows, words.matched, words.moved) == (80, 80, 64, 0)
-    assert found.rows == (64, 64)
-    assert "wide" not in next(one for one in found.measures if one.group == "head").norms
+    assert inspection.rows == (64, 64)
+    assert "wide" not in next(m for m in inspection.measures if m.group == "head").norms
 
 
 def test_moved_tokens(zoo: dict[str, str], tmp_path: Path) -> None:
@@ -117,43 +121,46 @@ def test_moved_tokens(zoo: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_by_token_another_vocabulary_merges(zoo: dict[str, str]) -> None:
-    found = inspect(zoo["receiver"], [zoo["wide"]], zoo["base"], "by_token")
-    fates = {kind.part: kind.fate for kind in found.kinds if kind.tower == "language"}
+    inspection = inspect(zoo["receiver"], [zoo["wide"]], zoo["base"], "by_token")
+    fates = {kind.part: kind.fate for kind in inspection.kinds if kind.tower == "language"}
     assert fates["head"] == fates["embedding"] == "merges"
-    assert found.donors[0].unpaired == ()
-    assert "wide" in next(one for one in found.measures if one.group == "head").norms
+    assert inspection.donors[0].unpaired == ()
+    assert "wide" in next(m for m in inspection.measures if m.group == "head").norms
 
 
 def test_an_adapter_beside_its_model(zoo: dict[str, str], tmp_path: Path) -> None:
     adapter = make_adapter(Path(zoo["a"]), tmp_path / "lora", target_modules=["q_proj"])
-    found = inspect(zoo["receiver"], [f"{zoo['a']}+{adapter}", zoo["a"]], zoo["base"])
-    lora, alone = found.donors
+    inspection = inspect(zoo["receiver"], [f"{zoo['a']}+{adapter}", zoo["a"]], zoo["base"])
+    lora, alone = inspection.donors
     assert (lora.alias, lora.adapter, lora.adapted) == ("lora", str(adapter), 3)
     assert (alone.adapter, alone.adapted) == (None, None)
-    for one in found.measures:
-        changed = one.part == "attention"
-        assert (one.norms["lora"] != one.norms["a"]) == changed, one.group
-    assert ["adapter", f"{adapter}: changes 3 tensors"] in tables(found)[1][2]
+    for measure in inspection.measures:
+        changed = measure.part == "attention"
+        assert (measure.norms["lora"] != measure.norms["a"]) == changed, measure.group
+    assert ["adapter", f"{adapter}: changes 3 tensors"] in tables(inspection)[1][2]
 
 
 def test_findings_are_told(zoo: dict[str, str]) -> None:
-    found = inspect(zoo["receiver"], [zoo["base"], zoo["a"]], zoo["base"])
-    (told,) = [one for one in found.findings if one.donor == "base_2"]
-    assert told.kind == "same_as_base"
-    rows = next(rows for title, _, rows in tables(found) if title.startswith("lineage"))
+    inspection = inspect(zoo["receiver"], [zoo["base"], zoo["a"]], zoo["base"])
+    (finding,) = [f for f in inspection.findings if f.donor == "base_2"]
+    assert finding.kind == "same_as_base"
+    rows = next(rows for title, _, rows in tables(inspection) if title.startswith("lineage"))
     assert [row[0] for row in rows] == ["base_2", "a"]
-    assert rows[0][-1] == told.message
+    assert rows[0][-1] == finding.message
 
 
 def test_tables_and_json(zoo: dict[str, str]) -> None:
-    found = inspect(zoo["receiver"], [zoo["a"], zoo["wide"]], zoo["base"])
-    json.dumps(found.to_dict())
-    made = tables(found)
-    titles = [title for title, _, _ in made]
+    inspection = inspect(zoo["receiver"], [zoo["a"], zoo["wide"]], zoo["base"])
+    data = json.loads(json.dumps(inspection.to_dict()))
+    assert list(data) == [
+        "receiver", "anchor", "n_layers", "tied_head", "kinds", "donors", "measures", "vocabulary",
+        "rows", "kinships", "findings",
+    ]  # fmt: skip
+    titles = [title for title, _, _ in tables(inspection)]
     assert titles[0].startswith("receiver ")
     assert any(title.startswith("a, wide: cosine") for title in titles)
     assert any(title.startswith("vocabulary: 64 of the receiver's 64 rows") for title in titles)
-    for _, columns, rows in made:
+    for _, columns, rows in tables(inspection):
         assert rows
         assert all(len(row) == len(columns) for row in rows)
         assert all(isinstance(cell, str) for row in rows for cell in row)

@@ -1,15 +1,11 @@
-"""What `mergefront inspect` shows, as data: how models pair, what differs, how their deltas look.
+"""`mergefront inspect`: how models pair, what differs, and how their deltas look.
 
-Streaming: tensors are read once, chunk by chunk, whatever the models' size. Not here: the tables
-(`inspection.tables`), printing (`cli`), and the errors that stop a pairing altogether (`pairing`).
+With a base, a delta is a model minus the base, and the receiver has one, too; without a base, it is
+a donor minus the receiver. Norms and cosines are summed in fp64 over chunks of each tensor, so that
+memory does not grow with the models. Not here: the errors that stop a pairing (`models.pairing`)
+and what samples say about a donor's base (`models.lineage`).
 
-Reading order: `inspect`, `Inspection`.
-
-An inspection as tables for a person: (title, columns, rows) each. Not here: printing (`cli`).
-Norms of the donors' deltas and the cosines between them, group by group.
-
-With a base, deltas are model minus base, the receiver's own among them; without one, donor minus
-receiver. Sums are taken in fp64 over chunks, so memory does not grow with the models.
+Reading order: `inspect`, `Inspection`, `measure_deltas`, `tables`.
 
 Reference: arXiv:2212.04089, figure 5 (cosines between task vectors).
 """
@@ -34,16 +30,19 @@ from mergefront.models.locate import DonorFolders, ModelFolders, locate_model
 from mergefront.models.sources import Sources, align_vocabularies, check_heads
 from mergefront.models.tower import text_config
 from mergefront.models.vocabulary import Match
-from mergefront.records import PARTS, Group, Part
+from mergefront.records import PARTS, Group, Part, TextTable
 
+CHUNK: Final = 1 << 22
+"""Values of each tensor that are in memory in fp64 at a time."""
 _BOOKKEEPING: Final = frozenset(
     {"_name_or_path", "architectures", "transformers_version", "model_type", "use_cache"}
 )
+"""Config fields that say nothing about the weights."""
 
 
 @dataclass(frozen=True)
-class Kind:
-    """Tensors of one tower and part of the receiver, and what becomes of them."""
+class TensorKind:
+    """Tensors of one tower and part of the receiver; `fate` says what a merge does with them."""
 
     tower: str
     part: str
@@ -54,10 +53,12 @@ class Kind:
 
 @dataclass(frozen=True)
 class DonorReport:
-    """How one donor pairs. `differences`: config field -> (receiver's value, donor's value).
+    """How one donor pairs with the receiver.
 
-    `adapted` is how many tensors its adapter changes, `vocabulary` its tokens beside the
-    receiver's; None without an adapter, or without a tokenizer on both sides.
+    `paired` tensors have a counterpart in the donor, `unpaired` are the receiver's names of those
+    that have none. `adapted` is how many tensors the donor's adapter changes, None without an
+    adapter. `differences` maps a config field to (receiver's value, donor's value). `vocabulary`
+    compares the tokens, None if the receiver or the donor has no tokenizer.
     """
 
     alias: str
@@ -76,18 +77,18 @@ class DonorReport:
 class Inspection:
     """Everything `mergefront inspect` prints.
 
-    `anchor` says what the measured deltas are taken from; `vocabulary` is how embedding and head
-    would merge and `rows` (rows of the receiver, those whose token all models have), None if a
-    model has no tokenizer; `kinships` and `findings` are of the donors with a base.
+    `anchor` names what deltas are taken from: "base" or "receiver". `vocabulary` says how embedding
+    and head would merge. `rows` is (the receiver's rows, rows whose token all models have), None if
+    a model has no tokenizer. `kinships` and `findings` are about the donors that have a base.
     """
 
     receiver: str
     anchor: str
     n_layers: int
     tied_head: bool
-    kinds: tuple[Kind, ...]
+    kinds: tuple[TensorKind, ...]
     donors: tuple[DonorReport, ...]
-    measures: tuple[Measure, ...]
+    measures: tuple[DeltaMeasure, ...]
     vocabulary: VocabularyMode
     rows: tuple[int, int] | None
     kinships: tuple[Kinship, ...]
@@ -98,19 +99,37 @@ class Inspection:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class DeltaMeasure:
+    """The deltas of one tensor group.
+
+    `norms` maps a source to the norm of its delta, `relative` to that norm over the anchor's (None
+    if the anchor is zero), and `cosines` a pair "a, b" to the cosine of both deltas (None if one of
+    them is zero).
+    """
+
+    group: str
+    layer: int | None
+    part: Part
+    norms: dict[str, float]
+    relative: dict[str, float | None]
+    cosines: dict[str, float | None]
+
+
 def inspect(
     receiver: str,
     donors: Sequence[str],
     base: str | None = None,
     vocabulary: VocabularyMode = "receiver",
 ) -> Inspection:
-    """Inspect models by name: folders, hub ids or `zoo:<name>`; a donor also as MODEL+ADAPTER.
+    """Inspect models by name: folders, hub ids or `zoo:NAME`; a donor also as MODEL+ADAPTER.
 
-    Donors are called by the last part of their names. Without a base deltas are taken from the
+    The last part of a donor's name becomes its alias. Without a base, deltas are taken from the
     receiver.
 
     Raises:
         UserError: a model cannot be found or read, or a donor does not pair with the receiver.
+        CheckpointError: a tensor holds NaN or infinity.
     """
     folders = ModelFolders(
         receiver=str(locate_model(receiver)),
@@ -118,20 +137,12 @@ def inspect(
         donors=dict(zip(aliases(donors), map(_located, donors), strict=True)),
         vocabulary=vocabulary,
     )
-    return inspect_sources(Sources.open(folders))
-
-
-def inspect_sources(sources: Sources) -> Inspection:
-    """Inspect opened models.
-
-    Raises:
-        CheckpointError: if a tensor holds NaN or infinity.
-    """
-    matches, rows = _tokens(sources)
+    sources = Sources.open(folders)
+    matches, rows = _token_matches(sources)
     kinships = tuple(lineage.kinships(sources))
     return Inspection(
         receiver=str(sources.receiver.folder),
-        anchor="receiver" if sources.folders.base is None else "base",
+        anchor=_anchor(sources),
         n_layers=sources.anatomy.n_layers,
         tied_head=sources.anatomy.tied_head,
         kinds=_kinds(sources),
@@ -139,57 +150,61 @@ def inspect_sources(sources: Sources) -> Inspection:
             _donor(sources, alias, matches.get(sources.models[alias].label))
             for alias in sources.donors
         ),
-        measures=measure(sources),
+        measures=measure_deltas(sources),
         vocabulary=sources.folders.vocabulary,
         rows=rows,
         kinships=kinships,
-        findings=tuple(found for one in kinships for found in lineage.judge(one)),
+        findings=tuple(finding for kinship in kinships for finding in lineage.judge(kinship)),
     )
 
 
-def _located(name: str) -> DonorFolders:
-    """Find `MODEL+ADAPTER`, or a model, also one whose folder's name has a plus in it."""
+def _anchor(sources: Sources) -> str:
+    """Name the source that deltas are taken from."""
+    return "receiver" if sources.folders.base is None else "base"
+
+
+def _located(name: str) -> DonorRef:
+    """Find a donor by MODEL or MODEL+ADAPTER; the name of a model's folder may hold a plus, too."""
     model, plus, adapter = name.partition("+")
     if not plus or Path(name).expanduser().is_dir():
         return DonorFolders(str(locate_model(name)))
     return DonorFolders(str(locate_model(model)), adapter=str(locate_model(adapter)))
 
 
-def _tokens(sources: Sources) -> tuple[dict[str, Match], tuple[int, int] | None]:
-    """Return the models' tokens beside the receiver's, and (rows, rows in all models)."""
-    models = {one.label: one for one in sources.models.values()}
+def _token_matches(sources: Sources) -> tuple[dict[str, Match], tuple[int, int] | None]:
+    """Compare the models' tokens with the receiver's: (match by model label, `Inspection.rows`)."""
+    models = {model.label: model for model in sources.models.values()}
     receiver = models.pop("receiver")
-    readable = [one for one in models.values() if one.vocabulary() is not None]
+    readable = [model for model in models.values() if model.vocabulary() is not None]
     if receiver.vocabulary() is None or not readable:
         return {}, None
-    found = sources.vocabulary or align_vocabularies(receiver, readable)
+    alignment = sources.vocabulary or align_vocabularies(receiver, readable)
     if len(readable) < len(models):
-        return dict(found.matches), None
-    return dict(found.matches), (len(found.common), int(found.common.sum()))
+        return dict(alignment.matches), None
+    return dict(alignment.matches), (len(alignment.common), int(alignment.common.sum()))
 
 
 def aliases(donors: Sequence[str]) -> list[str]:
-    """Make short, distinct names of models' names."""
-    made: list[str] = []
+    """Shorten models' names to distinct identifiers, none of them "receiver" or "base"."""
+    names: list[str] = []
     for donor in donors:
-        own = donor.rpartition("+")[2].rstrip("/").partition("@")[0]
-        last = re.split(r"[/:]", own)[-1]
-        short = re.sub(r"\W", "_", last) or "donor"
+        model = donor.rpartition("+")[2].rstrip("/").partition("@")[0]
+        short = re.sub(r"\W", "_", re.split(r"[/:]", model)[-1]) or "donor"
         alias, number = short, 2
-        while alias in made or alias in ("receiver", "base"):
+        while alias in names or alias in ("receiver", "base"):
             alias, number = f"{short}_{number}", number + 1
-        made.append(alias)
-    return made
+        names.append(alias)
+    return names
 
 
-def _kinds(sources: Sources) -> tuple[Kind, ...]:
+def _kinds(sources: Sources) -> tuple[TensorKind, ...]:
     counts: dict[tuple[str, str], list[int]] = {}
     for name, place in sources.anatomy.places.items():
-        entry = counts.setdefault((place.tower, place.part), [0, 0])
-        entry[0] += 1
-        entry[1] += math.prod(sources.receiver.headers[name].shape)
+        count = counts.setdefault((place.tower, place.part), [0, 0])
+        count[0] += 1
+        count[1] += math.prod(sources.receiver.headers[name].shape)
     kinds = [
-        Kind(tower, part, tensors, parameters, _fate(sources, tower, part))
+        TensorKind(tower, part, tensors, parameters, _fate(sources, tower, part))
         for (tower, part), (tensors, parameters) in counts.items()
     ]
     return tuple(sorted(kinds, key=lambda kind: (kind.tower != "language", kind.tower, kind.part)))
@@ -205,15 +220,16 @@ def _fate(sources: Sources, tower: str, part: str) -> str:
     return "merges"
 
 
-def _donor(sources: Sources, alias: str, tokens: Match | None) -> DonorReport:
+def _donor(sources: Sources, alias: str, match: Match | None) -> DonorReport:
     model = sources.models[alias]
-    mine, theirs = text_config(sources.receiver.config), text_config(model.checkpoint.config)
+    receiver_config = text_config(sources.receiver.config)
+    donor_config = text_config(model.checkpoint.config)
     differences = {
-        key: (mine[key], theirs[key])
-        for key in sorted(set(mine) & set(theirs) - _BOOKKEEPING)
-        if mine[key] != theirs[key]
+        key: (receiver_config[key], donor_config[key])
+        for key in sorted(set(receiver_config) & set(donor_config) - _BOOKKEEPING)
+        if receiver_config[key] != donor_config[key]
     }
-    used = {model.checkpoint.headers[name].dtype for name in model.pairs.values()}
+    dtypes = {model.checkpoint.headers[name].dtype for name in model.pairs.values()}
     return DonorReport(
         alias=alias,
         folder=str(model.checkpoint.folder),
@@ -222,190 +238,55 @@ def _donor(sources: Sources, alias: str, tokens: Match | None) -> DonorReport:
         paired=len(model.pairs),
         unpaired=tuple(n for n in sources.anatomy.language() if n not in model.pairs),
         tied_head=model.anatomy.tied_head,
-        dtypes=tuple(sorted(used)),
+        dtypes=tuple(sorted(dtypes)),
         differences=differences,
-        vocabulary=tokens,
+        vocabulary=match,
     )
 
 
-TableRows = tuple[str, list[str], list[list[str]]]
-"""(title, columns, rows)."""
-
-
-def tables(found: Inspection) -> list[TableRows]:
-    """Return all tables of an inspection, in reading order."""
-    made = [_kinds_table(found)]
-    made += [_donor_table(donor) for donor in found.donors]
-    if any(donor.vocabulary for donor in found.donors):
-        made.append(_vocabulary_table(found))
-    if found.kinships:
-        made.append(_lineage_table(found))
-    sources = list(dict.fromkeys(name for one in found.measures for name in one.norms))
-    pairs = list(dict.fromkeys(pair for one in found.measures for pair in one.cosines))
-    for name in sources:
-        title = f"{name}: norm of its delta from the {found.anchor}, relative to the {found.anchor}"
-        values = {m.group: m.relative.get(name) for m in found.measures}
-        made.append(_depth_table(found, title, values))
-    for pair in pairs:
-        values = {m.group: m.cosines.get(pair) for m in found.measures}
-        made.append(_depth_table(found, f"{pair}: cosine of their deltas", values))
-    return made
-
-
-def _kinds_table(found: Inspection) -> TableRows:
-    head = "tied to the embedding" if found.tied_head else "of its own"
-    rows = [
-        [kind.tower, kind.part, str(kind.tensors), f"{kind.parameters:,}", kind.fate]
-        for kind in found.kinds
-    ]
-    return (
-        f"receiver {found.receiver}: {found.n_layers} language layers, head {head}",
-        ["tower", "part", "tensors", "parameters", "what becomes of them"],
-        rows,
-    )
-
-
-def _donor_table(donor: DonorReport) -> TableRows:
-    rows = [
-        ["tensors paired", str(donor.paired)],
-        ["tensors without counterpart", ", ".join(donor.unpaired) or "none"],
-        ["head", "tied to the embedding" if donor.tied_head else "of its own"],
-        ["dtype", ", ".join(donor.dtypes)],
-    ]
-    if donor.adapter is not None:
-        rows.insert(0, ["adapter", f"{donor.adapter}: changes {donor.adapted} tensors"])
-    if donor.vocabulary is None:
-        rows.append(["tokenizer", "not compared: none on both sides"])
-    rows += [
-        [f"config {key}", f"{theirs!r:.60} (receiver: {mine!r:.60})"]
-        for key, (mine, theirs) in donor.differences.items()
-    ]
-    return f"donor {donor.alias}: {donor.folder}", ["what", "found"], rows
-
-
-def _vocabulary_table(found: Inspection) -> TableRows:
-    """Rows of embedding and head by token; examples of the receiver's tokens that are missing."""
-    rows = [
-        [
-            donor.alias,
-            str(donor.vocabulary.tokens),
-            str(donor.vocabulary.rows),
-            str(donor.vocabulary.matched),
-            str(donor.vocabulary.moved),
-            " ".join(donor.vocabulary.unmatched) or "none",
-        ]
-        for donor in found.donors
-        if donor.vocabulary is not None
-    ]
-    title = "vocabulary"
-    if found.rows is not None:
-        title += (
-            f": {found.rows[1]} of the receiver's {found.rows[0]} rows are a token of all models"
-        )
-    if found.vocabulary == "receiver":
-        title += "; rows merge as they stand unless `vocabulary: by_token`"
-    columns = ["donor", "tokens", "rows", "the receiver's", "under another id", "missing, e.g."]
-    return title, columns, rows
-
-
-def _lineage_table(found: Inspection) -> TableRows:
-    """How far each donor lies from its base, and what of that fine-tuning does not explain."""
-    rows = []
-    for one in found.kinships:
-        remarks = [f.message for f in found.findings if f.donor == one.donor]
-        rows.append([
-            one.donor,
-            one.base,
-            *(_number(one.relative[part]) for part in one.relative),
-            _number(min(one.cosine.values())),
-            _number(one.shared),
-            "; ".join(remarks) or "as fine-tuning does",
-        ])  # fmt: skip
-    title = f"lineage, from samples: norms relative to the base (fine-tuning stays below {FAR:g})"
-    parts = list(found.kinships[0].relative)
-    columns = ["donor", "base", *parts, "cosine of weights", "with receiver's delta", "verdict"]
-    return title, columns, rows
-
-
-def _depth_table(found: Inspection, title: str, values: Mapping[str, float | None]) -> TableRows:
-    """One row a layer and one column a part; the groups without a layer at the end."""
-    parts = [part for part in PARTS if f"0.{part}" in values]
-    rows = [
-        [str(layer), *(_number(values.get(f"{layer}.{part}")) for part in parts)]
-        for layer in range(found.n_layers)
-    ]
-    if values.get("final.norm") is not None:
-        final = (_number(values["final.norm"]) if part == "norm" else "" for part in parts)
-        rows.append(["final norm", *final])
-    for group in ("embedding", "head"):
-        if values.get(group) is not None:
-            rows.append([group, *[""] * len(parts), _number(values[group])])
-    columns = ["layer", *parts, "itself"][: max(len(row) for row in rows)]
-    return title, columns, [row + [""] * (len(columns) - len(row)) for row in rows]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
-
-
-CHUNK: Final = 1 << 22
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One group: source -> norm of its delta, norm relative to the anchor's; pair -> cosine.
-
-    Pairs are named "a, b". A cosine with a zero delta is None, as is a norm relative to zero.
-    """
-
-    group: str
-    layer: int | None
-    part: Part
-    norms: dict[str, float]
-    relative: dict[str, float | None]
-    cosines: dict[str, float | None]
-
-
-def measure(sources: Sources) -> tuple[Measure, ...]:
-    """Measure every group of the receiver in which at least one delta exists."""
-    anchor = "receiver" if sources.folders.base is None else "base"
+def measure_deltas(sources: Sources) -> tuple[DeltaMeasure, ...]:
+    """Measure every group of the receiver in which at least one source has a delta."""
+    anchor = _anchor(sources)
     names = sources.donors if anchor == "receiver" else ("receiver", *sources.donors)
-    found = []
+    measures = []
     for group in sources.groups:
-        there = [
+        complete = [
             name
             for name in names
-            if all(_has(sources, one, tensor) for one in (name, anchor) for tensor in group.tensors)
+            if all(
+                tensor in sources.models[source].pairs
+                for source in (name, anchor)
+                for tensor in group.tensors
+            )
         ]
-        if there:
-            found.append(_measure_group(sources, group, anchor, there))
-    return tuple(found)
+        if complete:
+            measures.append(_measure_group(sources, group, anchor, complete))
+    return tuple(measures)
 
 
-def _has(sources: Sources, source: str, tensor: str) -> bool:
-    return tensor in sources.models[source].pairs
-
-
-def _measure_group(sources: Sources, group: Group, anchor: str, names: Sequence[str]) -> Measure:
-    """Accumulate the Gram matrix of the deltas, and the anchor's square, over all chunks."""
+def _measure_group(
+    sources: Sources, group: Group, anchor: str, names: Sequence[str]
+) -> DeltaMeasure:
+    """Sum the deltas' Gram matrix and the anchor's squared norm over all chunks."""
     n = len(names)
     gram = torch.zeros(n, n, dtype=torch.float64)
     square = 0.0
     for tensor in group.tensors:
-        start = sources.tensor(anchor, tensor).reshape(-1)
-        others = [sources.tensor(name, tensor).reshape(-1) for name in names]
-        for first in range(0, start.numel(), CHUNK):
-            origin = start[first : first + CHUNK].double()
-            deltas = torch.stack([one[first : first + CHUNK].double() - origin for one in others])
+        origin_values = sources.tensor(anchor, tensor).reshape(-1)
+        source_values = [sources.tensor(name, tensor).reshape(-1) for name in names]
+        for first in range(0, origin_values.numel(), CHUNK):
+            chunk = slice(first, first + CHUNK)
+            origin = origin_values[chunk].double()
+            deltas = torch.stack([values[chunk].double() - origin for values in source_values])
             gram += deltas @ deltas.T
             square += float(origin @ origin)
     norms = [math.sqrt(float(gram[i, i])) for i in range(n)]
     anchor_norm = math.sqrt(square)
     cosines: dict[str, float | None] = {}
     for i, j in combinations(range(n), 2):
-        both = norms[i] * norms[j]
-        cosines[f"{names[i]}, {names[j]}"] = float(gram[i, j]) / both if both > 0 else None
-    return Measure(
+        product = norms[i] * norms[j]
+        cosines[f"{names[i]}, {names[j]}"] = float(gram[i, j]) / product if product > 0 else None
+    return DeltaMeasure(
         group=group.name,
         layer=group.layer,
         part=group.part,
@@ -416,3 +297,121 @@ def _measure_group(sources: Sources, group: Group, anchor: str, names: Sequence[
         },
         cosines=cosines,
     )
+
+
+def tables(inspection: Inspection) -> list[TextTable]:
+    """Return all tables of an inspection, in reading order."""
+    shown = [_kinds_table(inspection)]
+    shown += [_donor_table(donor) for donor in inspection.donors]
+    if any(donor.vocabulary for donor in inspection.donors):
+        shown.append(_vocabulary_table(inspection))
+    if inspection.kinships:
+        shown.append(_lineage_table(inspection))
+    sources = list(dict.fromkeys(name for measure in inspection.measures for name in measure.norms))
+    pairs = list(dict.fromkeys(pair for measure in inspection.measures for pair in measure.cosines))
+    anchor = inspection.anchor
+    for name in sources:
+        title = f"{name}: norm of its delta from the {anchor}, relative to the {anchor}"
+        values = {m.group: m.relative.get(name) for m in inspection.measures}
+        shown.append(_depth_table(inspection, title, values))
+    for pair in pairs:
+        values = {m.group: m.cosines.get(pair) for m in inspection.measures}
+        shown.append(_depth_table(inspection, f"{pair}: cosine of their deltas", values))
+    return shown
+
+
+def _kinds_table(inspection: Inspection) -> TextTable:
+    head = "tied to the embedding" if inspection.tied_head else "of its own"
+    rows = [
+        [kind.tower, kind.part, str(kind.tensors), f"{kind.parameters:,}", kind.fate]
+        for kind in inspection.kinds
+    ]
+    return TextTable(
+        f"receiver {inspection.receiver}: {inspection.n_layers} language layers, head {head}",
+        ["tower", "part", "tensors", "parameters", "what becomes of them"],
+        rows,
+    )
+
+
+def _donor_table(donor: DonorReport) -> TextTable:
+    rows = [
+        ["tensors paired", str(donor.paired)],
+        ["tensors without counterpart", ", ".join(donor.unpaired) or "none"],
+        ["head", "tied to the embedding" if donor.tied_head else "of its own"],
+        ["dtype", ", ".join(donor.dtypes)],
+    ]
+    if donor.adapter is not None:
+        rows.insert(0, ["adapter", f"{donor.adapter}: changes {donor.adapted} tensors"])
+    if donor.vocabulary is None:
+        rows.append(["tokenizer", "not compared: the donor or the receiver has none"])
+    rows += [
+        [f"config {key}", f"{donor_value!r:.60} (receiver: {receiver_value!r:.60})"]
+        for key, (receiver_value, donor_value) in donor.differences.items()
+    ]
+    return TextTable(f"donor {donor.alias}: {donor.folder}", ["what", "found"], rows)
+
+
+def _vocabulary_table(inspection: Inspection) -> TextTable:
+    """Show how rows of embedding and head match by token, with examples of those that do not."""
+    rows = [
+        [
+            donor.alias,
+            str(donor.vocabulary.tokens),
+            str(donor.vocabulary.rows),
+            str(donor.vocabulary.matched),
+            str(donor.vocabulary.moved),
+            " ".join(donor.vocabulary.unmatched) or "none",
+        ]
+        for donor in inspection.donors
+        if donor.vocabulary is not None
+    ]
+    title = "vocabulary"
+    if inspection.rows is not None:
+        total, common = inspection.rows
+        title += f": {common} of the receiver's {total} rows are a token of all models"
+    if inspection.vocabulary == "receiver":
+        title += "; rows merge as they stand unless `vocabulary: by_token`"
+    columns = ["donor", "tokens", "rows", "the receiver's", "under another id", "missing, e.g."]
+    return TextTable(title, columns, rows)
+
+
+def _lineage_table(inspection: Inspection) -> TextTable:
+    """Show how far each donor lies from its base, and what fine-tuning does not explain."""
+    rows = []
+    for kinship in inspection.kinships:
+        messages = [f.message for f in inspection.findings if f.donor == kinship.donor]
+        rows.append([
+            kinship.donor,
+            kinship.base,
+            *(_number(kinship.relative[part]) for part in kinship.relative),
+            _number(min(kinship.cosine.values())),
+            _number(kinship.shared),
+            "; ".join(messages) or "as fine-tuning does",
+        ])  # fmt: skip
+    title = f"lineage, from samples: norms relative to the base (fine-tuning stays below {FAR:g})"
+    parts = list(inspection.kinships[0].relative)
+    columns = ["donor", "base", *parts, "cosine of weights", "with receiver's delta", "verdict"]
+    return TextTable(title, columns, rows)
+
+
+def _depth_table(
+    inspection: Inspection, title: str, values: Mapping[str, float | None]
+) -> TextTable:
+    """Lay out one row a layer and one column a part; groups without a layer come last."""
+    parts = [part for part in PARTS if f"0.{part}" in values]
+    rows = [
+        [str(layer), *(_number(values.get(f"{layer}.{part}")) for part in parts)]
+        for layer in range(inspection.n_layers)
+    ]
+    if values.get("final.norm") is not None:
+        final = (_number(values["final.norm"]) if part == "norm" else "" for part in parts)
+        rows.append(["final norm", *final])
+    for group in ("embedding", "head"):
+        if values.get(group) is not None:
+            rows.append([group, *[""] * len(parts), _number(values[group])])
+    columns = ["layer", *parts, "itself"][: max(len(row) for row in rows)]
+    return TextTable(title, columns, [row + [""] * (len(columns) - len(row)) for row in rows])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
