@@ -134,7 +134,7 @@ def inspect(
     folders = ModelFolders(
         receiver=str(locate_model(receiver)),
         base=None if base is None else str(locate_model(base)),
-        donors=dict(zip(aliases(donors), map(_located, donors), strict=True)),
+        donors=dict(zip(aliases(donors), map(_donor_folders, donors), strict=True)),
         vocabulary=vocabulary,
     )
     sources = Sources.open(folders)
@@ -163,7 +163,7 @@ def _anchor(sources: Sources) -> str:
     return "receiver" if sources.folders.base is None else "base"
 
 
-def _located(name: str) -> DonorRef:
+def _donor_folders(name: str) -> DonorFolders:
     """Find a donor by MODEL or MODEL+ADAPTER; the name of a model's folder may hold a plus, too."""
     model, plus, adapter = name.partition("+")
     if not plus or Path(name).expanduser().is_dir():
