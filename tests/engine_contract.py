@@ -61,8 +61,8 @@ class Case:
             "first": dict.fromkeys(self.kind.groups, first),
             "second": dict.fromkeys(self.kind.groups, second),
         }
-        given = {"method": "task_arithmetic", "models": self.models, "table": rows}
-        return Recipe(**(given | more))
+        fields: dict[str, Any] = {"method": "task_arithmetic", "models": self.models, "table": rows}
+        return Recipe(**(fields | more))
 
     def load(self, recipe: Recipe) -> None:
         self.engine.load(plan_of(recipe, self.sources))
@@ -149,7 +149,7 @@ class EveryMethod:
         self, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A searched rank changes terms between candidates; the exporter decomposes for itself."""
-        decompose, made = low_rank.svd, []
+        decompose, made = low_rank.svd, []  # type: ignore[attr-defined]
 
         def counting(matrix: torch.Tensor) -> Any:
             made.append(matrix.shape)

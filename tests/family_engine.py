@@ -41,7 +41,7 @@ UNFILLED = {"Phi-3.5-Vision": "language_model.model.embed_tokens.weight"}
 used only beside images. What such a model says of words alone means nothing."""
 
 
-class InternVLChatConfig(hf.PreTrainedConfig):
+class InternVLChatConfig(hf.PreTrainedConfig):  # type: ignore[misc]  # no types there
     """As in InternVL's repositories: the text model's config under `llm_config`."""
 
     model_type = "internvl_chat"
@@ -60,13 +60,13 @@ class InternVLChatConfig(hf.PreTrainedConfig):
         return self.text_config
 
 
-class Phi3VConfig(hf.Phi3Config):
+class Phi3VConfig(hf.Phi3Config):  # type: ignore[misc]  # no types there
     """Phi-3 with its towers' settings beside."""
 
     model_type = "phi3_v"
 
 
-class MiniCPMVConfig(hf.Qwen2Config):
+class MiniCPMVConfig(hf.Qwen2Config):  # type: ignore[misc]  # no types there
     """The text model's values, and `vision_config`."""
 
     model_type = "minicpmv"
@@ -155,7 +155,7 @@ def check(name: str, kind: str, root: Path) -> dict[str, Any]:
             engine.close()
     unfilled = UNFILLED.get(name) if kind == "vllm" else None
     for hashes in (fresh, merged, again, exported):
-        hashes.pop(unfilled, None)
+        hashes.pop(unfilled or "", None)
     return {
         "parameters": len(fresh),
         "changed": sum(merged[one] != fresh[one] for one in fresh.keys() & merged.keys()),
@@ -181,7 +181,7 @@ def text_only(kind: str, processor: TextProcessor) -> Iterator[None]:
 
     from mergefront.engine import launch
 
-    module = importlib.import_module(MODULES[kind])
+    module: Any = importlib.import_module(MODULES[kind])
     before = launch.MAX_IMAGES, module.load_processor
     launch.MAX_IMAGES = 0
     module.load_processor = lambda *_: processor

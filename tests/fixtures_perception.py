@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from datasets import Sequence as ListOf
 
@@ -44,7 +45,7 @@ def _mmstar(root: Path) -> None:
         ("science & technology", "geography"),
         ("math", "geometry"),
     ]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             **{"index": i, "answer": "ABCD"[i % 4], "category": one, "l2_category": two},
             "question": f"Which is {i}?\nOptions: A: a, b, B: Blue, C: C:\\ , D: none",
@@ -75,7 +76,7 @@ def _blink(root: Path) -> None:
 def _pairs_and_places(root: Path) -> None:
     text = dict.fromkeys(("Question", "Options", "Correct Answer"), S)
     columns = {"Index": I32, **text, "image": IMAGE}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             **{"Index": i, "Question": f"Tusks of pair {(i - 1) // 2}?", "image": shown(120 + i)},
             **{
@@ -115,7 +116,7 @@ def _reading(root: Path) -> None:
         **{**text, "question_id": I32, "image": IMAGE, "image_width": I32},
         **{"answers": ListOf(S), "ocr_tokens": ListOf(S), "image_classes": ListOf(S)},
     }
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"image_id": "a1", "question": f"What brand is {i}?", "question_id": 34602 + i,
          "image": shown(150), "answers": ["nokia"] * 7 + ["Nokia phone"] * 2 + ["unknown"]}
         for i in range(2)
@@ -149,7 +150,7 @@ def _reading(root: Path) -> None:
 def _counting(root: Path) -> None:
     text = dict.fromkeys(("id", "question_id", "question", "answer", "image_source"), S)
     columns = {**text, "image": IMAGE, "category": S}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"id": str(number), "question_id": str(number % 2), "category": category,
          "question": f"Is there a {thing} in the image?", "answer": "no" if number % 2 else "yes",
          "image_source": "COCO_val2014_000000310196", "image": shown(190)}

@@ -93,7 +93,7 @@ def build_reasoning(root: Path) -> None:
     _archives(root)
     columns = {"image": IMAGE, "question": S, "answer": S}
     golds = ["B, D", "A", "", "3", "G"]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"image": shown(300 + i), "question": f"Figure {i}?", "answer": a}
         for i, a in enumerate(golds)
     ]
@@ -131,7 +131,7 @@ def _mathvista(root: Path) -> None:
         ("781", "math-targeted-vqa", "text", None, ["9", "18", "18"], "18"),
         ("6", "general-vqa", "text", None, ["Yes", "No"], "No"),
     ]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             **{"pid": pid, "question": f"Q{pid}?", "image": f"images/{pid}.jpg", "answer": gold},
             **{"answer_type": kind, "precision": digits, "choices": options},
@@ -154,7 +154,7 @@ def _mathverse(root: Path) -> None:
     columns = {**dict.fromkeys(text, S), "image": IMAGE, "metadata": about}
     versions = ("Text Dominant", "Text Lite", "Vision Intensive", "Vision Dominant", "Vision Only")
     problems = (("multi-choice", "C", "Plane Geometry"), ("free-form", "2 \\sqrt{3}", "Functions"))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             **{"sample_index": str(5 * p + v + 1), "problem_index": str(p + 1), "answer": gold},
             **{"problem_version": version, "question_type": kind, "metadata": {"subject": subject}},
@@ -183,7 +183,7 @@ def _mathvision(root: Path) -> None:
         ("2925", "A strange gold?", [], "45^2"),
         ("2828", "A fraction?", [], "$\\boxed{\\frac{16}{7}}$"),
     ]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             **{"id": key, "question": question, "options": options, "answer": gold},
             **{"level": 2, "subject": "arithmetic", "decoded_image": shown(400 + int(key))},
@@ -241,7 +241,7 @@ def _mmmu(root: Path) -> None:
             **{"question": "How much is it? <image 1>", "answer": "['1/3', '0.33']"},
             "image_1": shown(602 + 3 * number),
         }
-        rows = [two, opened] if number < 2 else [two]
+        rows: list[dict[str, Any]] = [two, opened] if number < 2 else [two]
         save(root / "MMMU/MMMU" / subject, {"validation": table(columns, rows)})
     pro = ("id", "question", "options", "explanation", "img_type", "answer", "topic_difficulty")
     columns = {**dict.fromkeys((*pro, "subject"), S), **images}
@@ -269,14 +269,15 @@ def _archives(root: Path) -> None:
         {"question": "And $CD$?", "file_name": "8.png", "year": "nine", "difficult": "hard",
          "solution": "So $CD=\\boxed{2\\sqrt{5}}$.", "knowledge": []},
     ]  # fmt: skip
-    for hub, name, rows, archive, column in (
+    folders: tuple[tuple[str, str, list[dict[str, Any]], str, str], ...] = (
         ("VisuLogic/VisuLogic", "data.jsonl", puzzles, "images.zip", "image_path"),
         ("THU-KEG/MM_Math", "MM_Math.jsonl", problems, "Image.zip", "file_name"),
-    ):
+    )
+    for hub, name, lines, archive, column in folders:
         folder = root / hub
         folder.mkdir(parents=True)
-        (folder / name).write_text("\n".join(json.dumps(row) for row in rows))
+        (folder / name).write_text("\n".join(json.dumps(row) for row in lines))
         with zipfile.ZipFile(folder / archive, "w") as pack:
-            for seed, row in enumerate(rows, start=len(name)):
+            for seed, row in enumerate(lines, start=len(name)):
                 inner = row[column] if "/" in row[column] else f"Image/{row[column]}"
                 pack.writestr(inner, picture(seed))

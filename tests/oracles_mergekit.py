@@ -29,6 +29,7 @@ def mergekit(
         name="model.layers.0.mlp.up_proj.weight",
     )
     given = {name.removesuffix("_"): value for name, value in parameters.items()}
+    merged: Tensor
     (merged,) = registry.get(method)([group], parameters=given, dtype=torch.float32)
     return merged
 

@@ -118,6 +118,7 @@ class SamplerContract:
         study = self.begin(tmp_path / "at-once")
         names = [f"k{i}" for i in range(self.dimension)]
         for _ in range(self.trials):
+            assert isinstance(study.sampler, ReplaySampler)
             trial = study.sampler.ask(study, names)
             tell(study, trial, suggest(trial, self.dimension))
         assert points(study) == points(undisturbed)
@@ -146,7 +147,8 @@ class SamplerContract:
         while len(early.get_trials(deepcopy=False)) < 14 or waiting(early):
             trial = early.ask()
             point = suggest(trial, self.dimension)
-            early.sampler.ahead(early)  # type: ignore[attr-defined]
+            assert isinstance(early.sampler, ReplaySampler)
+            early.sampler.ahead(early)
             tell(early, trial, point)
         assert points(early) == points(plain)
 
@@ -177,7 +179,7 @@ class SamplerContract:
 
     def test_numpys_global_generator_is_left_alone(self, tmp_path: Path) -> None:
         np.random.seed(3)
-        before = np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
+        before = np.random.get_state()[1].copy()  # type: ignore[index]
         run(self.begin(tmp_path / "j"), self.dimension, 14)
         after = np.random.get_state()[1]  # type: ignore[index]
         assert (before == after).all()

@@ -185,5 +185,5 @@ def test_init_takes_small_bounds_and_library_tasks_for_real_pairs() -> None:
     assert spoken_of <= set(files.shipped_names("search_spaces"))
     aims = {task.name: task.objective for task in library()}
     for objective, names in config.objectives.items():
-        assert {aims[name] for name in names} == {objective}
+        assert {aims[str(name)] for name in names} == {objective}
     assert "mergefront plan x.yaml" in starter_notes("org/vlm", "x.yaml")

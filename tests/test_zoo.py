@@ -17,6 +17,7 @@ from mergefront import zoo
 from mergefront.errors import UserError
 from mergefront.records import SPLITS
 from mergefront.zoo.pictures import FOLDER, SIDE, shipped_scans
+from mergefront.zoo.questions import Task
 from mergefront.zoo.words import VOCABULARY
 
 LIMIT = 12_000_000
@@ -44,7 +45,7 @@ def test_the_recorded_quality_bar_is_met() -> None:
 
 
 @pytest.mark.parametrize("task", zoo.TASKS)
-def test_every_split_has_enough_questions(task: str) -> None:
+def test_every_split_has_enough_questions(task: Task) -> None:
     count = Counter(row["split"] for row in ROWS[task])
     assert set(count) == set(SPLITS)
     assert min(count.values()) >= 2000
@@ -102,7 +103,7 @@ def test_solve_refuses_other_questions() -> None:
 
 @pytest.mark.parametrize("task", zoo.TASKS)
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_constant_answer_earns_little(task: str, split: str) -> None:
+def test_a_constant_answer_earns_little(task: Task, split: str) -> None:
     rows = [row for row in ROWS[task] if row["split"] == split]
     by_kind: dict[str, Counter[str]] = {}
     for row in rows:

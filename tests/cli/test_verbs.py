@@ -104,7 +104,7 @@ def test_faulty_spaces_and_models_without_base(
     mergefront_cli: Command, models: Path, tmp_path: Path
 ) -> None:
     twice = [{"parts": ["mlp"], **ALL}, {"parts": ["mlp", "attention"], **ALL}]
-    cases = [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"space": space(tmp_path, twice, ["norm", "embedding", "head"])}, "mlp"),
         ({"base": None}, "base"),
     ]
@@ -139,7 +139,7 @@ def test_a_run_directory_of_another_configuration(
 def test_merge_writes_whole_folders_or_none(
     mergefront_cli: Command, models: Path, tmp_path: Path
 ) -> None:
-    recipe = {
+    recipe: dict[str, Any] = {
         "format": "mergefront/recipe@1",
         "method": "task_arithmetic",
         "models": {

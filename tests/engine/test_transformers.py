@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -128,7 +129,7 @@ def test_kept_makes_once_until_the_budget_is_spent() -> None:
 
     kept = Kept(len, budget=8)
     for _ in range(2):
-        assert [kept.get(key, lambda key=key: make(key)) for key in "abc"] == [
+        assert [kept.get(key, partial(make, key)) for key in "abc"] == [
             "aaaa",
             "bbbb",
             "cccc",

@@ -37,6 +37,12 @@ from mergefront.yaml_file import load_yaml
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
+
+def vllm_of(case: Case) -> Any:
+    """The engine with its private fields, which no Protocol has."""
+    return case.engine
+
+
 BEFORE = {
     name: os.environ.get(name)
     for name in ("HF_HUB_OFFLINE", "OMP_NUM_THREADS", "VLLM_ENABLE_V1_MULTIPROCESSING")
@@ -78,7 +84,7 @@ class TestFloat32Untied(EngineContract):
         self, case: Case, items: list[Item], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         answers = case.ask(case.recipe(0.5, 0.5), items)
-        monkeypatch.setattr(case.engine._llm, "reset_prefix_cache", lambda: False)
+        monkeypatch.setattr(vllm_of(case)._llm, "reset_prefix_cache", lambda: False)
         with pytest.raises(EngineError, match="did not drop its prefix cache"):
             case.load(case.recipe(0.5, 0.5))
         with pytest.raises(EngineError, match="weights are undefined"):
@@ -90,7 +96,7 @@ class TestFloat32Untied(EngineContract):
         self, case: Case, items: list[Item], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         answers = case.ask(case.recipe(0.5, 0.5), items)
-        inner = case.engine._llm.llm_engine
+        inner = vllm_of(case)._llm.llm_engine
         step, steps = inner.step, []
 
         def interrupted() -> object:
@@ -116,7 +122,7 @@ class TestFloat32Untied(EngineContract):
         reason: str | None,
     ) -> None:
         answers = case.ask(case.recipe(0.5, 0.5), items)
-        inner = case.engine._llm.llm_engine
+        inner = vllm_of(case)._llm.llm_engine
         step = inner.step
 
         def aborting() -> list[Any]:
@@ -135,7 +141,7 @@ class TestFloat32Untied(EngineContract):
         self, case: Case, items: list[Item], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         answers = case.ask(case.recipe(0.5, 0.5), items)
-        inner = case.engine._llm.llm_engine
+        inner = vllm_of(case)._llm.llm_engine
         step = inner.step
         monkeypatch.setattr(inner, "step", lambda: list(step())[1:])
         with pytest.raises(EngineError, match=r"item q\d+: vLLM broke off its answer \(nothing\)"):
@@ -177,7 +183,7 @@ class TestBfloat16Checkpoint(EveryMethod, EngineContract):
             live._load_into(fresh, tensors_of(folder).items())
             return {name: tensor_hash(tensor) for name, tensor in fresh.items()}
 
-        found: dict[str, str] = case.engine._llm.collective_rpc(loaded)[0]  # type: ignore[attr-defined]
+        found: dict[str, str] = vllm_of(case)._llm.collective_rpc(loaded)[0]
         return found
 
 
@@ -202,7 +208,7 @@ class TestOwnProcess(EngineContract):
         answers = case.ask(case.recipe(0.5, 0.5), items)
         cores = psutil.Process().children(recursive=True)  # all that Ctrl-C reaches but ourselves
         assert len(cores) >= len(multiprocessing.active_children()) == 1
-        inner = case.engine._llm.llm_engine
+        inner = vllm_of(case)._llm.llm_engine
         step = inner.step
 
         def interrupting() -> object:
@@ -318,7 +324,7 @@ def test_same_answers_as_transformers_on_the_zoo() -> None:
     config = load_yaml(files.find_yaml("configs", "digits"), RunConfig)
     models = models_of(config)
     counts = Items(search=150, validation=1, test=1)
-    items = item_set(config.objectives, counts, Path()).flat("search")
+    items = item_set(config.asked, counts, Path()).flat("search")
     assert len(items) == 300
     recipes = [
         Recipe("task_arithmetic", models),

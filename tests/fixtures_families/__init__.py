@@ -169,7 +169,7 @@ def write(folder: Path, tensors: Tensors, config: dict[str, Any], *, files: int 
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         return folder
     names = sorted(tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number in range(files):
         shard = f"model-{number + 1:05d}-of-{files:05d}.safetensors"
         own = {name: tensors[name] for name in names[number::files]}

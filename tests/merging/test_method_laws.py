@@ -54,8 +54,8 @@ def slot(
 ) -> DictSlot:
     """A tensor of a layer with one fellow of another shape; beyond any method's special layers."""
     fellow = {NAMES[1]: tensors((16, 24), seed=9, dtype=dtype)}
-    given = {"layer": 20, "n_layers": 32, "others": fellow} | more
-    return DictSlot(tensors(shape, dtype=dtype), NAMES[0], **given)
+    options: dict[str, Any] = {"layer": 20, "n_layers": 32, "others": fellow} | more
+    return DictSlot(tensors(shape, dtype=dtype), NAMES[0], **options)
 
 
 def row_of(method: Method, donors: tuple[str, ...] = DONORS) -> dict[str, float]:

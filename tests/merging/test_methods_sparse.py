@@ -35,10 +35,10 @@ def thinned(method: str, delta: Array, source: str, parameters: Mapping[str, Any
         return delta * (largest(delta, density + gamma) - largest(delta, gamma))
     codes = noise(parameters.get("seed", 0), source, NAME, torch.Size(delta.shape)).numpy()
     if method in ("dare_linear", "dare_ties"):
-        return delta * (codes < density * LEVELS) / density
+        return np.asarray(delta * (codes < density * LEVELS) / density)
     rank = (np.apply_along_axis(rankdata, -1, np.abs(delta)) - 1) / (delta.shape[-1] - 1)
     keep = density + parameters["epsilon"] * (2 * np.rint(rank * TOP) / TOP - 1)
-    return delta * (codes < keep * LEVELS) / keep
+    return np.asarray(delta * (codes < keep * LEVELS) / keep)
 
 
 def elected(votes: Sequence[Array], weights: Sequence[float], normalize: bool) -> Array:

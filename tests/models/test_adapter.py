@@ -78,6 +78,8 @@ def test_a_donor_is_what_peft_makes_of_it(
     before = tensors_of(zoo[model])
     sources = opened(zoo, adapter, model)
     sources.check_finite()
+    adapter_of_x = sources.models["x"].adapter
+    assert adapter_of_x is not None
     changed = 0
     for name, own in sources.models["x"].pairs.items():
         found = sources.tensor("x", name)
@@ -87,7 +89,7 @@ def test_a_donor_is_what_peft_makes_of_it(
             continue
         changed += 1
         exact = wanted[own]
-        if own in sources.models["x"].adapter.changed:
+        if own in adapter_of_x.changed:
             assert found.dtype == torch.float32
         error = (found.double() - exact).abs()
         assert bool((error <= exact.abs() * 2**-23 + 1e-12).all()), own  # fp64 noise of peft's sum
@@ -365,7 +367,7 @@ def test_what_the_config_says_is_refused(
 def test_another_kind_of_peft_is_refused(zoo: dict[str, Path], tmp_path: Path) -> None:
     model = LlamaForCausalLM.from_pretrained(zoo["base"])
     get_peft_model(model, VeraConfig(target_modules=["q_proj"], r=2)).save_pretrained(
-        tmp_path / "v"
+        str(tmp_path / "v")
     )
     with pytest.raises(CheckpointError, match="peft_type is 'VERA', expected LORA"):
         opened(zoo, tmp_path / "v")

@@ -302,7 +302,7 @@ def test_width_must_be_that_of_the_config(made: dict[str, Path], tmp_path: Path)
 
 def test_a_config_without_sizes_is_enough(made: dict[str, Path], tmp_path: Path) -> None:
     """As in llava-hf's older checkpoints: the text config lists only what is no default."""
-    config = {"text_config": {"model_type": "llama", "vocab_size": 64}}
+    config: dict[str, object] = {"text_config": {"model_type": "llama", "vocab_size": 64}}
     folder = change(made, tmp_path, lambda t: None, config, kind="llava")
     assert read(folder)[1].n_layers == 3
 

@@ -358,7 +358,7 @@ def test_non_contiguous_tensors_are_written_in_order(tmp_path: Path) -> None:
 def test_a_tensor_may_come_in_pieces_and_must_come_whole(tmp_path: Path) -> None:
     tensor = torch.arange(10.0).reshape(2, 5)
     with CheckpointWriter(tmp_path, {"a": tensor, "b": tensor}) as writer:
-        writer.add_pieces("a", tensor.reshape(-1).split(3))
+        writer.add_pieces("a", torch.split(tensor.reshape(-1), 3))
         writer.add("b", -tensor)
     written = load_file(tmp_path / "model.safetensors")
     assert torch.equal(written["a"], tensor)

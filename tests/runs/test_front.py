@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,7 @@ def test_the_blind_control_asks_the_same_questions_without_images() -> None:
 
 
 def test_guards_may_differ_by_objective(tmp_path: Path) -> None:
-    changed = {"report": {"guards": {"perception": 0.9}}}
+    changed: dict[str, Any] = {"report": {"guards": {"perception": 0.9}}}
     front = summarise(*simulated_run(tmp_path, **changed))
     assert front["guards"] == {"perception": 0.9}
     assert [m["verdict"] for m in front["members"]][:2] == [BEATS, BEATS]
@@ -249,7 +249,9 @@ def test_looking_at_a_run_needs_neither_engine_nor_torch() -> None:
 SCORES = {0: (0.3, 0.9), 1: (0.7, 0.9), 2: (0.75, 0.6), 3: (0.8, 0.2)}
 
 
-def found(config: RunConfig, scores: dict[int, tuple[float, ...]], se: float) -> list[Evaluation]:
+def found(
+    config: RunConfig, scores: Mapping[int, tuple[float, ...]], se: float
+) -> list[Evaluation]:
     return [
         Evaluation(
             number, (number / len(scores),), "receiver" if number == 0 else "x",

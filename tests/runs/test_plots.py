@@ -1,3 +1,5 @@
+# mypy: disable-error-code="union-attr, index, attr-defined, type-var, arg-type"
+# (matplotlib's getters return unions of all that may be plotted)
 """Figures: what they show, that files repeat byte for byte, and edge cases."""
 
 from __future__ import annotations

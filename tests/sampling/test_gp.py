@@ -33,7 +33,7 @@ def problem(seed: int, n: int = 12, dimension: int = 3) -> tuple[Array, Array, A
 def correlation(kernel: Kernel, a: Array, b: Array) -> float:
     """One entry of the kernel, straight from its definition, constant mean included."""
     root = np.sqrt(5 * (((a - b) / np.array(kernel.lengthscales)) ** 2).mean())
-    return kernel.amplitude**2 * (1 + root + root**2 / 3) * np.exp(-root) + 1.0
+    return float(kernel.amplitude**2 * (1 + root + root**2 / 3) * np.exp(-root) + 1.0)
 
 
 def prior(kernel: Kernel, a: Array, b: Array) -> Array:

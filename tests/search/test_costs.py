@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,7 @@ def test_a_cost_of_two_objectives_is_estimated_from_a_prefix_like_any_other() ->
     race = raced()
     told = []
     for number in range(5):
-        rows = answered(race, lambda i, n=number: length(i, n), len(race.rungs))
+        rows = answered(race, partial(length, seed=number), len(race.rungs))
         if number == 0:  # the receiver's answers know no rungs
             rows = [replace(row, rung=0) for row in rows]
         estimates = race.estimate(rows)
@@ -478,7 +479,7 @@ def searched(runs: Path, copies: Path | None = None) -> tuple[Search, int]:
     try:
         moments = () if copies is None else (25, 45)
         watched = Watched(search.open_engine(), search.run.path, copies or runs, moments)
-        search.engine = watched  # type: ignore[assignment]
+        search.engine = watched
         for _ in search.candidates():
             pass
         asked = watched.asked

@@ -21,8 +21,8 @@ from mergefront.errors import ConfigError, RunError, SpaceError
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.locate import locate_model
 from mergefront.models.sources import Sources
+from mergefront.records import RESULT
 from mergefront.runs.earlier import read_earlier
-from mergefront.runs.history import RESULT
 from mergefront.runs.reopen import lay_out
 from mergefront.sampling import pending
 from mergefront.search.loop import Search
@@ -158,7 +158,10 @@ def finish(search: Search, scores: list[tuple[float, float]]) -> None:
     for score in scores:
         trial = next(waiting, None) or study.ask()
         point = [trial.suggest_float(name, 0.0, 1.0) for name in names]
-        told = {"origin": str(trial.user_attrs.get("origin", "random")), "failure": ""}
+        told: dict[str, Any] = {
+            "origin": str(trial.user_attrs.get("origin", "random")),
+            "failure": "",
+        }
         told |= {"knobs": dict(zip(names, point, strict=True)), "seconds": {}}
         told |= {"se": dict.fromkeys(search.config.objectives, 0.01)}
         told |= {"n": dict.fromkeys(search.config.objectives, 8)}
@@ -198,7 +201,7 @@ def test_the_front_of_an_earlier_run_is_carried_over(runs: Path) -> None:
     assert len(again.study.get_trials(deepcopy=False)) == len(queued)
 
 
-OTHER_MODELS = [
+OTHER_MODELS: list[tuple[dict[str, Any], str]] = [
     (
         {"donors": {"arithmetic": {"model": "zoo:arithmetic"}}},
         r"warm searched other models.*: its donor comparison \(a donor's",

@@ -20,6 +20,7 @@ from mergefront.errors import EngineError, RunError
 from mergefront.jobs import artifacts
 from mergefront.jobs.export import export_candidate
 from mergefront.jobs.verify import Scored
+from mergefront.records import Split
 from mergefront.runs import compare
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.history import PICKS, estimates_of, evaluations, open_study
@@ -76,7 +77,7 @@ def test_the_budget_is_kept_and_warm_starts_come_first(run: RunDirectory) -> Non
 def test_the_race_can_be_run_again_from_what_was_recorded(run: RunDirectory) -> None:
     """Estimates and verdicts follow from points and item files alone."""
     found = evaluations(open_study(run), run)
-    items = item_set(run.config.objectives, run.config.items, Path()).items["search"]
+    items = item_set(run.config.asked, run.config.items, Path()).items["search"]
     reference = read_front(run)["reference"]
     race = Race(run.config.search.racing, items, reference, run.config.search.seed)
     assert any(e.raced.left for e in found)
@@ -103,7 +104,8 @@ def test_every_reported_number_follows_from_the_item_files(run: RunDirectory) ->
     front = read_front(run)
     assert len(front["members"]) == 6
     for member in front["members"]:
-        for split in ("validation", *(["test"] if member["test"] else [])):
+        splits: list[Split] = ["validation", "test"] if member["test"] else ["validation"]
+        for split in splits:
             records = run.read_items(str(member["number"]), split)
             for objective, estimate in estimates_of(records).items():
                 assert member[split][objective]["mean"] == estimate.mean
@@ -184,7 +186,7 @@ def test_an_export_that_is_not_what_was_scored_leaves_nothing(
             named.sources,
             tmp_path / "out",
             settings=EngineConfig(kind="transformers", dtype="float32", threads=1),
-            items=item_set(run.config.objectives, Items(search=4, validation=4, test=4), Path()),
+            items=item_set(run.config.asked, Items(search=4, validation=4, test=4), Path()),
             scored=Scored("0" * 64, []),
             front=read_front(run),
             member=named.member,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ def test_tied_and_named_donors() -> None:
 
 
 def test_a_tied_head_claims_nothing() -> None:
-    lines = ({}, {"parts": ["head"]})
+    lines: tuple[dict[str, Any], ...] = ({}, {"parts": ["head"]})
     tied = Space.build(spec(*lines, frozen=("embedding",)), DONORS, receiver_groups(tied=True))
     assert tied.dimension == 2
     assert "head" not in tied.table([0.5, 0.5])["a"]
@@ -300,7 +301,9 @@ def test_points_outside_the_cube(point: list[float]) -> None:
         space({}).table(point)
 
 
-DIMENSIONS = {  # over L layers, for K donors: what each file's header says
+DIMENSIONS: dict[
+    str, Callable[[int, int], int]
+] = {  # over L layers, for K donors: what each file's header says
     "uniform": lambda n, k: k,
     "early_middle_late": lambda n, k: 3 * k,
     "ramp": lambda n, k: 3 * k,

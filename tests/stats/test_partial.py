@@ -110,7 +110,7 @@ def test_the_chance_to_be_on_a_front_is_that_of_draws(
     front, mean = random.random((k, m)), random.random(m)
     deviation = random.uniform(0.01, 0.4, m)
     draws = mean + deviation * random.standard_normal((40_000, m))
-    beaten = (front[None] + margin >= draws[:, None]).all(axis=2).any(axis=1)
+    beaten = np.all(front[None] + margin >= draws[:, None], axis=2).any(axis=1)
     found = chance_on_front(mean, deviation, front, margin)
     assert found == pytest.approx(1 - beaten.mean(), abs=0.015 if m == 2 else 0.05)
 
@@ -173,7 +173,8 @@ def records(objective: str, scores: Array) -> list[ItemRecord]:
 
 def truth(point: Array) -> Array:
     """Reasoning rises with the first knob, perception falls with it; the second harms both."""
-    return np.array([0.35 + 0.4 * point[0], 0.9 - 0.25 * point[0] ** 2]) - 0.3 * point[1]
+    means: Array = np.array([0.35 + 0.4 * point[0], 0.9 - 0.25 * point[0] ** 2])
+    return means - 0.3 * float(point[1])
 
 
 def answers(point: Array, seed: int, n: int = 200) -> list[ItemRecord]:
@@ -375,7 +376,9 @@ def test_an_objective_that_never_changes_is_said(caplog: pytest.LogCaptureFixtur
     items = {name: [item(name, i) for i in range(8)] for name in NAMES}
     race = Race(Racing(), items, REFERENCE, 0)
     for number in range(12):
-        rows = records("reasoning", np.arange(8) < number % 8) + records("perception", np.ones(8))
+        rows = records("reasoning", np.where(np.arange(8) < number % 8, 1.0, 0.0)) + records(
+            "perception", np.ones(8)
+        )
         race.learn(Evaluation(number, (0.1 * number,), "x", race.estimate(rows)), rows)
     assert flat(race.found, NAMES) == ["perception"]
     (line,) = caplog.records

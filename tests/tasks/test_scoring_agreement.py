@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,12 @@ def test_faults_are_told_apart(agreement: ModuleType) -> None:
         ("The answer is (B) blue.", "B", False, agreement.UNKNOWN),
     ]
     for reply, extraction, official, why in cases:
-        data = {"pid": "1", "answer": "blue", "choices": ["red", "blue"], "response": reply}
+        data: dict[str, Any] = {
+            "pid": "1",
+            "answer": "blue",
+            "choices": ["red", "blue"],
+            "response": reply,
+        }
         data |= {"extraction": extraction, "official_correct": official}
         item = agreement.item_of(data)
         ours = agreement.score_all([item], [agreement.Answer(reply, 1, True)])[0]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 OPERATORS = (
     *("nms", "qnms", "roi_align", "_roi_align_backward", "qroi_align", "roi_pool"),
@@ -23,7 +24,7 @@ OPERATORS = (
 class Declare(MetaPathFinder):
     """Finds nothing; declares the operators when torchvision is looked for."""
 
-    library: object = None
+    library: Any = None
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -31,7 +32,7 @@ class Declare(MetaPathFinder):
         if name == "torchvision" and self.library is None:
             import torch
 
-            self.library = torch.library.Library("torchvision", "DEF")
+            self.library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
             for operator in OPERATORS:
                 self.library.define(f"{operator}(Tensor whatever) -> Tensor")
         return None
