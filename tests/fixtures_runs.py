@@ -11,7 +11,7 @@ import optuna
 
 from fixtures_cli import ZOO_RUN
 from mergefront.config import RunConfig
-from mergefront.records import Split
+from mergefront.records import RESULT, Split
 from mergefront.runs.directory import RECEIVER, ItemRecord, RunDirectory, blind_name, with_costs
 from mergefront.runs.history import estimates_of, open_study
 from mergefront.runs.study import record_opening
