@@ -115,7 +115,7 @@ def make_models(root: Path, kind: Kind) -> ModelNames:
 
 def open_case(root: Path, kind: Kind, settings: EngineConfig) -> Case:
     models = make_models(root, kind)
-    located = locate_models(Recipe("task_arithmetic", models))
+    located = locate_models(models)
     engine = open_engine(settings, located)
     return Case(kind, models, Sources.open(located), settings, engine, engine.parameter_hashes())
 

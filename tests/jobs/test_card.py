@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from fixtures_science import front_json, raced_candidates
 from mergefront.jobs.card import model_card
-from mergefront.merging.recipe import Models, Recipe
+from mergefront.merging.recipe import Recipe
+from mergefront.models.locate import ModelNames
 
 HOSTILE = [
     "a: b", "'single' and \"double\"", "two\nlines", "x\n---\nlicense: mit", "---", "- item", "#5",
@@ -22,7 +23,7 @@ NAMES = st.sampled_from(HOSTILE) | st.text(PRINTABLE, min_size=1)
 
 
 def recipe(receiver: str, donor: str) -> Recipe:
-    models = Models(receiver=receiver, donors={"donor": {"model": donor}})
+    models = ModelNames(receiver=receiver, donors={"donor": {"model": donor}})
     return Recipe("task_arithmetic", models, {}, {})
 
 

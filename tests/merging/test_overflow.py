@@ -65,7 +65,7 @@ def test_in_place_refuses_what_the_exporter_refuses(
     models: ModelNames, method: str, side: float
 ) -> None:
     """On both sides of the edge: the coefficient that takes the largest delta to the limit."""
-    sources = Sources.open(locate_models(Recipe(method, models)))
+    sources = Sources.open(locate_models(models))
     dtype = sources.receiver.tensor(NAME).dtype
     largest = float((sources.tensor("a", NAME).float() - sources.tensor("base", NAME)).abs().max())
     if method == "linear":

@@ -164,7 +164,7 @@ def test_a_tied_receiver_and_an_untied_donor(
     receiver = family.make(tmp_path / "receiver", layout, seed=2, tied=True)
     assert read(receiver)[1].tied_head
     untied = donors[family.donor]
-    sources = Sources.open(locate_models(recipe_of(receiver, untied)))
+    sources = Sources.open(locate_models(recipe_of(receiver, untied).models))
     check_heads(sources, ("attention", "mlp", "norm"))
     with pytest.raises(PairingError, match="the receiver's head is tied to its embedding"):
         check_heads(sources, ("embedding",))
