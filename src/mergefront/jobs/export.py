@@ -7,7 +7,7 @@ model card and, before the folder appears under its name, has it checked (`verif
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from mergefront.models.locate import locate_models
 from mergefront.models.sources import Sources
 from mergefront.models.writer import SHARD_BYTES
 from mergefront.records import Dtype
+from mergefront.runs.front import Front, Member, UnvalidatedCandidate
 
 if TYPE_CHECKING:  # a plain merge needs none of these
     from mergefront.config import EngineConfig
@@ -124,8 +125,8 @@ def export_candidate(
     settings: EngineConfig,
     items: ItemSet,
     scored: Scored,
-    front: Mapping[str, Any],
-    member: Mapping[str, Any] | None,
+    front: Front,
+    member: Member | UnvalidatedCandidate | None,
     config: str = "",
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda text: None,

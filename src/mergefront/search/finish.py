@@ -31,10 +31,11 @@ from mergefront.errors import RunError
 from mergefront.records import Evaluation, Item, Split
 from mergefront.runs import study
 from mergefront.runs.directory import RECEIVER, blind_name, item_records, with_costs
-from mergefront.runs.front import read_front, write_front
+from mergefront.runs.front import read_front
 from mergefront.runs.history import COMPLETED, ELAPSED, PICKS, evaluations, numbers_of
 from mergefront.runs.members import believed, choose_finalists, picks, resolve_pick
 from mergefront.runs.study import record_opening
+from mergefront.runs.summary import write_front
 from mergefront.search.loop import Search
 from mergefront.tasks.splits import whole_prefix
 

@@ -20,7 +20,7 @@ from mergefront.config import Racing, TokenCost
 from mergefront.records import Estimate, Evaluation, Item
 from mergefront.runs.belief import Belief, believe
 from mergefront.runs.directory import ItemRecord
-from mergefront.runs.history import BEHIND, COLLAPSED, KNOWN, flat
+from mergefront.runs.history import BEHIND, COLLAPSED, KNOWN, constant_objectives
 from mergefront.runs.units import Units, of_objective, units_of
 from mergefront.stats.partial import SPREAD, Difficulty, chance_on_front, partial_estimate, prefixes
 from mergefront.tasks.splits import whole_prefix
@@ -68,7 +68,7 @@ class Race:
         self.found.append(evaluation)
         self._belief = None
         if len(self.found) == _LOOK:
-            for name in flat(self.found, list(self._reference)):
+            for name in constant_objectives(self.found, list(self._reference)):
                 logger.warning(
                     "objective %s: all of the first candidates score the same, so that its items "
                     "tell nothing apart; look at its answers in the item files, and at its task",
