@@ -19,7 +19,7 @@ from mergefront.config import EngineConfig, Items, RunConfig
 from mergefront.errors import EngineError, RunError
 from mergefront.jobs import artifacts
 from mergefront.jobs.export import export_candidate
-from mergefront.jobs.verify import Scored
+from mergefront.jobs.verify import ScoredCandidate
 from mergefront.records import Split
 from mergefront.runs import compare
 from mergefront.runs.directory import RECEIVER, RunDirectory
@@ -187,7 +187,7 @@ def test_an_export_that_is_not_what_was_scored_leaves_nothing(
             tmp_path / "out",
             settings=EngineConfig(kind="transformers", dtype="float32", threads=1),
             items=item_set(run.config.asked, Items(search=4, validation=4, test=4), Path()),
-            scored=Scored("0" * 64, []),
+            scored=ScoredCandidate("0" * 64, []),
             front=read_front(run),
             member=named.member,
         )

@@ -179,12 +179,12 @@ def export(
 
     opened = open_run(runs, run)
     with tensor_bar() as progress:
-        checks = export_pick(opened, pick, destination, progress=progress, say=say, dtype=dtype)
+        verified = export_pick(opened, pick, destination, progress=progress, say=say, dtype=dtype)
     if as_json:
-        emit_json({"folder": str(destination), **checks})
+        emit_json({"folder": str(destination), **verified.to_dict()})
         return
     typer.echo(destination)
-    for line in checks["words"]:
+    for line in verified.sentences():
         say(line)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergefront.errors import MergefrontError, RunError
 from mergefront.jobs.export import Progress, export_candidate
-from mergefront.jobs.verify import Scored
+from mergefront.jobs.verify import ScoredCandidate, Verification
 from mergefront.records import Dtype, Evaluation
 from mergefront.runs import compare, plots
 from mergefront.runs.directory import RECEIVER, RunDirectory
@@ -74,8 +74,8 @@ def write_artifacts(
         _discard_stale(run, best)
         if not best.exists():
             say(f"exporting {run.config.export} to {best}")
-            for line in export_pick(run, run.config.export, best, say=say)["words"]:
-                say(line)
+            for sentence in export_pick(run, run.config.export, best, say=say).sentences():
+                say(sentence)
         yield f"model     {best}"
 
 
@@ -117,7 +117,7 @@ def export_pick(
     progress: Progress | None = None,
     say: Say,
     dtype: Dtype = "auto",
-) -> dict[str, Any]:
+) -> Verification:
     """Export a candidate of a finished run; see `export.export_candidate`.
 
     Raises:
@@ -137,7 +137,7 @@ def export_pick(
         out,
         settings=run.config.engine,
         items=items,
-        scored=Scored(hashes, run.read_items(str(candidate.number))),
+        scored=ScoredCandidate(hashes, run.read_items(str(candidate.number))),
         front=read_front(run),
         member=candidate.member,
         config=(run.path / "config.yaml").read_text(),
