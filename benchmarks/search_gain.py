@@ -28,9 +28,10 @@ from mergefront.config import RunConfig
 from mergefront.engine import Engine
 from mergefront.records import Seconds
 from mergefront.runs.directory import RunDirectory
-from mergefront.search.finish import finish, read_front
-from mergefront.search.loop import Search
-from mergefront.search.setup import assemble
+from mergefront.runs.front import read_front
+from mergefront.search.finish import finish
+from mergefront.search.loop import start_search
+from mergefront.search.setup import PreparedSearch, prepare_search
 from mergefront.yaml_file import read_mapping, validate
 
 SPACES = ("knots_by_part", "uniform")
@@ -50,36 +51,37 @@ def run_one(
         data["search"]["warm_start"] = []
         data["budget"] = {"candidates": int(args.candidates**0.5) ** 2}
     data["tracking"] = {"enabled": False}
-    search = assemble(validate(data, RunConfig, "benchmark"), args.runs)
-    if search.run.front.is_file():
-        return search.run, engine
-    search.engine = engine
+    prepared = prepare_search(validate(data, RunConfig, "benchmark"), args.runs)
+    run = prepared.run
+    if run.front.is_file():
+        return run, engine
     if space == GRID:
-        _enqueue_grid(search, args.candidates)
+        _enqueue_grid(prepared, args.candidates)
     start = time.perf_counter()
+    search = start_search(prepared, None if engine is None else lambda: engine)
     for evaluation in search.candidates():
         if evaluation.number % 50 == 0:
-            print(f"{search.run.path.name}: candidate {evaluation.number}", flush=True)
+            print(f"{run.path.name}: candidate {evaluation.number}", flush=True)
     for _ in finish(search):
         pass
-    print(f"{search.run.path.name}: {time.perf_counter() - start:.0f} s", flush=True)
-    return search.run, search.engine
+    print(f"{run.path.name}: {time.perf_counter() - start:.0f} s", flush=True)
+    return run, search.slot.engine()
 
 
-def _enqueue_grid(search: Search, candidates: int) -> None:
+def _enqueue_grid(prepared: PreparedSearch, candidates: int) -> None:
     """Queue a square grid over the two coefficients, in place of anything the sampler would do."""
     side = int(candidates**0.5)
-    known = {t.user_attrs.get("origin") for t in search.study.get_trials(deepcopy=False)}
+    known = {t.user_attrs.get("origin") for t in prepared.study.get_trials(deepcopy=False)}
     for u, v in product(np.linspace(0, 1, side), repeat=2):
         origin = f"grid {u:.3f} {v:.3f}"
         if origin not in known:
-            params = {k.name: float(w) for k, w in zip(search.space.knobs, (u, v), strict=True)}
-            search.study.enqueue_trial(params, user_attrs={"origin": origin})
+            params = {k.name: float(w) for k, w in zip(prepared.space.knobs, (u, v), strict=True)}
+            prepared.study.enqueue_trial(params, user_attrs={"origin": origin})
 
 
 def validation_scores(run: RunDirectory) -> tuple[list[np.ndarray], list[list[str]]]:
     """Per objective the K x N validation scores of the members, and the items' clusters."""
-    members = [str(m.number) for m in read_front(run).members]
+    members = [str(m["number"]) for m in read_front(run)["members"]]
     tables, clusters = [], []
     for objective in run.config.objectives:
         rows = [
@@ -94,7 +96,7 @@ def validation_scores(run: RunDirectory) -> tuple[list[np.ndarray], list[list[st
 def mean_seconds(run: RunDirectory) -> dict[str, float]:
     """Mean wall seconds of a candidate by phase."""
     empty = vars(Seconds())
-    return {key: read_front(run).seconds.get(key, 0.0) for key in empty}
+    return {key: read_front(run)["seconds"].get(key, 0.0) for key in empty}
 
 
 def compare_seed(
@@ -105,7 +107,7 @@ def compare_seed(
     for space in SPACES:
         found[space], engine = run_one(space, seed, args, engine)
     front = read_front(found["uniform"])
-    reference = [front.reference[o] for o in front.objectives]
+    reference = [front["reference"][o] for o in front["objectives"]]
     (a, clusters), (b, _) = (validation_scores(found[space]) for space in SPACES)
     g, _ = validation_scores(grid)
     profiles, uniform, squares = (

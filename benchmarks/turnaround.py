@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mergefront.search.loop import Search
+    from mergefront.search.loop import RunningSearch
+    from mergefront.search.setup import PreparedSearch
 
 PHASES = ("propose", "build", "reset", "generate", "score", "record", "rest")
 GOAL_BLOCKED, GOAL_RATIO = 0.10, 8.0
@@ -71,11 +72,11 @@ class Measured:
     start: float = 0.0
 
 
-def open_search(args: argparse.Namespace, folder: Path) -> Search:
+def prepare(args: argparse.Namespace, folder: Path) -> PreparedSearch:
     """An ordinary search; nothing of it is kept."""
     from mergefront import files
     from mergefront.config import RunConfig
-    from mergefront.search.setup import assemble
+    from mergefront.search.setup import prepare_search
     from mergefront.yaml_file import read_mapping, validate
 
     data = read_mapping(files.find_yaml("configs", args.config))
@@ -83,16 +84,26 @@ def open_search(args: argparse.Namespace, folder: Path) -> Search:
     data["items"] = {"search": args.items, "validation": args.images, "test": 1}
     data["budget"] = {"candidates": args.warmup + args.candidates}
     data["search"] = {**data.get("search", {}), "warm_start": ["uniform"]}
-    return assemble(validate(data, RunConfig, args.config), folder)
+    return prepare_search(validate(data, RunConfig, args.config), folder)
 
 
-def measure_turnaround(search: Search, args: argparse.Namespace, measured: Measured) -> None:
+def measure_turnaround(
+    prepared: PreparedSearch, args: argparse.Namespace, measured: Measured
+) -> None:
     """(a) and (b): every candidate after the warm-up is ours; the first few also theirs."""
+    from mergefront.search.loop import start_search
+
     with clocked() as spent:
-        search.open_engine()
-        search.receiver("search")
+        search = start_search(prepared)
     measured.start = spent.wall
-    candidates = search.candidates()
+    with search:
+        _measure_candidates(search, args, measured)
+
+
+def _measure_candidates(
+    search: RunningSearch, args: argparse.Namespace, measured: Measured
+) -> None:
+    candidates, prepared = search.candidates(), search.setup
     for number in range(args.warmup + args.candidates):
         with clocked() as spent:
             evaluation = next(candidates)
@@ -104,8 +115,8 @@ def measure_turnaround(search: Search, args: argparse.Namespace, measured: Measu
             measured.phases[phase].append(getattr(seconds, phase))
         measured.phases["rest"].append(spent.wall - seconds.total)
         if len(measured.theirs) < args.theirs:
-            times, texts = todays_pipeline(search, evaluation.point)
-            mine = [r.text for r in search.run.read_items(str(evaluation.number), "search")]
+            times, texts = todays_pipeline(prepared, evaluation.point)
+            mine = [r.text for r in prepared.run.read_items(str(evaluation.number), "search")]
             same = sum(a == b for a, b in zip(mine, texts, strict=True))
             measured.theirs.append(times)
             measured.agreement.append(same / len(texts))
@@ -113,7 +124,9 @@ def measure_turnaround(search: Search, args: argparse.Namespace, measured: Measu
                   f"{times['wall']:.1f} s theirs", flush=True)  # fmt: skip
 
 
-def todays_pipeline(search: Search, point: tuple[float, ...]) -> tuple[dict[str, float], list[str]]:
+def todays_pipeline(
+    search: PreparedSearch, point: tuple[float, ...]
+) -> tuple[dict[str, float], list[str]]:
     """Write, start, answer, in a new process; returns its seconds and its answers."""
     from mergefront.merging import build
     from mergefront.tasks.scoring import score
@@ -191,7 +204,7 @@ def answer_as_today(folder: str, questions: str, out: str) -> None:
     Path(out).write_text(json.dumps({"seconds": seconds, "texts": texts}))
 
 
-def measure_encoder_cache(search: Search, gigabytes: float) -> dict[str, float]:
+def measure_encoder_cache(search: PreparedSearch, gigabytes: float) -> dict[str, float]:
     """(c): three candidates ask every validation image; the first fills the caches."""
     from mergefront.engine import open_engine
     from mergefront.merging.plan import plan_of
@@ -286,11 +299,8 @@ def main() -> None:
         return
     measured = Measured()
     with tempfile.TemporaryDirectory() as folder:
-        search = open_search(args, Path(folder))
-        try:
+        with prepare(args, Path(folder)) as search:
             measure_turnaround(search, args, measured)
-        finally:
-            search.close()
         default = search.config.engine.encoder_cache_gb
         cache = {"default": measure_encoder_cache(search, default),
                  "without": measure_encoder_cache(search, 0.0)}  # fmt: skip

@@ -10,8 +10,7 @@ import numpy as np
 from fixtures_cli import ZOO_RUN
 from mergefront.config import RunConfig
 from mergefront.records import Estimate, Evaluation, Seconds
-from mergefront.search.loop import Search
-from mergefront.search.setup import assemble
+from mergefront.search.setup import PreparedSearch, prepare_search
 from mergefront.yaml_file import validate
 
 OBJECTIVES = ("reasoning", "perception")
@@ -48,8 +47,8 @@ def small_config(**changes: Any) -> RunConfig:
     return validate(SMALL_RUN | changes, RunConfig, "warm.yaml")
 
 
-def assembled(runs: Path, **changes: Any) -> Search:
+def assembled(runs: Path, **changes: Any) -> PreparedSearch:
     """A search whose study and directory exist and are closed again, without an engine."""
-    search = assemble(small_config(**changes), runs)
+    search = prepare_search(small_config(**changes), runs)
     search.close()
     return search

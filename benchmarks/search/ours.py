@@ -29,8 +29,8 @@ from mergefront.records import Evaluation
 from mergefront.runs.belief import believe
 from mergefront.runs.history import evaluations
 from mergefront.search.finish import complete_members
-from mergefront.search.loop import Search
-from mergefront.search.setup import assemble
+from mergefront.search.loop import start_search
+from mergefront.search.setup import PreparedSearch, prepare_search
 from mergefront.stats.pareto import covering
 from mergefront.tasks import ItemSet
 
@@ -47,9 +47,9 @@ SPACE = "knots_by_part"
 _KEPT = 0.1  # of the items, for those that would be returned and have not answered everything
 
 
-def open_search(
+def prepare(
     bench: Workbench, setting: str, seed: int, arm: str, folder: Path, candidates: int
-) -> Search:
+) -> PreparedSearch:
     """An ordinary run, new or resumed, but for the workbench's engine and items."""
     sampler, racing, times = ARMS[arm]
     config = RunConfig(
@@ -65,12 +65,10 @@ def open_search(
         tracking=Tracking(enabled=False),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    search = assemble(config, folder)
-    assert search.space.spec.method == METHOD
+    prepared = prepare_search(config, folder)
+    assert prepared.space.spec.method == METHOD
     items = ItemSet({"search": bench.search_items(seed)}, bench.tasks)
-    return replace(
-        search, models=bench.models, sources=bench.sources, items=items, engine=bench.engine
-    )
+    return replace(prepared, models=bench.models, sources=bench.sources, items=items)
 
 
 def run(
@@ -83,25 +81,26 @@ def run(
     reference: Sequence[float],
 ) -> tuple[dict[str, Any], dict[str, list[Point]]]:
     """Search until the items are spent; returns the candidates and what is returned by rule."""
-    search = open_search(bench, setting, seed, arm, folder, candidates)
+    prepared = prepare(bench, setting, seed, arm, folder, candidates)
     budget = candidates * sum(len(mine) for mine in bench.search_items(seed).values())
-    spent = {one.number: _items(one) for one in evaluations(search.study, search.run)}
+    spent = {one.number: _items(one) for one in evaluations(prepared.study, prepared.run)}
     cpu: dict[int, float] = {}
     used = time.process_time()
     kept = _KEPT if ARMS[arm][1] else 0.0
+    search = start_search(prepared, lambda: bench.engine)  # which the bench closes
     for one in search.candidates(lambda: sum(spent.values()) >= (1.0 - kept) * budget):
         spent[one.number] = _items(one)
         cpu[one.number], used = time.process_time() - used, time.process_time()
     for _ in complete_members(search):
-        if sum(map(_items, evaluations(search.study, search.run))) >= budget:
+        if sum(map(_items, evaluations(prepared.study, prepared.run))) >= budget:
             break
-    search.release()
-    found = [one for one in evaluations(search.study, search.run) if not one.failure]
+    prepared.close()
+    found = [one for one in evaluations(prepared.study, prepared.run) if not one.failure]
     cpu[found[-1].number] = cpu.get(found[-1].number, 0.0) + time.process_time() - used
     rules = {"front": believed(found, reference)}
     return {
-        "dimension": search.space.dimension,
-        "candidates": [{**_record(search, one), "cpu": cpu.get(one.number)} for one in found],
+        "dimension": prepared.space.dimension,
+        "candidates": [{**_record(prepared, one), "cpu": cpu.get(one.number)} for one in found],
     }, rules
 
 
@@ -128,12 +127,12 @@ def _items(one: Evaluation) -> int:
     return sum(estimate.n for estimate in one.objectives.values())
 
 
-def _record(search: Search, one: Evaluation) -> dict[str, Any]:
+def _record(prepared: PreparedSearch, one: Evaluation) -> dict[str, Any]:
     estimates = [one.objectives[name] for name in OBJECTIVES]
     return {
         "number": one.number,
         "origin": one.origin,
-        "table": search.space.table(one.point),
+        "table": prepared.space.table(one.point),
         "mean": [estimate.mean for estimate in estimates],
         "se": [estimate.se for estimate in estimates],
         "partial": [estimate.partial for estimate in estimates],

@@ -29,7 +29,7 @@ from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.locate import DonorFolders, ModelFolders, locate_model
 from mergefront.models.sources import Sources
 from mergefront.records import Item
-from mergefront.search.setup import assemble, measured
+from mergefront.search.setup import measure_activations, prepare_search
 from mergefront.search.warm_starts import warm_points
 
 ITEMS = make_items(4, length=20)
@@ -267,7 +267,7 @@ def test_the_command_line_shows_what_a_run_would_use(
     code, said, told = mergefront_cli("activations", file, "--json", "--out", tmp_path / "drawn")
     assert code == 0, told
     data = json.loads(said)
-    found, sources = measured(small_config())
+    found, sources = measure_activations(small_config())
     assert data == {"changes": found, "shares": shares(found, sources.groups)}
     assert (tmp_path / "drawn" / "activations.png").stat().st_size > 0
     file.write_text(yaml.safe_dump({k: v for k, v in SMALL_RUN.items() if k != "base"}))
@@ -288,7 +288,9 @@ def queued(search: Any) -> list[tuple[str, dict[str, float]]]:
 
 def test_a_run_measures_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
-    first = assemble(small_config(search=STARTS), tmp_path / "a", lambda *step: told.append(step))
+    first = prepare_search(
+        small_config(search=STARTS), tmp_path / "a", lambda *step: told.append(step)
+    )
     first.close()
     assert [origin for origin, _ in queued(first)] == [
         *("receiver", "activations 0.5", "activations 1")

@@ -37,7 +37,8 @@ from mergefront.jobs.plan.memory import ACTIVATIONS, GIB, ROOM, Memory, memory_o
 from mergefront.merging.methods import METHODS
 from mergefront.merging.slots import SourceSlot
 from mergefront.runs.reopen import lay_out
-from mergefront.search.setup import assemble
+from mergefront.search.loop import start_search
+from mergefront.search.setup import prepare_search
 from mergefront.space.file import load_space
 from mergefront.yaml_file import load_yaml, validate
 
@@ -445,11 +446,9 @@ def test_earlier_runs_say_how_long_questions_take(tmp_path: Path) -> None:
     path = written(tmp_path, items=few, engine=engine, budget={"candidates": 3})
     runs = tmp_path / "runs"
     assert make_plan(path, hub=None, runs=runs).duration is None
-    search = assemble(load_yaml(Path(path), RunConfig), runs)
-    try:
+    prepared = prepare_search(load_yaml(Path(path), RunConfig), runs)
+    with prepared, start_search(prepared) as search:
         done = list(search.candidates())
-    finally:
-        search.close()
     took = make_plan(path, hub=None, runs=runs).duration
     assert took is not None
     assert took.source == "measured by run x"

@@ -28,8 +28,8 @@ from mergefront.models.locate import ModelNames, locate_models
 from mergefront.models.safetensors import DTYPES
 from mergefront.models.sources import Sources
 from mergefront.search import loop as searching
-from mergefront.search.loop import MAX_FAILURES, Search
-from mergefront.search.setup import assemble
+from mergefront.search.loop import MAX_FAILURES, RunningSearch, start_search
+from mergefront.search.setup import PreparedSearch, prepare_search
 from mergefront.yaml_file import validate
 
 KINDS = (torch.float32, torch.bfloat16, torch.float16)
@@ -141,7 +141,7 @@ def test_ordinary_candidates_cost_no_look_at_what_was_written(
 
 
 @pytest.fixture
-def overflowing(tmp_path: Path) -> Search:
+def overflowing(tmp_path: Path) -> PreparedSearch:
     """All candidates but the receiver are far too large."""
     line = {"donors": "tied", "parts": ["attention", "mlp", "norm"], "low": 0.0, "high": 1e60}
     space = {"knobs": [line], "frozen": ["embedding", "head"]}
@@ -156,11 +156,11 @@ def overflowing(tmp_path: Path) -> Search:
         "engine": {"kind": "transformers", "dtype": "float32", "threads": 1},
         "tracking": {"enabled": False},
     }
-    return assemble(validate(config, RunConfig, "x.yaml"), tmp_path / "runs")
+    return prepare_search(validate(config, RunConfig, "x.yaml"), tmp_path / "runs")
 
 
 def test_a_candidate_that_overflows_fails_at_once_and_the_engine_goes_on(
-    overflowing: Search, monkeypatch: pytest.MonkeyPatch
+    overflowing: PreparedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Engine] = []
     loads: list[str] = []
@@ -178,34 +178,33 @@ def test_a_candidate_that_overflows_fails_at_once_and_the_engine_goes_on(
         return engine
 
     monkeypatch.setattr(searching, "open_engine", counted)
-    try:
-        found = list(overflowing.candidates())
-        last = overflowing.receiver_recipe()
-        overflowing.load(last)
-    finally:
-        overflowing.close()
+    last = overflowing.receiver_plan()
+    with overflowing, start_search(overflowing) as search:
+        found = list(search.candidates())
+        search.slot.engine().load(last)
     failed = [one for one in found if one.failure]
     assert len(found) - len(failed) == 1  # the receiver, and more in a row than an engine may fail
     assert len(failed) > MAX_FAILURES
     assert all("overflow float32" in one.failure for one in failed)
     assert len(opened) == 1
-    tried = [one for one in loads if one not in (last.hash(), loads[0])]
+    tried = [one for one in loads if one not in (last.recipe.hash(), loads[0])]
     assert len(tried) == len(set(tried)) == len(failed)
 
 
 def test_an_engine_that_fails_is_still_tried_afresh(
-    overflowing: Search, monkeypatch: pytest.MonkeyPatch
+    overflowing: PreparedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
 
-    def failing(number: int, point: Any, origin: str) -> Any:
+    def failing(search: RunningSearch, number: int, point: Any, origin: str) -> Any:
         asked.append(number)
         raise EngineError("it died")
 
-    monkeypatch.setattr(overflowing, "evaluate", failing)
-    try:
-        with pytest.raises(EngineError, match="it died"):
-            list(overflowing.candidates())
-    finally:
-        overflowing.close()
+    monkeypatch.setattr(RunningSearch, "evaluate", failing)
+    with (
+        overflowing,
+        start_search(overflowing) as search,
+        pytest.raises(EngineError, match="it died"),
+    ):
+        list(search.candidates())
     assert len(asked) == 2 * MAX_FAILURES

@@ -20,8 +20,8 @@ from fixtures_cli import ZOO_RUN, runner
 from fixtures_tasks import F64, I64, IMAGE, S, clone, save, table
 from mergefront import zoo
 from mergefront.runs.directory import RECEIVER, RunDirectory
+from mergefront.runs.front import read_front
 from mergefront.runs.history import estimates_of
-from mergefront.search.finish import read_front
 from mergefront.tasks.load import LIBRARY
 
 NAMES = {"reasoning": ["mathverse", "mathvista_math"], "perception": ["realworldqa", "ocrbench"]}
@@ -113,7 +113,7 @@ def test_two_library_tasks_for_each_objective(
     means = {name: one.mean for name, one in estimates_of(records).items()}
     assert means["perception"] > 0.8  # it sees, by the rules text and contains
     assert means["reasoning"] < 0.6
-    assert len(read_front(run).members) == 2
+    assert len(read_front(run)["members"]) == 2
     data = run.manifest()["items"]["data"]
     assert set(data) == {name for names in NAMES.values() for name in names}
     assert all(sum(one["items"].values()) > 100 for one in data.values())

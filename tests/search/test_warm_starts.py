@@ -25,7 +25,7 @@ from mergefront.records import RESULT
 from mergefront.runs.earlier import read_earlier
 from mergefront.runs.reopen import lay_out
 from mergefront.sampling import pending
-from mergefront.search.loop import Search
+from mergefront.search.setup import PreparedSearch
 from mergefront.search.warm_starts import importance_table, warm_points
 from mergefront.space import budget
 from mergefront.space.file import SpaceSpec, load_space
@@ -149,7 +149,7 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def finish(search: Search, scores: list[tuple[float, float]]) -> None:
+def finish(search: PreparedSearch, scores: list[tuple[float, float]]) -> None:
     """Tell waiting and further trials as a search would, without an engine."""
     names = [knob.name for knob in search.space.knobs]
     study = search.study

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Group
@@ -13,23 +14,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mergefront.cli.terminal import err, percent, table
-from mergefront.runs.history import RaceSummary, race_summary, with_tokens
-from mergefront.runs.members import FrontRow, current_front
+from mergefront.runs.history import in_tokens, told
+from mergefront.runs.members import current_front
 from mergefront.stats import pareto
 
 if TYPE_CHECKING:
     from mergefront.records import Estimate, Evaluation
     from mergefront.search.finish import Step
-    from mergefront.search.loop import Search
+    from mergefront.search.loop import RunningSearch
 
 
-def front_table(objectives: Sequence[str], members: Sequence[FrontRow], chosen_by: str) -> Table:
+def front_table(
+    objectives: Sequence[str], members: Sequence[Mapping[str, Any]], chosen_by: str
+) -> Table:
     """Current front: number, objectives with standard errors, origin.
 
     `chosen_by` is "model", or why the scores choose and not the model.
     """
     rows = [
-        [str(member.number), *(percent(member.believed[o]) for o in objectives), member.origin]
+        [
+            str(member["number"]),
+            *(percent(member[o]) for o in objectives),
+            member["origin"],
+        ]
         for member in members
     ]
     title = (
@@ -49,19 +56,17 @@ class Display:
 
     def __init__(
         self,
-        search: Search,
-        receiver: Mapping[str, Estimate],
-        reference: Mapping[str, float],
-        known: Sequence[Evaluation],
+        search: RunningSearch,
+        history: Sequence[Evaluation],
     ) -> None:
-        self.config = search.config
-        self.objectives = list(search.config.objectives)
-        self.receiver = receiver
-        self.reference = [reference[o] for o in self.objectives]
-        self.found = list(known)
-        self.race = search.race()
-        self.total = search.config.budget.candidates
-        self.clock = search.clock
+        self.config = search.setup.config
+        self.objectives = list(self.config.objectives)
+        self.receiver = search.receiver
+        self.reference = [search.reference[o] for o in self.objectives]
+        self.found = list(history)
+        self.race = search.race
+        self.total = self.config.budget.candidates
+        self.clock = search.setup.clock
         self.start = time.monotonic()
         self.new = 0
         self.live_mode = err.is_terminal
@@ -72,7 +77,7 @@ class Display:
             TimeRemainingColumn(),
             console=err,
         )
-        self.bar = self.progress.add_task("candidates", total=self.total, completed=len(known))
+        self.bar = self.progress.add_task("candidates", total=self.total, completed=len(history))
         self.live = Live(self._view(), console=err, refresh_per_second=4)
 
     def __enter__(self) -> Display:
@@ -119,8 +124,9 @@ class Display:
         )
 
     def _scores(self, estimates: Mapping[str, Estimate]) -> str:
-        shown = with_tokens(estimates, self.config.costs)
-        return "  ".join(f"{name} {percent(shown[name])}" for name in self.objectives)
+        plain = {name: asdict(estimates[name]) for name in self.objectives}
+        shown = in_tokens(plain, self.config.costs)
+        return "  ".join(f"{name} {percent(one)}" for name, one in shown.items())
 
     def _hypervolume(self) -> float:
         """Of what is believed of the front."""
@@ -138,9 +144,7 @@ class Display:
                 f"{self.clock.elapsed() / 60:.1f} min so far"
             )
         lines += [
-            line
-            for line in (race_line(race_summary(self.found, self.config.costs)), self._model())
-            if line
+            line for line in (race_line(told(self.found, self.config.costs)), self._model()) if line
         ]
         belief = self.race.belief
         rows = current_front(self.found, belief, self.config)[:12]
@@ -162,12 +166,12 @@ class Display:
         )
 
 
-def race_line(race: RaceSummary | None) -> str:
+def race_line(saved: Mapping[str, Any]) -> str:
     """What the race has saved, in a line; empty before there is anything to say."""
-    if race is None or not any(race.left.values()):
+    if not saved or not any(saved["left"].values()):
         return ""
-    reasons = ", ".join(f"{number} {why}" for why, number in race.left.items() if number)
+    reasons = ", ".join(f"{number} {why}" for why, number in saved["left"].items() if number)
     return (
-        f"race: {100 * race.items:.0f} % of the items asked, in {100 * race.seconds:.0f} % "
+        f"race: {100 * saved['items']:.0f} % of the items asked, in {100 * saved['seconds']:.0f} % "
         f"of the seconds; left early: {reasons}"
     )

@@ -75,12 +75,14 @@ def activations(
     from mergefront.config import load_run_config
     from mergefront.engine.activations import shares, tables
     from mergefront.runs import plots
-    from mergefront.search.setup import measured
+    from mergefront.search.setup import measure_activations
     from mergefront.space.profiles import profile
 
     run = load_run_config(config)
     with err.status("loading models and questions") as status:
-        changes, sources = measured(run, lambda n, of: status.update(f"activations: {n} of {of}"))
+        changes, sources = measure_activations(
+            run, lambda n, of: status.update(f"activations: {n} of {of}")
+        )
     table_KG = shares(changes, sources.groups)
     if folder is not None:
         figure = plots.profile_figure(["share"], [profile(table_KG, sources.groups)])

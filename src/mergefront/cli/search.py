@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mergefront.config import RunConfig
     from mergefront.jobs.plan import Plan, Remark
     from mergefront.runs.tracking import Tracker
-    from mergefront.search.loop import Search
+    from mergefront.search.setup import PreparedSearch
 
 
 def register(app: typer.Typer) -> None:
@@ -167,68 +167,68 @@ def search(
 
 
 def _run(config: RunConfig, runs: Path) -> None:
-    from mergefront.search.setup import assemble
+    from mergefront.search.setup import prepare_search
 
     with err.status("checking configuration, items and checkpoints") as status:
-        opened = assemble(
+        prepared = prepare_search(
             config,
             runs,
             lambda done, total: status.update(f"activations of the receiver: {done} of {total}"),
         )
     say(
-        f"run {opened.run.path}: {opened.space.dimension} knobs, "
-        f"{len(opened.items.flat('search'))} search items a candidate, "
+        f"run {prepared.run.path}: {prepared.space.dimension} knobs, "
+        f"{len(prepared.items.flat('search'))} search items a candidate, "
         f"{config.budget.candidates} candidates"
     )
-    logging.getLogger("mergefront").addHandler(log_handler(opened.run.log))
-    try:
-        with _interrupts() as stop:
-            _search_and_finish(opened, stop)
-    finally:
-        opened.close()
+    logging.getLogger("mergefront").addHandler(log_handler(prepared.run.log))
+    with prepared, _interrupts() as stop:
+        _search_and_finish(prepared, stop)
 
 
-def _search_and_finish(opened: Search, stop: Callable[[], bool]) -> None:
+def _search_and_finish(prepared: PreparedSearch, stop: Callable[[], bool]) -> None:
     from mergefront.cli.display import Display
     from mergefront.cli.results import print_front
     from mergefront.jobs import artifacts
-    from mergefront.runs.history import SAMPLER, evaluations, reference_point
-    from mergefront.search.finish import finish, read_front
+    from mergefront.runs.front import read_front
+    from mergefront.runs.history import SAMPLER, evaluations
+    from mergefront.search.finish import finish
+    from mergefront.search.loop import start_search
+    from mergefront.search.sampler import sampler_name
 
-    finished = evaluations(opened.study, opened.run)
+    config, run, study, space = prepared.config, prepared.run, prepared.study, prepared.space
+    finished = evaluations(study, run)
     if finished:
         say(f"resuming after {len(finished)} finished candidates")
-    if opened.config.search.sampler == "auto":
-        say(f"sampler: {opened.sampler_name()}, since {opened.study.user_attrs[SAMPLER][1]}")
+    if config.search.sampler == "auto":
+        name = sampler_name(config, study, space)
+        say(f"sampler: {name}, since {study.user_attrs[SAMPLER][1]}")
     with err.status("starting the engine"):
-        opened.open_engine()
-        receiver = opened.receiver("search")
-    tracker = artifacts.open_tracker(opened.run, opened.space, finished)
-    reference = reference_point(opened.config, receiver)
-    try:
-        with Display(opened, receiver, reference, finished) as display:
-            for evaluation in opened.candidates(stop):
-                display.add(evaluation)
-                if tracker is not None:
-                    tracker.candidate(evaluation)
-            for step in () if stop() else finish(opened):
-                display.step(step)
-                if stop():
-                    break
-    except BaseException:
-        _close(tracker)
-        raise
+        search = start_search(prepared)
+    with search:
+        tracker = artifacts.open_tracker(run, space, finished)
+        try:
+            with Display(search, finished) as display:
+                for evaluation in search.candidates(stop):
+                    display.add(evaluation)
+                    if tracker is not None:
+                        tracker.candidate(evaluation)
+                for step in () if stop() else finish(search):
+                    display.step(step)
+                    if stop():
+                        break
+        except BaseException:
+            _close(tracker)
+            raise
     if stop():
         _close(tracker)
         say("stopped; the same command goes on from here")
         return
-    opened.close_engine()
-    print_front(read_front(opened.run))
-    for line in artifacts.write_artifacts(opened.run, opened.study, tracker, say):
+    print_front(read_front(run))
+    for line in artifacts.write_artifacts(run, study, tracker, say):
         out.print(line, soft_wrap=True, markup=False)
-    run, first = opened.run.path, next(iter(opened.config.objectives))
-    say(f"next: mergefront compare {run}:knee {run}:best:{first}")
-    say(f"      mergefront export {run} --pick best:{first} --out DIR")
+    first = next(iter(config.objectives))
+    say(f"next: mergefront compare {run.path}:knee {run.path}:best:{first}")
+    say(f"      mergefront export {run.path} --pick best:{first} --out DIR")
 
 
 def _close(tracker: Tracker | None) -> None:
@@ -269,12 +269,12 @@ def status(
 
     state = status_of(runs, run)
     if as_json:
-        emit_json(state.to_dict())
+        emit_json(state)
         return
     out.print(
-        f"{state.run}: {state.state}, {state.candidates} of {state.budget} candidates"
-        f" ({state.failed} failed), {state.minutes:.1f} minutes"
+        f"{state['run']}: {state['state']}, {state['candidates']} of {state['budget']} candidates"
+        f" ({state['failed']} failed), {state['minutes']:.1f} minutes"
     )
-    if line := race_line(state.race):
+    if line := race_line(state["race"]):
         out.print(line)
-    out.print(front_table(state.objectives, state.front, state.chosen_by))
+    out.print(front_table(state["objectives"], state["front"], state["chosen_by"]))

@@ -38,7 +38,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergefront.sampling.constraints import Least, raised, reference_point
-from mergefront.sampling.replay import Proposer, Tell, generator
+from mergefront.sampling.replay import Proposer, Tell
+from mergefront.seeds import Purpose, generator
 from mergefront.stats.pareto import non_dominated, uncrowded_improvement
 
 if TYPE_CHECKING:
@@ -125,7 +126,6 @@ what that kernel maximises, a function of one candidate's values."""
 _POPULATION = 6  # smallest that pycma adapts its step by path length for
 _GUESTS = 3  # points of others that a kernel learns from in each generation
 _JITTER = 0.1  # standard deviation of the kernels' places around the warm starts' line
-_LAYOUT, _DRAW = 20, 21  # purposes of derived seeds
 
 
 class Kernels:
@@ -147,7 +147,7 @@ class Kernels:
             self._fold.tell(tell)
         self._seen = list(tells)
         kernel = self._fold.kernels()[number % self._count]
-        return kernel.draw(generator(self._layout.seed, _DRAW, number))
+        return kernel.draw(generator(self._layout.seed, Purpose.KERNEL_DRAW, number))
 
     def _empty(self) -> _Fold:
         return _Fold(self._layout, self._count, self._merit)
@@ -170,7 +170,7 @@ class _Layout:
             left = math.floor(place)
             right = min(left + 1, len(line) - 1)
             mean_D = line[left] + (place - left) * (line[right] - line[left])
-            noise_D = generator(self.seed, _LAYOUT, index).standard_normal(len(mean_D))
+            noise_D = generator(self.seed, Purpose.KERNEL_MEAN, index).standard_normal(len(mean_D))
             mean_D = np.clip(mean_D + _JITTER * noise_D, 0.0, 1.0)
             kernels.append(Kernel(mean_D.tolist(), self._step, _POPULATION))
         return kernels

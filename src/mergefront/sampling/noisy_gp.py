@@ -36,7 +36,8 @@ from mergefront.sampling import gp
 from mergefront.sampling.constraints import Least, raised, reference_point, shortfalls
 from mergefront.sampling.gp import posterior
 from mergefront.sampling.quasirandom import QmcProposer
-from mergefront.sampling.replay import Proposer, Tell, generator
+from mergefront.sampling.replay import Proposer, Tell
+from mergefront.seeds import Purpose, generator
 from mergefront.stats.pareto import improvements, non_dominated
 
 if TYPE_CHECKING:
@@ -52,8 +53,6 @@ _NEAREST = 5  # of them, those around which to look while none meets the constra
 _SPREAD, _NEAR, _CROSSED = 128, 192, 64  # of the pool: anywhere, near the front, between members
 _STEPS = (0.02, 0.05, 0.1, 0.2, 0.4)  # standard deviations of steps away from the front
 _SAME = 1e-3  # Euclidean distance below which two points are one
-
-_DRAW = 31  # purpose of derived seeds
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class NoisyGpProposer(Proposer):
             self._model, self._seen = self._fitted(evaluated), evaluated
         if not self._model.surfaces:
             return self._design.propose(tells, number)
-        random = generator(self._seed, _DRAW, number)
+        random = generator(self._seed, Purpose.SURFACE_DRAW, number)
         pool_PD = pool(self._model.best_KD[: self._model.n_front], random)
         pool_PD = pool_PD[_new(pool_PD, np.array([tell.point for tell in tells]))]
         worth_P = self._worth(self._model, pool_PD, random)

@@ -18,7 +18,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mergefront.sampling.constraints import Least
-from mergefront.sampling.replay import UNIT, Proposer, Tell, generator
+from mergefront.sampling.replay import UNIT, Proposer, Tell
+from mergefront.seeds import Purpose, generator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +33,6 @@ POPULATION = 20
 _DIVISIONS = {1: 1, 2: 19, 3: 4, 4: 3}  # objectives: NSGA-III gets 1, 20, 15, 20 directions
 _GENERATIONS = ("NSGAIISampler:generation", "NSGAIIISampler:generation")
 _MOST_RUNNING = 8  # trials in flight that GP is told of
-_INNER = 11  # purpose of derived seeds
 
 
 class OptunaProposer(Proposer):
@@ -110,7 +110,7 @@ class OptunaProposer(Proposer):
         return create_trial(params=params, distributions=self._distributions, **more)
 
     def _inner(self, number: int) -> optuna.samplers.BaseSampler:
-        seed = int(generator(self._seed, _INNER, number).integers(2**32))
+        seed = int(generator(self._seed, Purpose.OPTUNA_SAMPLER, number).integers(2**32))
         match self._kind:
             case "nsga2":
                 return optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mergefront.sampling.replay import Proposer, Tell, generator
+from mergefront.sampling.replay import Proposer, Tell
+from mergefront.seeds import Purpose, generator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_RANDOM, _SEQUENCE = 10, 30  # purposes of derived seeds
 
 
 class RandomProposer(Proposer):
@@ -25,7 +24,7 @@ class RandomProposer(Proposer):
     def propose(self, tells: Sequence[Tell], number: int) -> NDArray[np.float64]:
         """Return the point of trial `number`."""
         del tells
-        return generator(self._seed, _RANDOM, number).random(self._dimension)
+        return generator(self._seed, Purpose.RANDOM_POINT, number).random(self._dimension)
 
 
 class QmcProposer(Proposer):
@@ -47,7 +46,7 @@ class QmcProposer(Proposer):
         del tells
         from scipy.stats.qmc import Sobol
 
-        seed = generator(self._seed, _SEQUENCE)
+        seed = generator(self._seed, Purpose.SOBOL_SEQUENCE)
         sequence = Sobol(self._dimension, scramble=True, seed=seed)
         if number:  # scipy 1.17 cannot skip none
             sequence.fast_forward(number)

@@ -232,11 +232,6 @@ def expand(text: str) -> list[int]:
     return numbers
 
 
-def generator(seed: int, purpose: int, *index: int) -> np.random.Generator:
-    """Return the generator for one purpose: a function of the run's seed and the index alone."""
-    return np.random.default_rng(np.random.SeedSequence([seed, purpose, *index]))
-
-
 def _tell(trial: FrozenTrial, dimension: int) -> Tell | None:
     """Translate a finished trial; None if it failed before it had a whole point."""
     point = tuple(trial.params.values())

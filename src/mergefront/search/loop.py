@@ -1,8 +1,10 @@
-"""The main loop of a run, readable in one sitting: assemble, propose, build, ask, mark, record.
+"""The main loop of a run, readable in one sitting: propose, build, ask, mark, record.
 
-Reading order: `Search.candidates` (the loop), `Search.evaluate` (one candidate), `assemble`
-(everything that can go wrong goes wrong here, before an engine starts). What happens after the
-last candidate (validation, test, the reported front) is `select`.
+`start_search` makes a `RunningSearch` of what `setup.prepare_search` has checked; all that it holds
+is there from the beginning. Not here: what happens after the last candidate (`finish`).
+
+Reading order: `RunningSearch.candidates` (the loop), `RunningSearch.evaluate` (one candidate),
+`start_search`.
 """
 
 from __future__ import annotations
@@ -11,32 +13,23 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Self
 
 import optuna
 
-from mergefront.config import RunConfig
 from mergefront.engine import Engine, open_engine
 from mergefront.engine.asking import answer
 from mergefront.errors import CandidateError, EngineError
-from mergefront.merging.plan import plan_of
-from mergefront.merging.recipe import Recipe
-from mergefront.models.locate import ModelNames
-from mergefront.models.sources import Sources
+from mergefront.merging.plan import Plan
 from mergefront.records import RESULT, SPLITS, Estimate, Evaluation, Item, Raced, Seconds, Split
-from mergefront.runs.directory import (
-    RECEIVER,
-    ItemRecord,
-    RunDirectory,
-    item_records,
-    with_costs,
-)
+from mergefront.runs.directory import RECEIVER, ItemRecord, item_records, with_costs
 from mergefront.runs.history import ELAPSED, estimates_of, evaluations, numbers_of, reference_point
 from mergefront.sampling import ReplaySampler, pending
 from mergefront.search.race import Race
 from mergefront.search.sampler import sampler_name, sampler_of
-from mergefront.search.stopping import Clock, Patience, reserve
-from mergefront.space.space import Space
-from mergefront.tasks import ItemSet
+from mergefront.search.setup import PreparedSearch
+from mergefront.search.stopping import Patience, reserve
 
 logger = logging.getLogger(__name__)
 
@@ -47,58 +40,47 @@ MAX_FAILURES = 3
 """Candidates that may fail in a row before the engine is taken for broken."""
 
 
-@dataclass
-class Search:
-    """A run with everything open that it needs."""
+class EngineSlot:
+    """The one engine of a search: started at once, and started anew after it was dropped."""
 
-    run: RunDirectory
-    models: ModelNames
-    space: Space
-    items: ItemSet
-    sources: Sources
-    study: optuna.Study
-    clock: Clock
-    release: Callable[[], None] = lambda: None
-    engine: Engine | None = None
-    _race: Race | None = None
-    _sampler: ReplaySampler | None = None
+    def __init__(self, start: Callable[[], Engine]) -> None:
+        self._start = start
+        self._engine: Engine | None = start()
 
-    @property
-    def config(self) -> RunConfig:
-        return self.run.config
+    def engine(self) -> Engine:
+        """Return the live engine. Raises EngineError if a new one does not start."""
+        if self._engine is None:
+            self._engine = self._start()
+        return self._engine
 
-    def open_engine(self) -> Engine:
-        """Start the engine, or return the one that runs.
+    def drop(self) -> None:
+        """Close the engine."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
 
-        Raises:
-            EngineError: it does not start, or a question of any split cannot be asked: better
-                now than after a night.
-        """
-        if self.engine is None:
-            self.engine = open_engine(self.config.engine, self.sources.folders)
-            self.engine.check([item for split in SPLITS for item in self.items.flat(split)])
-        return self.engine
 
-    def close_engine(self) -> None:
-        """Close the engine; it is opened again when it is needed."""
-        if self.engine is not None:
-            self.engine.close()
-            self.engine = None
+@dataclass(frozen=True)
+class RunningSearch:
+    """A search with its engine, sampler and race; a context manager that closes the engine.
 
-    def close(self) -> None:
-        """Close the engine and let other processes have the run."""
-        self.close_engine()
-        self.release()
-        self.release = lambda: None
+    `receiver_records` are the receiver's answers to the search items, costs included.
+    """
 
-    def recipe(self, point: Sequence[float]) -> Recipe:
-        """The recipe of a point in [0, 1]^D."""
-        return self.space.recipe(self.models, point)
+    setup: PreparedSearch
+    slot: EngineSlot
+    receiver_records: Sequence[ItemRecord]
+    receiver: Mapping[str, Estimate]
+    reference: Mapping[str, float]
+    race: Race
+    sampler: ReplaySampler
+    sampler_name: str
 
-    def receiver_recipe(self) -> Recipe:
-        """The receiver itself: every coefficient at identity."""
-        spec = self.space.spec
-        return Recipe(spec.method, self.models, {}, spec.opening)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.slot.drop()
 
     def candidates(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Evaluation]:
         """Evaluate candidates until the budget is spent or `stop()`; yields each when recorded.
@@ -110,15 +92,15 @@ class Search:
             EngineError: the engine failed MAX_FAILURES times in a row.
         """
         failures = 0
-        self.race()
         began = time.perf_counter()
         for trial in self._trials(stop):
             point = self.point(trial)
             proposed = time.perf_counter() - began
-            origin = str(trial.user_attrs.get("origin", self.sampler_name()))
-            self.sampler().ahead(self.study)
+            origin = str(trial.user_attrs.get("origin", self.sampler_name))
+            self.sampler.ahead(self.setup.study)
+            records: Sequence[ItemRecord] = ()
             try:
-                evaluation = self._evaluate_twice(trial.number, point, origin)
+                evaluation, records = self._evaluate_twice(trial.number, point, origin)
                 seconds = replace(evaluation.seconds, propose=proposed)
                 evaluation = replace(evaluation, seconds=seconds)
                 failures = 0
@@ -128,153 +110,188 @@ class Search:
                     raise  # the trial stays in flight: a resume asks it again
                 logger.warning("candidate %d failed: %s", trial.number, error.message)
                 evaluation = Evaluation(trial.number, point, origin, {}, failure=error.message)
-            told = self._tell(trial, evaluation)
-            self.race().learn(told, self.run.read_items(str(told.number), "search"))
-            yield told
+            self._tell(trial, evaluation)
+            self.race.learn(evaluation, records)
+            yield evaluation
             began = time.perf_counter()
 
-    def sampler_name(self) -> str:
-        """The sampler of this run; `auto` is decided once, by what the run was started with."""
-        return sampler_name(self.config, self.study, self.space)
+    def _trials(self, stop: Callable[[], bool]) -> Iterator[optuna.Trial]:
+        study, config = self.setup.study, self.setup.config
+        for trial in pending(study):
+            if stop():
+                return
+            yield trial
+        corner = [self.reference[objective] for objective in config.objectives]
+        patience = Patience(config.budget.min_gain, corner, config.search.seed)
+        names = [knob.name for knob in self.setup.space.knobs]
+        while len(study.get_trials(deepcopy=False)) < self._trial_limit() and not stop():
+            if self.setup.clock.left() < reserve(config, self.setup.items, self.race.evaluations):
+                logger.warning("the time budget leaves no room for another candidate")
+                return
+            if patience.ended(self.race.belief, self.race.evaluations):
+                return
+            yield self.sampler.ask(study, names)
 
-    def sampler(self) -> ReplaySampler:
-        """The sampler of the run, which also becomes the study's."""
-        if self._sampler is None:
-            reference = reference_point(self.config, self.receiver("search"))
-            self._sampler = sampler_of(self.sampler_name(), self.config, self.space, reference)
-            self.study.sampler = self._sampler
-        return self._sampler
+    def _trial_limit(self) -> int:
+        """Optuna counts queued warm starts as trials, so they are added while they wait."""
+        states = [t.state.name for t in self.setup.study.get_trials(deepcopy=False)]
+        return self.setup.config.budget.candidates + states.count("WAITING")
 
-    def _evaluate_twice(self, number: int, point: Sequence[float], origin: str) -> Evaluation:
+    def point(self, trial: optuna.Trial) -> tuple[float, ...]:
+        """Return the trial's point; the sampler is asked if a kill came before it had one."""
+        return tuple(trial.suggest_float(knob.name, 0.0, 1.0) for knob in self.setup.space.knobs)
+
+    def _evaluate_twice(
+        self, number: int, point: Sequence[float], origin: str
+    ) -> tuple[Evaluation, Sequence[ItemRecord]]:
         """Evaluate; if the engine fails (and not the candidate), once more in a fresh one."""
         try:
             return self.evaluate(number, point, origin)
         except EngineError as error:
             logger.warning("candidate %d: %s; trying a fresh engine", number, error.message)
-            self.close_engine()
+            self.slot.drop()
             return self.evaluate(number, point, origin)
 
-    def _trials(self, stop: Callable[[], bool]) -> Iterator[optuna.Trial]:
-        self.sampler()  # trials in flight may ask it for what they lack
-        for trial in pending(self.study):
-            if stop():
-                return
-            yield trial
-        reference = reference_point(self.config, self.receiver("search"))
-        least, seed = self.config.budget.min_gain, self.config.search.seed
-        patience = Patience(least, list(reference.values()), seed)
-        while len(self.study.get_trials(deepcopy=False)) < self._trial_limit() and not stop():
-            if self.clock.left() < reserve(self.config, self.items, self.race().found):
-                logger.warning("the time budget leaves no room for another candidate")
-                return
-            if patience.ended(self.race().belief, self.race().found):
-                return
-            yield self.sampler().ask(self.study, [knob.name for knob in self.space.knobs])
-
-    def _trial_limit(self) -> int:
-        """WAITING warm starts count as trials already, so they are added back while they wait."""
-        states = [t.state.name for t in self.study.get_trials(deepcopy=False)]
-        return self.config.budget.candidates + states.count("WAITING")
-
-    def point(self, trial: optuna.Trial) -> tuple[float, ...]:
-        """The trial's point, asking the sampler if it was killed before it had one."""
-        return tuple(trial.suggest_float(knob.name, 0.0, 1.0) for knob in self.space.knobs)
-
-    def evaluate(self, number: int, point: Sequence[float], origin: str) -> Evaluation:
+    def evaluate(
+        self, number: int, point: Sequence[float], origin: str
+    ) -> tuple[Evaluation, Sequence[ItemRecord]]:
         """Build one candidate in the engine, ask the search items, mark and store the answers.
 
         Rung by rung: a candidate without a chance to be on the front leaves early, unless it is one
         of those that answer every item to keep that rule honest.
+
+        Returns:
+            What was scored, and the records of the answers, costs included.
         """
-        plan = plan_of(self.recipe(point), self.sources)
+        plan = self.setup.plan(point)
         if plan.untouched:
-            estimates = self.receiver("search")
-            self.run.add_items(str(number), self.run.read_items(RECEIVER, "search"))
-            return Evaluation(number, tuple(point), origin, estimates)
-        race = self.race()
-        to_the_end = origin != self.sampler_name() or race.answers_all(number)
-        seconds = self.open_engine().load(plan)
+            self.setup.run.add_items(str(number), self.receiver_records)
+            evaluation = Evaluation(number, tuple(point), origin, self.receiver)
+            return evaluation, self.receiver_records
+        race, costs = self.race, self.setup.config.costs
+        objectives = list(self.setup.config.objectives)
+        to_the_end = origin != self.sampler_name or race.answers_all(number)
+        engine = self.slot.engine()
+        seconds = engine.load(plan)
         records: list[ItemRecord] = []
         verdict = ""
-        for rung, asked in enumerate(race.rungs):
-            answered, spent = answer(self.open_engine(), asked)
-            records += item_records(answered, "search", rung)
+        for rung, items in enumerate(race.rungs):
+            answers, spent = answer(engine, items)
+            records += item_records(answers, "search", rung)
             seconds += spent
-            estimates = race.estimate(with_costs(records, self.config.costs))
+            estimates = race.estimate(with_costs(records, costs))
             if rung < len(race.rungs) - 1 and not verdict:
                 verdict = race.verdict(point, estimates)
             if verdict and not to_the_end:
                 break
-        records.sort(key=lambda record: list(self.config.objectives).index(record.objective))
-        seconds += self.keep(str(number), records)
-        left, spared = ("", verdict) if to_the_end else (verdict, "")
-        raced = Raced(rung + 1, left, spared)
-        return Evaluation(number, tuple(point), origin, estimates, seconds, raced=raced)
-
-    def race(self) -> Race:
-        """The race that this run's candidates are in, as far as it has got."""
-        if self._race is None:
-            reference = reference_point(self.config, self.receiver("search"))
-            settings, seed = self.config.search.racing, self.config.search.seed
-            if BATCH not in self.study.user_attrs:  # a resume elsewhere keeps the rungs
-                self.study.set_user_attr(BATCH, self.open_engine().batch)
-            asked, batch = self.items.items["search"], int(self.study.user_attrs[BATCH])
-            self._race = Race(settings, asked, reference, seed, batch, self.config.costs)
-            for evaluation in evaluations(self.study, self.run):
-                self._race.learn(evaluation, self.run.read_items(str(evaluation.number), "search"))
-        return self._race
-
-    def receiver(self, split: Split) -> dict[str, Estimate]:
-        """The receiver's own estimates, asked once a run and split."""
-        if self.run.read_items(RECEIVER, split):
-            return estimates_of(self.run.read_items(RECEIVER, split))
-        return self.ask(RECEIVER, self.receiver_recipe(), split)[0]
+        records.sort(key=lambda record: objectives.index(record.objective))
+        seconds += self.store(str(number), records)
+        reason, spared = ("", verdict) if to_the_end else (verdict, "")
+        raced = Raced(rung + 1, reason, spared)
+        evaluation = Evaluation(number, tuple(point), origin, estimates, seconds, raced=raced)
+        return evaluation, with_costs(records, costs)
 
     def ask(
         self,
         name: str,
-        recipe: Recipe,
+        plan: Plan,
         split: Split,
         by_objective: Mapping[str, Sequence[Item]] | None = None,
-    ) -> tuple[dict[str, Estimate], Seconds]:
-        """Load `recipe`, answer a split's items, mark them, store them under `name`.
+    ) -> None:
+        """Load a plan, answer a split's items, mark them, store them under `name`.
 
         `by_objective` stands for the split's own items where they are asked in another form.
         """
-        asked = self.items.items[split] if by_objective is None else by_objective
-        built = self.load(recipe)
-        answered, spent = answer(self.open_engine(), asked)
-        kept = self.keep(name, item_records(answered, split))
-        return estimates_of(self.run.read_items(name, split)), built + spent + kept
+        items = self.setup.items.items[split] if by_objective is None else by_objective
+        self.store(name, _answered(self.slot.engine(), plan, split, items))
 
-    def load(self, recipe: Recipe) -> Seconds:
-        """Plan a recipe and build it in the engine."""
-        return self.open_engine().load(plan_of(recipe, self.sources))
-
-    def keep(self, name: str, records: Sequence[ItemRecord]) -> Seconds:
+    def store(self, name: str, records: Sequence[ItemRecord]) -> Seconds:
         """Store marked answers under `name`."""
         start = time.perf_counter()
-        self.run.add_items(name, records)
+        self.setup.run.add_items(name, records)
         return Seconds(record=time.perf_counter() - start)
 
-    def _tell(self, trial: optuna.Trial, evaluation: Evaluation) -> Evaluation:
+    def _tell(self, trial: optuna.Trial, evaluation: Evaluation) -> None:
         """Record a finished candidate; what is told is what a resume will find.
 
         One attribute holds all but the values, since every write to the journal waits for the disk.
         """
-        objectives = evaluation.objectives
+        objectives, setup = evaluation.objectives, self.setup
         result = {
             "origin": evaluation.origin,
-            ELAPSED: round(self.clock.elapsed(), 3),
-            "knobs": self.space.knob_values(evaluation.point),
+            ELAPSED: round(setup.clock.elapsed(), 3),
+            "knobs": setup.space.knob_values(evaluation.point),
             "failure": evaluation.failure,
-            **numbers_of(evaluation, list(self.config.objectives)),
+            **numbers_of(evaluation, list(setup.config.objectives)),
         }
         trial.set_user_attr(RESULT, result)
         scores = {name: (round(e.mean, 4), round(e.se, 4)) for name, e in objectives.items()}
         logger.info("candidate %d, %s: %s", trial.number, evaluation.origin, scores or result)
         if evaluation.failure:
-            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            setup.study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
-            self.study.tell(trial, [objectives[name].mean for name in self.config.objectives])
-        return evaluation
+            setup.study.tell(trial, [objectives[name].mean for name in setup.config.objectives])
+
+
+def start_search(
+    setup: PreparedSearch, start_engine: Callable[[], Engine] | None = None
+) -> RunningSearch:
+    """Start the engine, ask the receiver the search items unless that was done, resume the race.
+
+    `start_engine` stands for the run's own engine; it has to check the items itself.
+
+    Raises:
+        EngineError: the engine does not start, or a question of any split cannot be asked: better
+            now than after a night.
+    """
+    config, run, study = setup.config, setup.run, setup.study
+    slot = EngineSlot(start_engine or partial(_checked_engine, setup))
+    try:
+        receiver_records = run.read_items(RECEIVER, "search")
+        if not receiver_records:
+            items = setup.items.items["search"]
+            records = _answered(slot.engine(), setup.receiver_plan(), "search", items)
+            run.add_items(RECEIVER, records)
+            receiver_records = with_costs(records, config.costs)
+        receiver = estimates_of(receiver_records)
+        reference = reference_point(config, receiver)
+        if BATCH not in study.user_attrs:  # a resume elsewhere keeps the rungs
+            study.set_user_attr(BATCH, slot.engine().batch)
+        race = Race(
+            config.search.racing,
+            setup.items.items["search"],
+            reference,
+            config.search.seed,
+            int(study.user_attrs[BATCH]),
+            config.costs,
+        )
+        race.resume(
+            (evaluation, run.read_items(str(evaluation.number), "search"))
+            for evaluation in evaluations(study, run)
+        )
+        name = sampler_name(config, study, setup.space)
+        study.sampler = sampler = sampler_of(name, config, setup.space, reference)
+    except BaseException:
+        slot.drop()
+        raise
+    return RunningSearch(setup, slot, receiver_records, receiver, reference, race, sampler, name)
+
+
+def _checked_engine(setup: PreparedSearch) -> Engine:
+    """Start the run's engine and check that every item of every split can be asked."""
+    engine = open_engine(setup.config.engine, setup.sources.folders)
+    try:
+        engine.check([item for split in SPLITS for item in setup.items.flat(split)])
+    except EngineError:
+        engine.close()
+        raise
+    return engine
+
+
+def _answered(
+    engine: Engine, plan: Plan, split: Split, items: Mapping[str, Sequence[Item]]
+) -> list[ItemRecord]:
+    """Load a plan, have its model answer items, and mark the answers."""
+    engine.load(plan)
+    answers, _ = answer(engine, items)
+    return item_records(answers, split)

@@ -1,86 +1,143 @@
-"""Everything that can go wrong with what the user gave goes wrong here, before an engine starts.
+"""Everything that can be wrong with what the user gave is found here, before an engine starts.
 
-A run's configuration -> models located, opened and paired, space laid over them, items loaded, run
-directory and study created or resumed, warm starts queued.
+`prepare_search` makes a `PreparedSearch` of a run's configuration: models are located, opened and
+paired, the space is laid over them, items are loaded, the run directory and the study are created
+or resumed, and warm starts are queued. Not here: the engine and the loop (`loop`).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
+
+import optuna
 
 from mergefront import files
 from mergefront.config import RunConfig
 from mergefront.engine import activations
 from mergefront.engine.activations import Progress
 from mergefront.errors import RunError, SpaceError
+from mergefront.merging.plan import Plan, plan_of
+from mergefront.merging.recipe import Recipe
 from mergefront.models import lineage
+from mergefront.models.locate import ModelNames
 from mergefront.models.sources import Sources
-from mergefront.runs import earlier as transfer
 from mergefront.runs.directory import RunDirectory
+from mergefront.runs.earlier import read_earlier
 from mergefront.runs.history import open_study, spent_seconds
 from mergefront.runs.reopen import lay_out, models_of
-from mergefront.search import warm_starts as warm
-from mergefront.search.loop import Search
 from mergefront.search.stopping import Clock
-from mergefront.space.budget import doubt
+from mergefront.search.warm_starts import Start, enqueue, moved_groups, warm_points
+from mergefront.space import budget
 from mergefront.space.file import SpaceSpec, load_space
 from mergefront.space.space import Space
-from mergefront.tasks import item_set
+from mergefront.tasks import ItemSet, item_set
 from mergefront.yaml_file import differences
 
 logger = logging.getLogger(__name__)
 
 
-def assemble(
+@dataclass(frozen=True)
+class PreparedSearch:
+    """A run with all that it needs checked and open, except an engine.
+
+    A context manager: at its end other processes may have the run.
+    """
+
+    run: RunDirectory
+    models: ModelNames
+    space: Space
+    items: ItemSet
+    sources: Sources
+    study: optuna.Study
+    clock: Clock
+    lock: ExitStack
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes have the run; closing twice is allowed."""
+        self.lock.close()
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's configuration."""
+        return self.run.config
+
+    def recipe(self, point: Sequence[float]) -> Recipe:
+        """Return the recipe of a point in [0, 1]^D."""
+        return self.space.recipe(self.models, point)
+
+    def plan(self, point: Sequence[float]) -> Plan:
+        """Return what a candidate at a point in [0, 1]^D does with every group."""
+        return plan_of(self.recipe(point), self.sources)
+
+    def receiver_plan(self) -> Plan:
+        """Return the plan of the receiver itself: every coefficient at identity."""
+        spec = self.space.spec
+        return plan_of(Recipe(spec.method, self.models, {}, spec.opening), self.sources)
+
+
+def prepare_search(
     config: RunConfig, runs: Path, progress: Progress = lambda done, total: None
-) -> Search:
+) -> PreparedSearch:
     """Check everything that a run needs, then create or resume its directory and study.
 
     No engine is started, but for the warm start `activations` of a new run: the receiver is loaded
-    in transformers, told about by `progress`, and closed. `runs` holds run directories.
+    in transformers, closed again, and `progress` is told how far it is. `runs` holds run
+    directories.
 
     Raises:
         UserError: any of the many things that can be wrong with what the user gave.
     """
     spec = load_space(files.find_yaml("search_spaces", config.space))
     space, sources = lay_out(config, spec)
-    started = (runs / config.name / "manifest.json").is_file()
-    if not started:  # a run that exists is never refused for its budget
+    resumed = (runs / config.name / "manifest.json").is_file()
+    if not resumed:  # a run that exists is never refused for its budget
         check_budget(space, config.budget.candidates)
     items = item_set(config.asked, config.items, Path())
     sources.check_finite()
     for finding in lineage.check(sources):
         logger.warning("%s; %s", finding.message, finding.hint)
     hashes = sources.file_hashes()
-    if not started:  # what is refused so far leaves no directory
-        transfer.read_earlier(config.search.transfer, space, sources)
+    if not resumed:  # what is refused so far leaves no directory
+        read_earlier(config.search.transfer, space, sources)
     run = RunDirectory.create_or_resume(runs, config)
-    release = run.lock()
-    if started:
-        check_same_space(run, space.spec)
-    run.check_manifest({
-        "sources": hashes,
-        "items": items.card(),
-        "space": space.spec.model_dump(mode="json"),
-    })  # fmt: skip
-    run.keep_config()
-    study = open_study(run, create=True)
+    with ExitStack() as until_checked:
+        until_checked.callback(run.lock())
+        if resumed:
+            check_same_space(run, space.spec)
+        run.check_manifest({
+            "sources": hashes,
+            "items": items.card(),
+            "space": space.spec.model_dump(mode="json"),
+        })  # fmt: skip
+        run.keep_config()
+        study = open_study(run, create=True)
+        lock = until_checked.pop_all()
 
-    def warm_starts() -> list[warm.Start]:
-        earlier = transfer.read_earlier(config.search.transfer, space, sources)
-        return warm.warm_points(space, config.search.warm_start, sources, earlier, measure)
+    def warm_starts() -> list[Start]:
+        earlier = read_earlier(config.search.transfer, space, sources)
+        return warm_points(space, config.search.warm_start, sources, earlier, measure)
 
     def measure() -> activations.Changes:
-        asked, moved = items.items["search"], warm.moved_groups(space)
-        return activations.measure(config.engine, sources, moved, asked, progress)
+        search_items, groups = items.items["search"], moved_groups(space)
+        return activations.measure(config.engine, sources, groups, search_items, progress)
 
-    warm.enqueue(study, warm_starts, space)
+    enqueue(study, warm_starts, space)
     clock = Clock(config.budget.hours, before=spent_seconds(study))
-    return Search(run, models_of(config), space, items, sources, study, clock, release)
+    return PreparedSearch(run, models_of(config), space, items, sources, study, clock, lock)
 
 
-def measured(
+def measure_activations(
     config: RunConfig, progress: Progress = lambda done, total: None
 ) -> tuple[activations.Changes, Sources]:
     """Measure what the warm start `activations` is made of, without a run; and the models.
@@ -91,35 +148,35 @@ def measured(
     """
     space, sources = lay_out(config, load_space(files.find_yaml("search_spaces", config.space)))
     items = item_set(config.asked, config.items, Path()).items["search"]
-    moved = warm.moved_groups(space)
-    return activations.measure(config.engine, sources, moved, items, progress), sources
+    groups = moved_groups(space)
+    return activations.measure(config.engine, sources, groups, items, progress), sources
 
 
 def check_budget(space: Space, candidates: int) -> None:
     """Warn where a new run has few candidates for its space.
 
     Raises:
-        SpaceError: it has so few that nothing can be learned; names spaces that suit them.
+        SpaceError: it has so few that nothing can be learned; the hint names spaces that suit.
     """
-    found = doubt(space, candidates)
-    if found is not None and found.level == "error":
-        raise SpaceError(f"the budget does not suit the space: {found.message}", hint=found.hint)
-    if found is not None:
-        logger.warning("%s; %s", found.message, found.hint)
+    doubt = budget.doubt(space, candidates)
+    if doubt is not None and doubt.level == "error":
+        raise SpaceError(f"the budget does not suit the space: {doubt.message}", hint=doubt.hint)
+    if doubt is not None:
+        logger.warning("%s; %s", doubt.message, doubt.hint)
 
 
 def check_same_space(run: RunDirectory, spec: SpaceSpec) -> None:
     """Refuse to go on with a study that was made by another space.
 
     Raises:
-        RunError: naming every field that differs.
+        RunError: the message names every field that differs.
     """
-    then = SpaceSpec.model_validate(run.manifest()["space"]).model_dump(mode="json")
-    found = differences(then, spec.model_dump(mode="json"))
-    if found:
+    recorded = SpaceSpec.model_validate(run.manifest()["space"]).model_dump(mode="json")
+    changes = differences(recorded, spec.model_dump(mode="json"))
+    if changes:
         raise RunError(
             f"{run.path} was searched in another space than {run.config.space} is now: "
-            f"{'; '.join(found)}",
+            f"{'; '.join(changes)}",
             hint="restore the space file, or start a new run under another name; with "
             f"search.transfer: [{run.path}] it begins with this run's front",
         )

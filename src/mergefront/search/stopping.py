@@ -20,7 +20,7 @@ from mergefront.config import BLIND_ITEMS, RunConfig
 from mergefront.records import Evaluation
 from mergefront.runs.belief import Belief
 from mergefront.sampling.noisy_gp import pool
-from mergefront.sampling.replay import generator
+from mergefront.seeds import Purpose, generator
 from mergefront.stats.pareto import hypervolume, improvements
 from mergefront.tasks import ItemSet
 
@@ -65,7 +65,6 @@ logger = logging.getLogger(__name__)
 EVERY: Final = 5
 """So many candidates are between two looks, and as many looks in a row must find too little."""
 _LOOKS, _DRAWS = 3, 25
-_PURPOSE = 50  # of derived seeds
 
 
 def expected_gain(
@@ -81,7 +80,7 @@ def expected_gain(
         return None
     points = {e.number: e.point for e in found}
     front_KD = np.array([points[number] for number in belief.front])
-    random = generator(seed, _PURPOSE, len(found))
+    random = generator(seed, Purpose.EXPECTED_GAIN, len(found))
     both_PD = np.vstack([front_KD, pool(front_KD, random)])
     worth = []
     for _ in range(_DRAWS):

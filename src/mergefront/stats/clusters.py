@@ -60,11 +60,6 @@ def standard_error(
     return math.sqrt(factor * float(sums_G @ sums_G)) / len(residuals_N)
 
 
-def generator(seed: int, purpose: int) -> np.random.Generator:
-    """A generator of its own for one purpose under one seed."""
-    return np.random.default_rng(np.random.SeedSequence([seed, purpose]))
-
-
 def normal_quantile(probability: float) -> float:
     """Quantile of the standard normal distribution."""
     from scipy.special import ndtri

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mergefront.records import Estimate
+from mergefront.seeds import Purpose, generator
 from mergefront.stats.clusters import (
     CONFIDENCE,
     Difference,
     cluster_labels,
-    generator,
     normal_quantile,
     paired,
     standard_error,
@@ -23,7 +23,6 @@ from mergefront.stats.clusters import (
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-_PURPOSE = 31  # of derived seeds
 _CHUNK = 250  # resamples at a time: bounds memory at many clusters
 
 
@@ -144,7 +143,7 @@ def paired_bootstrap(
     if count < 2:
         return Difference(mean, -1.0, 1.0, math.nan)
     sums_G2 = np.stack([np.bincount(labels, weights=difference), np.bincount(labels)], axis=1)
-    rng = generator(seed, _PURPOSE)
+    rng = generator(seed, Purpose.DIFFERENCE_BOOTSTRAP)
     means_B = np.empty(resamples)
     for start in range(0, resamples, _CHUNK):
         drawn = min(_CHUNK, resamples - start)

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mergefront.stats.clusters import CONFIDENCE, Difference, generator
+from mergefront.seeds import Purpose, generator
+from mergefront.stats.clusters import CONFIDENCE, Difference
 from mergefront.stats.pareto import hypervolume
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-_PURPOSE = 30  # of derived seeds
 
 
 def hypervolume_interval(
@@ -90,7 +89,7 @@ class _Resampled:
         index = {
             label: i for i, label in enumerate(dict.fromkeys(c for cs in clusters for c in cs))
         }
-        rng = generator(seed, _PURPOSE)
+        rng = generator(seed, Purpose.HYPERVOLUME_BOOTSTRAP)
         counts = len(index)
         weights_BG = rng.multinomial(counts, np.full(counts, 1 / counts), size=n_boot).astype(float)
         means, resampled = [], []

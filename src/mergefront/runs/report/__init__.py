@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mergefront.files import write_text
 from mergefront.records import Estimate
-from mergefront.runs.front import Front
 from mergefront.runs.report.templates import open_template
 from mergefront.stats import score_interval, wilson
 
@@ -34,7 +33,7 @@ class Figure:
 
 def write_report(
     path: Path,
-    front: Front,
+    front: Mapping[str, Any],
     *,
     figures: Sequence[Figure] = (),
     config: str = "",
@@ -43,15 +42,15 @@ def write_report(
     """Write the page of a run to `path` and return it.
 
     Args:
-        front: what is reported about the run.
+        front: front.json (format mergefront/front@1).
         figures: the figures with the stems `calibration` and `race` stand in their sections. Of
             the others, the first stands before the tables and the rest behind them. A figure
             without a file is left out.
         config: the resolved configuration as YAML.
         manifest: manifest.json: sources, items, versions, machine.
     """
-    openings = {"openings": [asdict(opening) for opening in front.openings]}
-    provenance = {**(manifest or {}), **(openings if front.openings else {})}
+    openings = {"openings": front["openings"]} if front.get("openings") else {}
+    provenance = {**(manifest or {}), **openings}
     page = open_template(_TEMPLATE).render(
         front=front,
         pictures=_pictures(figures),
