@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mergefront.config import Racing
+from mergefront.config import RacingConfig
 from mergefront.records import Estimate, Evaluation, Item, Raced, Seconds
 from mergefront.runs.belief import Belief, believe
 from mergefront.runs.directory import ItemRecord
@@ -56,16 +56,16 @@ def estimates(point: tuple[float, ...], split: int, n: int) -> dict[str, Estimat
 @cache
 def candidates(count: int = 60) -> list[Evaluation]:
     """A search of `count` candidates by como-cma; number 7 failed."""
-    return _searched(count, Racing(enabled=False))
+    return _searched(count, RacingConfig(enabled=False))
 
 
 @cache
 def raced_candidates(count: int = 64) -> list[Evaluation]:
     """The like with a race that is lost early and often."""
-    return _searched(count, Racing(full_first=10, full_every=4))
+    return _searched(count, RacingConfig(full_first=10, full_every=4))
 
 
-def _searched(count: int, settings: Racing) -> list[Evaluation]:
+def _searched(count: int, settings: RacingConfig) -> list[Evaluation]:
     proposer = ComoCmaProposer(
         dimension=len(KNOBS), seed=0, start=[0.5] * len(KNOBS), n_objectives=2,
         reference=tuple(REFERENCE.values()),

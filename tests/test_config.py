@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mergefront import files
-from mergefront.config import RunConfig, absolute
+from mergefront.config import RunConfig, with_absolute_paths
 from mergefront.errors import ConfigError, UserError
 from mergefront.jobs.starter import json_schema, starter_config, starter_notes
 from mergefront.runs.history import reference_point
@@ -39,7 +39,7 @@ def test_every_faulty_field_is_named_in_one_message(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"objectives": {"r": ["t"]}}, "2 to 4 objectives are needed, found 1"),
+        ({"objectives": {"r": ["t"]}}, "expected 2 to 4 objectives, found 1"),
         ({"objectives": {"r": [], "p": ["t"]}}, "objective 'r' has no task"),
         ({"donors": {}}, "donors"),
         ({"donors": {"receiver": {"model": "m"}}}, "'receiver' cannot name a donor"),
@@ -66,7 +66,7 @@ def test_refinement_is_gone_and_runs_that_never_asked_for_it_are_read() -> None:
     never = {**GOOD, "search": {"refine": "never"}}
     assert validate(never, RunConfig, "run.yaml") == plain
     exhausted = {**GOOD, "search": {"refine": "exhausted"}}
-    with pytest.raises(ConfigError, match="search: refine is no option any more"):
+    with pytest.raises(ConfigError, match="search: refine is no longer an option"):
         validate(exhausted, RunConfig, "run.yaml")
 
 
@@ -78,7 +78,7 @@ def test_paths_become_absolute_and_names_stay(
     (tmp_path / "donor").mkdir()
     (tmp_path / "digits_reasoning").mkdir()
     data = {**GOOD, "space": "mine.yaml", "donors": {"a": {"model": "donor"}}}
-    config = absolute(validate(data, RunConfig, "x"))
+    config = with_absolute_paths(validate(data, RunConfig, "x"))
     assert config.space == str(tmp_path / "mine.yaml")
     assert config.donors["a"].model == str(tmp_path / "donor")
     assert (config.receiver, config.objectives["r"]) == ("zoo:vlm", ("digits_reasoning",))

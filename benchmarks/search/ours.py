@@ -22,9 +22,15 @@ import numpy as np
 from returned import MOST, Point
 from workbench import METHOD, OBJECTIVES, SETTINGS, Workbench, engine_seconds
 
-from mergefront.config import Budget, Racing, RunConfig, SamplerName, Tracking
-from mergefront.config import Items as ItemCounts
-from mergefront.config import Search as SearchConfig
+from mergefront.config import (
+    Budget,
+    ItemCounts,
+    RacingConfig,
+    RunConfig,
+    SamplerName,
+    SearchConfig,
+    TrackingConfig,
+)
 from mergefront.records import Evaluation
 from mergefront.runs.belief import believe
 from mergefront.runs.history import evaluations
@@ -60,9 +66,9 @@ def prepare(
         space=SPACE,
         objectives={name: (task,) for name, task in OBJECTIVES.items()},
         items=ItemCounts(search=bench.search_count, validation=1, test=1),
-        search=SearchConfig(sampler=sampler, seed=seed, racing=Racing(enabled=racing)),
+        search=SearchConfig(sampler=sampler, seed=seed, racing=RacingConfig(enabled=racing)),
         budget=Budget(candidates=candidates * times),
-        tracking=Tracking(enabled=False),
+        tracking=TrackingConfig(enabled=False),
     )
     folder.mkdir(parents=True, exist_ok=True)
     prepared = prepare_search(config, folder)

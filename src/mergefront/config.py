@@ -3,17 +3,16 @@
 Not here: how such files are read (`yaml_file`), the search space (`space.file`) and tasks
 (`tasks.spec`), which have files of their own.
 
-Reading order: `RunConfig` at the end has the whole file; its sections come before it, in the file's
-order.
+Reading order: `RunConfig`, the whole file, stands after its sections; then `load_run_config`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from mergefront import files
 from mergefront.records import Dtype
@@ -29,31 +28,27 @@ Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 VocabularyMode = Literal["receiver", "by_token"]
 EngineKind = Literal["vllm", "transformers"]
 WarmStart = Literal[
-    "receiver",
-    "uniform",
-    "start",
-    "donors",
-    "paper",
-    "ramp",
-    "importance",
-    "activations",
-    "earlier",
-]
+    "receiver", "uniform", "start", "donors", "paper",
+    "ramp", "importance", "activations", "earlier",
+]  # fmt: skip
 
-RESERVED = frozenset({"receiver", "base", "zero", "tied", "each", "choose"})
-"""What recipes and spaces call something else, so that no donor may be called so."""
+RESERVED_NAMES = frozenset({"receiver", "base", "zero", "tied", "each", "choose"})
+"""Words of recipes and spaces: no donor may be called by one of them."""
 BLIND_ITEMS = 500
-"""Most validation items of an objective that the blind control asks."""
+"""The most validation items of an objective that the blind control asks."""
 
 
 def check_alias(alias: str) -> str:
     """Return a donor's alias. Raises ValueError if recipes could not tell it from other words."""
-    if alias in RESERVED or not alias.isidentifier():
+    if alias in RESERVED_NAMES or not alias.isidentifier():
         raise ValueError(
             f"{alias!r} cannot name a donor: use letters, digits and _, "
-            f"and none of {', '.join(sorted(RESERVED))}"
+            f"and none of {', '.join(sorted(RESERVED_NAMES))}"
         )
     return alias
+
+
+Alias = Annotated[str, AfterValidator(check_alias)]
 
 
 class Donor(Strict):
@@ -66,9 +61,7 @@ class Donor(Strict):
         description="This donor's own base, if not the common one; an adapter's is its `model` "
         "where neither is named.",
     )
-    adapter: str | None = Field(
-        None, description="PEFT LoRA adapter of `model`: a folder or hub id. The donor is both."
-    )
+    adapter: str | None = Field(None, description="PEFT LoRA adapter on `model`: folder or hub id.")
     adapter_revision: str | None = Field(None, description="Commit of the adapter's repository.")
 
     @model_validator(mode="after")
@@ -79,37 +72,33 @@ class Donor(Strict):
 
 
 class TokenCost(Strict):
-    """An objective that asks nothing: how short the answers to other objectives' questions are.
+    """An objective without questions: how short the answers to other objectives' questions are.
 
-    An answer of t generated tokens scores 1 - min(t / limit, 1); one that was cut off counts at its
-    length.
+    An answer of t generated tokens scores 1 - min(t / limit, 1); an answer that was cut off counts
+    with the tokens that it has.
     """
 
-    tokens_of: tuple[str, ...] = Field(
-        min_length=1, description="Objectives whose answers count, each of them alike."
-    )
-    limit: Count = Field(
-        description="Tokens from which an answer scores 0: as many as an answer may have."
-    )
+    tokens_of: tuple[str, ...] = Field(min_length=1, description="Objectives whose answers count.")
+    limit: Count = Field(description="Tokens from which on an answer scores 0.")
 
     def score(self, tokens: float) -> float:
-        """The score in [0, 1] of an answer of so many tokens."""
+        """Return the score in [0, 1] of an answer of so many tokens."""
         return 1.0 - min(tokens / self.limit, 1.0)
 
     def tokens(self, score: float) -> float:
-        """Tokens that a mean score stands for, 0 to `limit`: longer answers count as the limit."""
+        """Return the tokens that a mean score stands for, 0 to `limit`."""
         return self.limit * (1.0 - score)
 
 
-class Tokens(Strict):
+class TokenLimit(Strict):
     """A constraint on a cost: the most tokens that an answer may have on average."""
 
     tokens: float = Field(gt=0, description="Mean tokens of an answer, at most.")
 
 
-def _form(value: Any) -> str | None:
-    """Say which alternative is meant, so that errors speak of that one only."""
-    if isinstance(value, dict | TokenCost | Tokens):
+def _alternative(value: Any) -> str | None:
+    """Return the tag of the alternative that is meant, so that errors speak of that one only."""
+    if isinstance(value, dict | TokenCost | TokenLimit):
         return "cost"
     return {list: "tasks", tuple: "tasks", int: "score", float: "score"}.get(type(value))
 
@@ -117,26 +106,26 @@ def _form(value: Any) -> str | None:
 Objective = Annotated[
     Annotated[tuple[str, ...], Tag("tasks")] | Annotated[TokenCost, Tag("cost")],
     Discriminator(
-        _form,
+        _alternative,
         custom_error_type="objective",
         custom_error_message="expected a list of tasks, or a cost: "
         "{tokens_of: [objectives], limit: tokens}",
     ),
 ]
-"""Tasks of its own, or a cost of the answers to other objectives' tasks."""
-Least = Annotated[
-    Annotated[Fraction, Tag("score")] | Annotated[Tokens, Tag("cost")],
+"""Tasks, or a cost of the answers to the tasks of other objectives."""
+Constraint = Annotated[
+    Annotated[Fraction, Tag("score")] | Annotated[TokenLimit, Tag("cost")],
     Discriminator(
-        _form,
+        _alternative,
         custom_error_type="constraint",
         custom_error_message="expected the least score, 0 to 1, or of a cost {tokens: most}",
     ),
 ]
-"""The least score of an objective, or the most tokens of a cost."""
+"""The least score of an objective, or for a cost the most tokens."""
 
 
-class Items(Strict):
-    """How many questions each objective is scored on, per split."""
+class ItemCounts(Strict):
+    """How many questions score each objective, by split."""
 
     search: Count = Field(400, description="Items per objective that every candidate answers.")
     validation: Count = Field(1000, description="Items per objective for the members of the front.")
@@ -148,8 +137,8 @@ class Items(Strict):
     )
 
 
-class Racing(Strict):
-    """Whether and when a candidate may leave before it has answered all search items."""
+class RacingConfig(Strict):
+    """When a candidate may leave before it has answered all search items."""
 
     enabled: bool = Field(True, description="false: every candidate answers every search item.")
     rungs: Annotated[int, Field(ge=2, le=10)] = Field(
@@ -159,28 +148,25 @@ class Racing(Strict):
         0.1, description="A candidate leaves when its chance to be on the front is below this."
     )
     margin: Fraction = Field(
-        0.005,
-        description="What rises above the front by less than this, in score points, is not on it.",
+        0.005, description="A smaller rise above the front, in score points, does not count."
     )
     enough: Annotated[float, Field(ge=1.0)] = Field(
         2.5,
-        description="A candidate also leaves when answering all items would make the error of what "
-        "is known of it smaller by less than this factor (nearer to 1 the surer it is to be on "
-        "the front); 1: never for that reason.",
+        description="A candidate also leaves when all further items would divide the error of its "
+        "scores by less than this factor (a factor nearer to 1 the surer it is to be on the "
+        "front); 1: never for that reason.",
     )
-    full_first: Count = Field(8, description="So many first candidates answer every item.")
-    full_every: Count = Field(
-        20, description="And one in so many after that, by lot, which keeps the rule honest."
-    )
+    full_first: Count = Field(8, description="Number of first candidates that answer every item.")
+    full_every: Count = Field(20, description="After those one in so many, by lot, as a test.")
 
 
-class Search(Strict):
-    """Who proposes candidates, and from where."""
+class SearchConfig(Strict):
+    """Which sampler proposes candidates, and which candidates come before its own."""
 
     sampler: SamplerName = Field(
         "auto",
-        description="Proposes candidates; auto: what won our benchmark at this number of knobs and "
-        "candidates, said and recorded at the start.",
+        description="Proposes candidates; auto: the winner of our benchmark at this number of "
+        "knobs and candidates, named and recorded at the start.",
     )
     seed: int = Field(0, ge=0, description="Every random choice of the run derives from it.")
     warm_start: tuple[WarmStart, ...] = Field(
@@ -189,50 +175,44 @@ class Search(Strict):
     transfer: tuple[str, ...] = Field(
         (), description="Folders of earlier runs on the same models, for warm_start `earlier`."
     )
-    racing: Racing = Field(
-        default_factory=Racing, description="Candidates without a chance leave early."
-    )
+    racing: RacingConfig = Field(RacingConfig(), description="Candidates without a chance leave.")
 
     @model_validator(mode="before")
     @classmethod
     def _without_refinement(cls, fields: Any) -> Any:
-        """Read the files of runs that wrote down `refine: never`: that is what every run does."""
-        if not isinstance(fields, dict) or "refine" not in fields:
-            return fields
-        if fields["refine"] != "never":
+        """Accept `refine: never`, which older configurations state: no run refines any more."""
+        if isinstance(fields, dict) and fields.get("refine", "never") != "never":
             raise ValueError(
-                "refine is no option any more, for it gained nothing (docs/decisions/0005): "
-                "leave it out, and begin with as many knots as the budget can teach"
+                "refine is no longer an option, since it gained nothing (docs/decisions/0005): "
+                "remove it, and begin with as many knots as the budget suffices for"
             )
-        return {name: value for name, value in fields.items() if name != "refine"}
+        plain = isinstance(fields, dict)
+        return {k: v for k, v in fields.items() if k != "refine"} if plain else fields
 
     @model_validator(mode="after")
-    def _earlier(self) -> Search:
+    def _earlier(self) -> SearchConfig:
         if ("earlier" in self.warm_start) != bool(self.transfer):
             raise ValueError(
-                "warm_start `earlier` and `transfer` go together: the fronts of the runs that "
-                "`transfer` names are warm starts by that name"
+                "warm_start `earlier` and `transfer` go together: it starts from their fronts"
             )
         return self
 
 
 class Budget(Strict):
-    """When the search ends: whichever limit comes first. A resume may change only these."""
+    """When the search ends: at the first limit that is reached. A resume may change these only."""
 
     candidates: Count = Field(200, description="Candidates evaluated, warm starts included.")
-    hours: float | None = Field(
-        None, gt=0, description="Wall hours in all, validation, test and export included."
-    )
+    hours: float | None = Field(None, gt=0, description="Wall hours from start to export.")
     min_gain: float | None = Field(
         None,
         gt=0,
-        description="End the search when another hour is expected to add less than this share of "
-        "the present hypervolume; 0.05 is 5 % an hour. Without it the search uses its budget.",
+        description="End the search when the next hour is expected to add less than this share of "
+        "the present hypervolume; 0.05 is 5 % an hour. Default: the search uses its budget.",
     )
 
 
-class Report(Strict):
-    """Definitions that the reported numbers depend on."""
+class ReportConfig(Strict):
+    """Definitions that the reported numbers depend on, and how many candidates are reported."""
 
     reference: dict[str, Fraction] | None = Field(
         None,
@@ -241,17 +221,17 @@ class Report(Strict):
     )
     guard: Fraction = Field(
         0.02,
-        description="Loss on the other objectives that a winner may have, in score points; costs "
-        "have none.",
+        description="Loss on each other objective that a winner may have, in score points; a cost "
+        "has no guard.",
     )
     guards: dict[str, Fraction] = Field(
         default_factory=dict,
-        description="Objective -> its own guard, where it is another than `guard`, or a cost's.",
+        description="Objective -> its guard, where that is not `guard`; a cost may get one here.",
     )
     blind: bool = Field(
         True,
-        description="Ask receiver and picks up to 500 validation items per objective once more "
-        "without their images: a gain that is also there blind does not come from seeing.",
+        description="Ask receiver and picks up to 500 validation items per objective once more, "
+        "without their images: a gain that remains does not come from seeing.",
     )
     finalists: int = Field(12, ge=2, description="Front members scored again on validation items.")
 
@@ -262,33 +242,31 @@ class EngineConfig(Strict):
     kind: EngineKind = Field("vllm", description="vllm, or transformers (reference, slower).")
     dtype: Dtype = Field("auto", description="Arithmetic of the engine; auto: the receiver's own.")
     max_model_len: Count | None = Field(None, description="Longest prompt plus answer, tokens.")
-    max_num_seqs: Count = Field(256, description="Questions answered at the same time.")
-    batch_size: Count = Field(64, description="Same, for the transformers engine.")
-    memory_gb: float | None = Field(None, gt=0, description="KV cache; default 1 on a CPU.")
+    max_num_seqs: Count = Field(256, description="Questions answered at the same time by vLLM.")
+    batch_size: Count = Field(64, description="The same, for the transformers engine.")
+    memory_gb: float | None = Field(None, gt=0, description="KV cache in GB; default 1 on a CPU.")
     gpu_memory_utilization: float | None = Field(
         None, gt=0, le=1, description="Share of the GPU for engine and KV cache."
     )
     tensor_parallel_size: Count = Field(1, description="GPUs of one engine.")
     multiprocess: bool | None = Field(
-        None, description="Engine core in a process of its own; default: on a GPU only."
+        None, description="Run the engine core in its own process; default: on a GPU only."
     )
-    encoder_cache_gb: float = Field(
-        4.0, ge=0, description="Memory for encoded images, so that each is encoded once a run."
-    )
+    encoder_cache_gb: float = Field(4.0, ge=0, description="Memory that keeps encoded images.")
     snapshot_device: Literal["auto", "cpu", "device"] = Field(
         "auto", description="Where the sources' tensors wait: beside the model, or in RAM."
     )
     threads: Count | None = Field(None, description="CPU threads of the engine; default: all.")
-    enforce_eager: bool | None = Field(None, description="No CUDA graphs; default: on a CPU only.")
+    enforce_eager: bool | None = Field(None, description="No CUDA graphs; default: on a CPU.")
     trust_remote_code: bool = Field(
         False,
-        description="Run Python code that the receiver's folder brings. Some families need it "
-        "(MiniCPM-V, Phi-3.5-V, InternVL in its own layout): only for code that you have read.",
+        description="Run the Python code in the receiver's folder. Some families need it "
+        "(MiniCPM-V, Phi-3.5-V, InternVL in its own layout). Only for code that you have read.",
     )
 
 
-class Tracking(Strict):
-    """MLflow, a projection of the run that can be rebuilt at any time."""
+class TrackingConfig(Strict):
+    """MLflow, which shows a copy of the run's records; it can be rebuilt at any time."""
 
     enabled: bool = Field(True, description="Log the run to MLflow.")
     uri: str | None = Field(None, description="Tracking URI; default: mlflow.db beside the runs.")
@@ -298,74 +276,64 @@ class Tracking(Strict):
 class RunConfig(Strict):
     """One complete search. The first objective is the one to gain, the others are to keep.
 
-    An objective has tasks of its own (`asked`), or is a cost of the answers to others (`costs`).
+    An objective has tasks of its own (`objective_tasks`), or is a cost of the answers to other
+    objectives' questions (`costs`).
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Directory under runs/.")
     receiver: str = Field(description="The VLM: a folder, a hub id, or zoo:NAME.")
     revision: str | None = Field(None, description="Commit of the receiver's hub repository.")
     base: str | None = Field(None, description="The donors' common ancestor.")
-    donors: dict[str, Donor] = Field(min_length=1, description="Alias -> donor.")
+    donors: dict[Alias, Donor] = Field(min_length=1, description="Alias -> donor.")
     vocabulary: VocabularyMode = Field(
         "receiver",
-        description="Where a space merges embedding and head: rows as they stand, or matched "
-        "by_token, with the receiver's own where a token is not in every model.",
+        description="How rows of embedding and head correspond, if a space merges them: as in the "
+        "receiver, or by_token (rows of tokens that not every model has stay the receiver's).",
     )
     space: str = Field(description="Search space: a YAML file, or the name of a shipped one.")
     objectives: dict[str, Objective] = Field(
-        description="Objective -> tasks (names of the library, or paths to task files), or a cost: "
-        "{tokens_of: [objectives], limit: tokens}, which asks nothing of its own."
+        description="Objective -> tasks (names of the library, or paths to task files), or a cost, "
+        "which has no questions: {tokens_of: [objectives], limit: tokens}."
     )
-    constraints: dict[str, Least] = Field(
+    constraints: dict[str, Constraint] = Field(
         default_factory=dict,
-        description="Objective -> least score that is of use, or of a cost {tokens: most}: the "
-        "sampler keeps above it, and so does the guarded pick.",
+        description="Objective -> its least useful score, or for a cost {tokens: most}. Sampler "
+        "and guarded pick keep within it.",
     )
-    items: Items = Field(default_factory=Items)
-    search: Search = Field(default_factory=Search)
+    items: ItemCounts = Field(default_factory=ItemCounts)
+    search: SearchConfig = Field(default_factory=SearchConfig)
     budget: Budget = Field(default_factory=Budget)
-    report: Report = Field(default_factory=Report)
+    report: ReportConfig = Field(default_factory=ReportConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
-    tracking: Tracking = Field(default_factory=Tracking)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     export: str | None = Field(
         None,
         pattern=r"^(knee|guarded|best:[A-Za-z0-9_-]+)$",
         description="Pick that is exported to the run's folder best/ when the search ends: knee, "
-        "guarded (best first objective within the guards on the others), best:OBJECTIVE.",
+        "guarded (best first objective within the guards of the others), best:OBJECTIVE.",
     )
     format: Literal["mergefront/run@1"] = "mergefront/run@1"
-
-    @field_validator("donors")
-    @classmethod
-    def _aliases(cls, donors: dict[str, Donor]) -> dict[str, Donor]:
-        for alias in donors:
-            check_alias(alias)
-        return donors
 
     @field_validator("objectives")
     @classmethod
     def _objectives(cls, objectives: dict[str, Objective]) -> dict[str, Objective]:
         if not 2 <= len(objectives) <= 4:
-            raise ValueError(f"2 to 4 objectives are needed, found {len(objectives)}")
-        asked = [name for name, one in objectives.items() if not isinstance(one, TokenCost)]
-        if next(iter(objectives)) not in asked:
+            raise ValueError(f"expected 2 to 4 objectives, found {len(objectives)}")
+        with_tasks = [k for k, v in objectives.items() if not isinstance(v, TokenCost)]
+        first = next(iter(objectives))
+        if first not in with_tasks:
             raise ValueError(
-                f"the first objective is the one to gain, {next(iter(objectives))!r} is a cost: "
-                "put one with tasks of its own first"
+                f"the first objective is to be gained, but {first!r} is a cost: "
+                "put an objective with tasks of its own first"
             )
-        for name, one in objectives.items():
-            if not isinstance(one, TokenCost):
-                if not one:
-                    raise ValueError(f"objective {name!r} has no task")
-                continue
-            unknown = [other for other in one.tokens_of if other not in asked]
-            if unknown:
-                raise ValueError(
-                    f"{name}.tokens_of names {', '.join(unknown)}; objectives with tasks of their "
-                    f"own are {', '.join(asked)}"
-                )
-            if len(set(one.tokens_of)) < len(one.tokens_of):
-                raise ValueError(f"{name}.tokens_of names an objective twice")
+        for name, objective in objectives.items():
+            if not objective:
+                raise ValueError(f"objective {name!r} has no task")
+            if isinstance(objective, TokenCost):
+                scored, kind = objective.tokens_of, "objectives with tasks of their own"
+                _check_known(f"{name}.tokens_of", scored, with_tasks, kind)
+                if len(set(scored)) < len(scored):
+                    raise ValueError(f"{name}.tokens_of names an objective twice")
         return objectives
 
     @model_validator(mode="after")
@@ -373,74 +341,74 @@ class RunConfig(Strict):
         names = list(self.objectives)
         if self.export not in {None, "knee", "guarded", *(f"best:{name}" for name in names)}:
             raise ValueError(f"export: no objective is named {self.export!r}")
-        reference = self.report.reference
-        if reference is not None and set(reference) != set(self.asked):
-            which = "objectives with tasks of their own" if self.costs else "objectives"
+        reference, expected = self.report.reference, sorted(self.objective_tasks)
+        if reference is not None and sorted(reference) != expected:
+            kind = "objectives with tasks of their own" if self.costs else "objectives"
             raise ValueError(
-                f"report.reference names {sorted(reference)}, the {which} are {sorted(self.asked)}"
+                f"report.reference names {sorted(reference)}, the {kind} are {expected}"
             )
-        unknown = sorted(set(self.report.guards) - set(names[1:]))
-        if unknown:
-            raise ValueError(
-                f"report.guards names {', '.join(unknown)}; only objectives to keep have a guard: "
-                f"{', '.join(names[1:])}"
-            )
+        _check_known("report.guards", self.report.guards, names[1:], "objectives to keep")
+        _check_known("constraints", self.constraints, names, "objectives")
         return self
 
     @model_validator(mode="after")
-    def _constraints(self) -> RunConfig:
-        unknown = sorted(set(self.constraints) - set(self.objectives))
-        if unknown:
-            raise ValueError(
-                f"constraints names {', '.join(unknown)}; the objectives are "
-                f"{', '.join(self.objectives)}"
-            )
-        for name, most in self.constraints.items():
-            if not isinstance(most, Tokens):
+    def _token_limits(self) -> RunConfig:
+        for name, constraint in self.constraints.items():
+            if not isinstance(constraint, TokenLimit):
                 continue
             if name not in self.costs:
                 raise ValueError(
                     f"constraints.{name} is in tokens, but {name} is no cost: expected the least "
                     "score, 0 to 1"
                 )
-            if most.tokens >= (limit := self.costs[name].limit):
+            if constraint.tokens >= (limit := self.costs[name].limit):
                 raise ValueError(
-                    f"constraints.{name}: at most {most.tokens:g} tokens, but no answer counts as "
-                    f"more than its limit of {limit}: give fewer tokens, or raise the limit"
+                    f"constraints.{name}: at most {constraint.tokens:g} tokens, but no answer "
+                    f"counts as more than its limit of {limit}: give fewer, or raise the limit"
                 )
         return self
 
     @property
-    def asked(self) -> dict[str, tuple[str, ...]]:
-        """Objective -> its tasks, of those that have tasks of their own."""
+    def objective_tasks(self) -> dict[str, tuple[str, ...]]:
+        """Objective -> its tasks; costs are left out."""
         return {k: v for k, v in self.objectives.items() if not isinstance(v, TokenCost)}
 
     @property
     def costs(self) -> dict[str, TokenCost]:
-        """Objective -> cost, of those that are scored on the answers to others."""
+        """Objective -> its definition, of the objectives that are costs."""
         return {k: v for k, v in self.objectives.items() if isinstance(v, TokenCost)}
 
     @property
-    def least(self) -> dict[str, float]:
-        """Objective -> the least score that the constraints ask of it."""
+    def least_scores(self) -> dict[str, float]:
+        """Objective -> the least score that its constraint asks for; the others are left out."""
         return {
-            name: self.costs[name].score(one.tokens) if isinstance(one, Tokens) else one
-            for name, one in self.constraints.items()
+            name: self.costs[name].score(limit.tokens) if isinstance(limit, TokenLimit) else limit
+            for name, limit in self.constraints.items()
         }
 
     @property
     def guards(self) -> dict[str, float]:
-        """Objective to keep -> the loss on it that a winner may have, in score points.
+        """Objective -> the loss on it that a winner may have, in score points; the first has none.
 
         A cost is a price and has no guard, unless `report.guards` names it.
         """
-        own, common = self.report.guards, self.report.guard
-        kept = [name for name in list(self.objectives)[1:] if name in own or name in self.asked]
-        return {name: own.get(name, common) for name in kept}
+        named, common = self.report.guards, self.report.guard
+        return {
+            name: named.get(name, common)
+            for name in list(self.objectives)[1:]
+            if name in named or name in self.objective_tasks
+        }
+
+
+def _check_known(field: str, names: Iterable[str], known: Sequence[str], kind: str) -> None:
+    """Raise ValueError if a field names what is not among the known objectives of a kind."""
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(f"{field} names {', '.join(unknown)}; the {kind} are {', '.join(known)}")
 
 
 def load_run_config(name: str, changes: Mapping[str, object] | None = None) -> RunConfig:
-    """Read a run configuration: a YAML file, or the name of a shipped one. Paths become absolute.
+    """Read a run configuration, with absolute paths: a YAML file, or a shipped one by name.
 
     Args:
         changes: field -> value in its place ("name", "budget.candidates"); None changes nothing.
@@ -456,46 +424,27 @@ def load_run_config(name: str, changes: Mapping[str, object] | None = None) -> R
             data[section] = {**(data.get(section) or {}), key: value}
         elif value is not None:
             data[key] = value
-    return absolute(validate(data, RunConfig, str(path)))
+    return with_absolute_paths(validate(data, RunConfig, str(path)))
 
 
-def absolute(config: RunConfig) -> RunConfig:
-    """The configuration with every path that exists made absolute, so that it works anywhere."""
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Return the configuration with every path that exists made absolute."""
 
-    def place(name: str) -> str:
-        """A model's folder."""
-        there = not name.startswith("zoo:") and Path(name).is_dir()
-        return str(Path(name).absolute()) if there else name
-
-    def optional(name: str | None) -> str | None:
-        return None if name is None else place(name)
+    def folder(name: str | None) -> str | None:
+        exists = name and not name.startswith("zoo:") and Path(name).is_dir()
+        return str(Path(name).absolute()) if name and exists else name
 
     def file(name: str) -> str:
-        """A space or task file; shipped ones go by name."""
+        """A space or task file; the name of a shipped one stays."""
         return str(Path(name).absolute()) if Path(name).is_file() else name
 
-    donors = {
-        alias: donor.model_copy(
-            update={
-                "model": place(donor.model),
-                "base": optional(donor.base),
-                "adapter": optional(donor.adapter),
-            }
-        )
-        for alias, donor in config.donors.items()
-    }
-    tasks = {
-        objective: tuple(file(name) for name in names) for objective, names in config.asked.items()
-    }
-    return config.model_copy(
-        update={
-            "receiver": place(config.receiver),
-            "base": optional(config.base),
-            "space": file(config.space),
-            "donors": donors,
-            "objectives": {name: tasks.get(name, one) for name, one in config.objectives.items()},
-            "search": config.search.model_copy(
-                update={"transfer": tuple(place(run) for run in config.search.transfer)}
-            ),
-        }
-    )
+    data = config.model_dump()
+    for names, fields in [(data, ("receiver", "base"))] + [
+        (donor, ("model", "base", "adapter")) for donor in data["donors"].values()
+    ]:
+        names.update({field: folder(names[field]) for field in fields})
+    data["space"] = file(config.space)
+    for objective, tasks in config.objective_tasks.items():
+        data["objectives"][objective] = tuple(map(file, tasks))
+    data["search"]["transfer"] = tuple(map(folder, config.search.transfer))
+    return RunConfig.model_validate(data)

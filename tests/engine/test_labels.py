@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from mergefront.config import EngineConfig, Items
+from mergefront.config import EngineConfig, ItemCounts
 from mergefront.engine import Engine, open_engine
 from mergefront.engine.labels import LabelTokens, label_answer
 from mergefront.engine.prompts import chat_prompt, decode_image, load_processor
@@ -35,7 +35,7 @@ def opened(kind: Any) -> Engine:
 @pytest.fixture(scope="module")
 def questions() -> list[Item]:
     """Yes-no questions of the zoo, with their images."""
-    counts = Items(search=120, validation=1, test=1)
+    counts = ItemCounts(search=120, validation=1, test=1)
     found = item_set({"p": ["digits_perception"]}, counts, Path())
     yes_no = [i for i in found.flat("search") if i.stratum == "exists"]
     return [with_labels(replace(i, rule=Rule("yes_no"))) for i in yes_no]

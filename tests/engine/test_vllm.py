@@ -21,7 +21,7 @@ import torch
 from engine_contract import SETTINGS, Case, EngineContract, EveryMethod, Kind, make_items, png
 from fixtures_models import tensors_of
 from mergefront import files
-from mergefront.config import Items, RunConfig
+from mergefront.config import ItemCounts, RunConfig
 from mergefront.engine import open_engine
 from mergefront.engine.inplace import tensor_hash
 from mergefront.engine.layout import uniform_rows
@@ -323,8 +323,8 @@ def test_same_answers_as_transformers_on_the_zoo() -> None:
     """Real questions, a real model: the receiver and a merge of both donors."""
     config = load_yaml(files.find_yaml("configs", "digits"), RunConfig)
     models = models_of(config)
-    counts = Items(search=150, validation=1, test=1)
-    items = item_set(config.asked, counts, Path()).flat("search")
+    counts = ItemCounts(search=150, validation=1, test=1)
+    items = item_set(config.objective_tasks, counts, Path()).flat("search")
     assert len(items) == 300
     recipes = [
         Recipe("task_arithmetic", models),

@@ -25,7 +25,7 @@ def test_shipped_configurations_hold(name: str) -> None:
     config = load_yaml(files.find_yaml("configs", name), RunConfig)
     assert config.name == name
     spec = load_space(files.find_yaml("search_spaces", config.space))
-    for tasks in config.asked.values():
+    for tasks in config.objective_tasks.values():
         for task in tasks:
             assert task_path(task, Path()).is_file()
     for size in task_sizes(config):

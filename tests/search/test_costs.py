@@ -18,7 +18,7 @@ from fixtures_cli import ZOO_RUN
 from fixtures_runs import simulated_run
 from mergefront import stats
 from mergefront.cli.results import print_front
-from mergefront.config import Racing, RunConfig, TokenCost, absolute
+from mergefront.config import RacingConfig, RunConfig, TokenCost, with_absolute_paths
 from mergefront.engine import Engine, open_engine
 from mergefront.errors import ConfigError, RunError
 from mergefront.jobs.card import model_card
@@ -160,7 +160,7 @@ def test_what_costs_cannot_be_is_said(changes: dict[str, Any], words: str) -> No
 
 def test_a_cost_is_a_price_with_a_bound_and_no_guard(tmp_path: Path) -> None:
     made = config(constraints={"brevity": {"tokens": 20}, "perception": 0.5})
-    assert made.least == {"brevity": 0.75, "perception": 0.5}
+    assert made.least_scores == {"brevity": 0.75, "perception": 0.5}
     assert made.guards == {"perception": 0.02}
     assert config(report={"guards": {"brevity": 0.1}}).guards == {
         "brevity": 0.1,
@@ -173,7 +173,7 @@ def test_a_cost_is_a_price_with_a_bound_and_no_guard(tmp_path: Path) -> None:
     given = config(report={"reference": {"reasoning": 0.1, "perception": 0.2}})
     assert reference_point(given, {}) == {"reasoning": 0.1, "brevity": 0.0, "perception": 0.2}
     path = tmp_path / "config.yaml"
-    path.write_text(dump_yaml(absolute(made)))
+    path.write_text(dump_yaml(with_absolute_paths(made)))
     assert load_yaml(path, RunConfig) == made
     RunDirectory.create_or_resume(tmp_path, made)
     other = {**THREE, "brevity": {"tokens_of": ["reasoning"], "limit": 90}}
@@ -213,7 +213,7 @@ def length(item: Item, seed: int) -> int:
 
 
 def raced() -> Race:
-    return Race(Racing(rungs=4), ITEMS, REFERENCE, seed=0, costs={"brevity": BOTH})
+    return Race(RacingConfig(rungs=4), ITEMS, REFERENCE, seed=0, costs={"brevity": BOTH})
 
 
 def test_a_cost_of_two_objectives_is_estimated_from_a_prefix_like_any_other() -> None:
@@ -475,7 +475,7 @@ class Watched:
 
 
 def searched(runs: Path, copies: Path | None = None) -> tuple[RunDirectory, int]:
-    prepared = prepare_search(absolute(validate(RUN, RunConfig, "run.yaml")), runs)
+    prepared = prepare_search(with_absolute_paths(validate(RUN, RunConfig, "run.yaml")), runs)
     moments = () if copies is None else (25, 45)
     engine = open_engine(prepared.config.engine, prepared.sources.folders)
     watched = Watched(engine, prepared.run.path, copies or runs, moments)
@@ -514,7 +514,7 @@ def test_a_search_asks_nothing_for_its_cost(run: tuple[RunDirectory, Path, int])
     before = {str(e.number): e.raced.rungs for e in later}
     first = sum(r.rung < before.get(n, 99) for n, rows in stored.items() for r in rows)
     assert asked == first
-    items = item_set(made.config.asked, made.config.items, Path()).items["search"]
+    items = item_set(made.config.objective_tasks, made.config.items, Path()).items["search"]
     costs = made.config.costs
     race = Race(made.config.search.racing, items, read_front(made)["reference"], 0, costs=costs)
     for e in found:
@@ -573,7 +573,7 @@ def test_the_time_kept_for_the_end_counts_questions_and_no_cost() -> None:
     sizes = {"search": 4, "validation": 600, "test": 40}
     given = {"budget": {"candidates": 9, "hours": 1}, "items": sizes}
     made, plain = config(**given), validate({**ZOO_RUN, **given}, RunConfig, "run.yaml")
-    items = item_set(made.asked, made.items, Path())
+    items = item_set(made.objective_tasks, made.items, Path())
     (one,) = candidates(made, SCORES[:1])
     one = replace(one, seconds=replace(one.seconds, generate=8.0))
     names = list(plain.objectives)

@@ -15,7 +15,7 @@ import yaml
 
 from fixtures_cli import ZOO_RUN, Command, runner
 from mergefront.cli import main
-from mergefront.config import EngineConfig, Items, RunConfig
+from mergefront.config import EngineConfig, ItemCounts, RunConfig
 from mergefront.errors import EngineError, RunError
 from mergefront.jobs import artifacts
 from mergefront.jobs.export import export_candidate
@@ -78,7 +78,7 @@ def test_the_budget_is_kept_and_warm_starts_come_first(run: RunDirectory) -> Non
 def test_the_race_can_be_run_again_from_what_was_recorded(run: RunDirectory) -> None:
     """Estimates and verdicts follow from points and item files alone."""
     found = evaluations(open_study(run), run)
-    items = item_set(run.config.asked, run.config.items, Path()).items["search"]
+    items = item_set(run.config.objective_tasks, run.config.items, Path()).items["search"]
     reference = read_front(run)["reference"]
     race = Race(run.config.search.racing, items, reference, run.config.search.seed)
     assert any(e.raced.left for e in found)
@@ -187,7 +187,9 @@ def test_an_export_that_is_not_what_was_scored_leaves_nothing(
             named.sources,
             tmp_path / "out",
             settings=EngineConfig(kind="transformers", dtype="float32", threads=1),
-            items=item_set(run.config.asked, Items(search=4, validation=4, test=4), Path()),
+            items=item_set(
+                run.config.objective_tasks, ItemCounts(search=4, validation=4, test=4), Path()
+            ),
             scored=Scored("0" * 64, []),
             front=read_front(run),
             member=named.member,

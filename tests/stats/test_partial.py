@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mergefront.config import Racing
+from mergefront.config import RacingConfig
 from mergefront.records import Estimate, Evaluation, Item, Raced
 from mergefront.runs.belief import believe
 from mergefront.runs.directory import ItemRecord
@@ -148,7 +148,7 @@ def test_rungs_hold_every_item_once_in_order_and_units_whole() -> None:
         "perception": [item("p", i) for i in range(20)],
     }
     many = [item("p", i) for i in range(200)]
-    rungs = rungs_of(items, Racing(rungs=4))
+    rungs = rungs_of(items, RacingConfig(rungs=4))
     assert len(rungs) == 4
     for name, mine in items.items():
         assert [i for rung in rungs for i in rung[name]] == mine
@@ -157,10 +157,12 @@ def test_rungs_hold_every_item_once_in_order_and_units_whole() -> None:
         assert len(asked) % 3 == 0
         share = sum(len(rung["perception"]) for rung in rungs[:upto]) / 20
         assert share == pytest.approx(len(asked) / 60, abs=0.06)
-    assert rungs_of(items, Racing(enabled=False)) == [items]
+    assert rungs_of(items, RacingConfig(enabled=False)) == [items]
     few = {"reasoning": [item("r", i, unit=f"u{i // 5}") for i in range(10)], "perception": many}
-    assert [len(rung["reasoning"]) for rung in rungs_of(few, Racing(rungs=4))] == [5, 0, 0, 5]
-    assert all(sum(map(len, rung.values())) >= 24 for rung in rungs_of(items, Racing(), 24)[:1])
+    assert [len(rung["reasoning"]) for rung in rungs_of(few, RacingConfig(rungs=4))] == [5, 0, 0, 5]
+    assert all(
+        sum(map(len, rung.values())) >= 24 for rung in rungs_of(items, RacingConfig(), 24)[:1]
+    )
 
 
 def records(objective: str, scores: Array) -> list[ItemRecord]:
@@ -196,7 +198,7 @@ def told(race: Race, number: int, point: Array, seed: int) -> Evaluation:
 def racing(n: int, **settings: float) -> Race:
     """A race after n candidates on a line and beside it."""
     items = {name: [item(name, i) for i in range(200)] for name in NAMES}
-    race = Race(Racing(**settings), items, REFERENCE, seed=3)
+    race = Race(RacingConfig(**settings), items, REFERENCE, seed=3)
     points = np.random.default_rng(0).random((n, 2)) * [1.0, 0.5]
     for number, point in enumerate(points):
         told(race, number, point, 100 + number)
@@ -230,12 +232,12 @@ def test_what_collapsed_leaves_at_once_and_what_is_known_needs_no_more() -> None
 
 def test_the_lot_is_the_seeds_and_about_as_frequent_as_asked() -> None:
     items = {name: [item(name, i) for i in range(8)] for name in NAMES}
-    one, other = (Race(Racing(full_every=10), items, REFERENCE, seed) for seed in (0, 1))
+    one, other = (Race(RacingConfig(full_every=10), items, REFERENCE, seed) for seed in (0, 1))
     drawn = [number for number in range(8, 1008) if one.answers_all(number)]
     assert all(one.answers_all(number) for number in range(8))
     assert 70 < len(drawn) < 135
     assert drawn != [number for number in range(8, 1008) if other.answers_all(number)]
-    off = Race(Racing(enabled=False), items, REFERENCE, 0)
+    off = Race(RacingConfig(enabled=False), items, REFERENCE, 0)
     assert all(off.answers_all(number) for number in range(40))
 
 
@@ -374,7 +376,7 @@ def test_failed_candidates_are_not_believed_and_collapsed_ones_keep_their_scores
 
 def test_an_objective_that_never_changes_is_said(caplog: pytest.LogCaptureFixture) -> None:
     items = {name: [item(name, i) for i in range(8)] for name in NAMES}
-    race = Race(Racing(), items, REFERENCE, 0)
+    race = Race(RacingConfig(), items, REFERENCE, 0)
     for number in range(12):
         rows = records("reasoning", np.where(np.arange(8) < number % 8, 1.0, 0.0)) + records(
             "perception", np.ones(8)

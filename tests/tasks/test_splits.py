@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergefront.config import Items
+from mergefront.config import ItemCounts
 from mergefront.errors import UserError
 from mergefront.records import SPLITS, Item, Split
 from mergefront.tasks import item_set
@@ -226,21 +226,21 @@ def test_a_set_too_small_for_three_splits_needs_a_flag(tmp_path: Path) -> None:
     task = {"a": [str(tmp_path / "mine.yaml")]}
     wanted = {"search": 30, "validation": 30, "test": 60}
     with pytest.raises(UserError) as refused:
-        item_set(task, Items(**wanted), Path())
+        item_set(task, ItemCounts(**wanted), Path())
     found = re.search(r"it has \d+ \(its splits: (.*)\)", refused.value.message)
     assert found is not None
     own = {k: int(n) for k, n in (pair.split() for pair in found[1].split(", "))}
     assert list(own) == list(SPLITS)
     assert sum(own.values()) == 60
     assert "items.reuse_search_items: true" in refused.value.hint
-    shared = item_set(task, Items(**wanted, reuse_search_items=True), Path())
+    shared = item_set(task, ItemCounts(**wanted, reuse_search_items=True), Path())
     assert {s: len(shared.flat(s)) for s in SPLITS} == wanted
     assert all(len({one.id for one in shared.flat(s)}) == wanted[s] for s in SPLITS)
     few = {"search": 5, "validation": 5, "test": 5}
-    apart = item_set(task, Items(**few, reuse_search_items=True), Path())
-    assert apart.items == item_set(task, Items(**few), Path()).items
+    apart = item_set(task, ItemCounts(**few, reuse_search_items=True), Path())
+    assert apart.items == item_set(task, ItemCounts(**few), Path()).items
     with pytest.raises(UserError, match="70 test items are asked for, it has 60") as refused:
-        item_set(task, Items(**{**few, "test": 70}, reuse_search_items=True), Path())
+        item_set(task, ItemCounts(**{**few, "test": 70}, reuse_search_items=True), Path())
     assert "reuse_search_items" not in refused.value.hint
 
 

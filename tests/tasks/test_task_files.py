@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fixtures_task_files import write_task
-from mergefront.config import Items
+from mergefront.config import ItemCounts
 from mergefront.errors import ConfigError, UserError
 from mergefront.records import SPLITS, Answer, Item
 from mergefront.tasks import item_set, load_task, pool_of, task_path
@@ -18,7 +18,7 @@ from mergefront.tasks.load import LIBRARY, content_hash
 from mergefront.tasks.scoring import score
 from mergefront.tasks.splits import by_hash, stratified_order
 
-FEW = Items(search=20, validation=30, test=40)
+FEW = ItemCounts(search=20, validation=30, test=40)
 
 
 def make(n: int, strata: int = 3) -> list[Item]:
@@ -52,7 +52,7 @@ def test_clusters_never_straddle_splits_and_new_rows_move_nothing() -> None:
 def test_zoo_items_are_nested_disjoint_and_reproducible() -> None:
     objectives = {"reasoning": ["digits_reasoning"], "perception": ["digits_perception"]}
     small = item_set(objectives, FEW, Path())
-    large = item_set(objectives, Items(search=50, validation=30, test=40), Path())
+    large = item_set(objectives, ItemCounts(search=50, validation=30, test=40), Path())
     for objective in objectives:
         grown = large.items["search"][objective]
         assert grown[:20] == small.items["search"][objective]
@@ -112,10 +112,10 @@ def test_library_files_are_valid_and_named_after_their_file(path: Path) -> None:
     assert load_task(path).name == path.stem
 
 
-ONE = Items(search=1, validation=1, test=1)
+ONE = ItemCounts(search=1, validation=1, test=1)
 
 
-def load(path: Path, counts: Items = ONE) -> list[Item]:
+def load(path: Path, counts: ItemCounts = ONE) -> list[Item]:
     """All chosen items of one task."""
     found = item_set({"a": [str(path)]}, counts, Path())
     return [item for split in SPLITS for item in found.flat(split)]
@@ -274,7 +274,7 @@ def test_golds_of_a_float_column_are_whole_numbers_and_gaps_are_refused(tmp_path
 
 def test_items_without_images_are_clusters_of_their_own(tmp_path: Path) -> None:
     text = "question,answer,image\n" + "".join(f"{i}?,{i},\n" for i in range(60))
-    items = load(write_csv(tmp_path, text, fields={}), Items(search=5, validation=5, test=5))
+    items = load(write_csv(tmp_path, text, fields={}), ItemCounts(search=5, validation=5, test=5))
     assert len({item.cluster for item in items}) == 15
     assert all(item.cluster == item.id for item in items)
 

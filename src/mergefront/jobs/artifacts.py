@@ -127,7 +127,7 @@ def export_pick(
     candidate = compare.candidate(run, pick)
     if candidate.number is None:
         raise RunError(f"{run.path}: there is no candidate {pick!r}")
-    items = item_set(run.config.asked, run.config.items, Path())
+    items = item_set(run.config.objective_tasks, run.config.items, Path())
     run.check_manifest({"items": items.card()})
     hashes = open_study(run).user_attrs.get(f"hashes:{candidate.number}")
     return export_candidate(

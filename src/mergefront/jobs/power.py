@@ -102,7 +102,7 @@ def seen(run: RunDirectory) -> list[Seen]:
         others = [records for n in numbers if (records := run.read_items(n, split))]
         found = [
             one
-            for objective in run.config.asked
+            for objective in run.config.objective_tasks
             if (one := _seen(objective, split, of_objective(base, objective),
                              [of_objective(records, objective) for records in others]))
         ]  # fmt: skip

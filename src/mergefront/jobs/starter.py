@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel
 
-from mergefront.config import RESERVED, RunConfig
+from mergefront.config import RESERVED_NAMES, RunConfig
 from mergefront.errors import UserError
 from mergefront.space.file import SpaceSpec
 from mergefront.tasks import Task
@@ -108,7 +108,7 @@ def _alias(donor: str) -> str:
     """A donor's short name: the last part of its path or id, as an identifier."""
     last = donor.rstrip("/").rsplit("/", 1)[-1].rsplit(":", 1)[-1]
     alias = re.sub(r"\W+", "_", last).strip("_").lower()
-    if alias in RESERVED:
+    if alias in RESERVED_NAMES:
         return f"{alias}_donor"
     return alias if alias.isidentifier() else f"donor_{alias}"
 

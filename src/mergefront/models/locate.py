@@ -12,16 +12,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from mergefront.config import Donor, VocabularyMode, check_alias
+from mergefront.config import Alias, Donor, VocabularyMode
 from mergefront.errors import UserError
 from mergefront.models.checkpoint import NO_GGUF
 from mergefront.yaml_file import Strict
@@ -41,7 +36,7 @@ class ModelNames(Strict):
     receiver: str = Field(min_length=1)
     revision: str | None = None
     base: str | None = None
-    donors: dict[Annotated[str, AfterValidator(check_alias)], Donor] = Field(default_factory=dict)
+    donors: dict[Alias, Donor] = Field(default_factory=dict)
     vocabulary: VocabularyMode = "receiver"
 
     @model_serializer(mode="wrap")

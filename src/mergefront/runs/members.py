@@ -137,7 +137,8 @@ def keeps(number: int, belief: Belief, config: RunConfig, receiver: Mapping[str,
         gain[name].mean - SURE * gain[name].se >= -guard for name, guard in config.guards.items()
     )
     return kept and all(
-        itself[name].mean - SURE * itself[name].se >= floor for name, floor in config.least.items()
+        itself[name].mean - SURE * itself[name].se >= floor
+        for name, floor in config.least_scores.items()
     )
 
 

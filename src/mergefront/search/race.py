@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from mergefront.config import Racing, TokenCost
+from mergefront.config import RacingConfig, TokenCost
 from mergefront.records import Estimate, Evaluation, Item
 from mergefront.runs.belief import Belief, believe
 from mergefront.runs.directory import ItemRecord
@@ -47,7 +47,7 @@ class Race:
 
     def __init__(
         self,
-        settings: Racing,
+        settings: RacingConfig,
         items: Items,
         reference: Mapping[str, float],
         seed: int,
@@ -163,7 +163,7 @@ class Race:
         return KNOWN if known_enough else ""
 
 
-def rungs_of(items: Items, settings: Racing, batch: int = 1) -> list[dict[str, list[Item]]]:
+def rungs_of(items: Items, settings: RacingConfig, batch: int = 1) -> list[dict[str, list[Item]]]:
     """Return what each rung asks, objective -> items not asked before; together all items, once.
 
     Every rung ends at the same share of all objectives, units stay whole, and none holds fewer

@@ -43,5 +43,5 @@ def sampler_of(
         start=space.start_point(),
         n_objectives=len(config.objectives),
         reference=[reference[objective] for objective in config.objectives],
-        constraints=[config.least.get(objective) for objective in config.objectives],
+        constraints=[config.least_scores.get(objective) for objective in config.objectives],
     )

@@ -103,7 +103,7 @@ def prepare_search(
     resumed = (runs / config.name / "manifest.json").is_file()
     if not resumed:  # a run that exists is never refused for its budget
         check_budget(space, config.budget.candidates)
-    items = item_set(config.asked, config.items, Path())
+    items = item_set(config.objective_tasks, config.items, Path())
     sources.check_finite()
     for finding in lineage.check(sources):
         logger.warning("%s; %s", finding.message, finding.hint)
@@ -147,7 +147,7 @@ def measure_activations(
         EngineError: transformers cannot load the receiver, or take its activations.
     """
     space, sources = lay_out(config, load_space(files.find_yaml("search_spaces", config.space)))
-    items = item_set(config.asked, config.items, Path()).items["search"]
+    items = item_set(config.objective_tasks, config.items, Path()).items["search"]
     groups = moved_groups(space)
     return activations.measure(config.engine, sources, groups, items, progress), sources
 

@@ -53,7 +53,7 @@ def reserve(config: RunConfig, items: ItemSet, found: Sequence[Evaluation]) -> f
     validated = (config.report.finalists + 1) * len(items.flat("validation"))
     pickable = 3 + len(config.objectives)  # knee, guarded, the receiver
     tested = pickable * len(items.flat("test"))
-    unseen = min(len(items.flat("validation")), BLIND_ITEMS * len(config.asked))
+    unseen = min(len(items.flat("validation")), BLIND_ITEMS * len(config.objective_tasks))
     blind = pickable * unseen if config.report.blind else 0
     asked = len(items.flat("search")) + validated + tested + blind
     export = 120.0 if config.export else 10.0

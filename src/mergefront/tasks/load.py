@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mergefront.config import Items
+from mergefront.config import ItemCounts
 from mergefront.errors import ConfigError, UserError
 from mergefront.records import SPLITS, Item, Rule, Split
 from mergefront.tasks.pool import pools_of
@@ -101,7 +101,7 @@ def library() -> list[Task]:
     return [load_task(path) for path in sorted(LIBRARY.glob("*.yaml"))]
 
 
-def item_set(objectives: Mapping[str, Sequence[str]], counts: Items, folder: Path) -> ItemSet:
+def item_set(objectives: Mapping[str, Sequence[str]], counts: ItemCounts, folder: Path) -> ItemSet:
     """Load the items of a study: `counts` items for each objective and split.
 
     Args:

@@ -95,7 +95,7 @@ def items(config: RunConfig, sizes: Sequence[TaskSize], context: int) -> list[Re
     here = not any(one.where == "to fetch" for one in sizes) and not any(one.short for one in sizes)
     if here and not all(one.exact for one in sizes):  # the counted ones need no loading
         try:
-            item_set(config.asked, config.items, Path())
+            item_set(config.objective_tasks, config.items, Path())
         except UserError as problem:
             remarks.append(Remark("error", "items", problem.message, problem.hint))
     if absent := [one.task for one in sizes if one.where == "to fetch"]:

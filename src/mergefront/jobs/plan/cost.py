@@ -118,7 +118,7 @@ def questions(config: RunConfig) -> list[Questions]:
         times["blind"], items["blind"] = chosen, min(items["validation"], BLIND_ITEMS)
     return [
         Questions(objective, split, items[split], count)
-        for objective in config.asked
+        for objective in config.objective_tasks
         for split, count in times.items()
     ]
 

@@ -58,7 +58,7 @@ def task_sizes(config: RunConfig) -> list[TaskSize]:
         ConfigError: there is no such task, or its file is faulty.
     """
     found = []
-    for objective, names in config.asked.items():
+    for objective, names in config.objective_tasks.items():
         for number, name in enumerate(names):
             task = load_task(task_path(name, Path()))
             wanted = {

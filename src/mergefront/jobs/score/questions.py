@@ -92,7 +92,7 @@ def of_run(run: RunDirectory, which: Which, limit: int | None = None) -> Questio
         RunError: the items are not those that the run was started with.
         UserError: they cannot be read.
     """
-    found = item_set(run.config.asked, run.config.items, Path())
+    found = item_set(run.config.objective_tasks, run.config.items, Path())
     run.check_manifest({"items": found.card()})
     by_task: dict[str, dict[Split, list[Item]]] = {}
     for split in _splits(which):
@@ -156,7 +156,7 @@ def openings(subjects: Sequence[Subject], questions: Questions) -> list[str]:
 
 
 def _own_tasks(run: RunDirectory) -> set[str]:
-    names = [name for tasks in run.config.asked.values() for name in tasks]
+    names = [name for tasks in run.config.objective_tasks.values() for name in tasks]
     return {load_task(task_path(name, Path())).name for name in names}
 
 
