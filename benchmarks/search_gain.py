@@ -81,7 +81,7 @@ def _enqueue_grid(prepared: PreparedSearch, candidates: int) -> None:
 
 def validation_scores(run: RunDirectory) -> tuple[list[np.ndarray], list[list[str]]]:
     """Per objective the K x N validation scores of the members, and the items' clusters."""
-    members = [str(m["number"]) for m in read_front(run)["members"]]
+    members = [str(m.number) for m in read_front(run).members]
     tables, clusters = [], []
     for objective in run.config.objectives:
         rows = [
@@ -96,7 +96,7 @@ def validation_scores(run: RunDirectory) -> tuple[list[np.ndarray], list[list[st
 def mean_seconds(run: RunDirectory) -> dict[str, float]:
     """Mean wall seconds of a candidate by phase."""
     empty = vars(Seconds())
-    return {key: read_front(run)["seconds"].get(key, 0.0) for key in empty}
+    return {key: read_front(run).seconds.get(key, 0.0) for key in empty}
 
 
 def compare_seed(
@@ -107,7 +107,7 @@ def compare_seed(
     for space in SPACES:
         found[space], engine = run_one(space, seed, args, engine)
     front = read_front(found["uniform"])
-    reference = [front["reference"][o] for o in front["objectives"]]
+    reference = [front.reference[o] for o in front.objectives]
     (a, clusters), (b, _) = (validation_scores(found[space]) for space in SPACES)
     g, _ = validation_scores(grid)
     profiles, uniform, squares = (

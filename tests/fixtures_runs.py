@@ -13,7 +13,7 @@ from fixtures_cli import ZOO_RUN
 from mergefront.config import RunConfig
 from mergefront.records import RESULT, Split
 from mergefront.runs.directory import RECEIVER, ItemRecord, RunDirectory, blind_name, with_costs
-from mergefront.runs.history import estimates_of, open_study
+from mergefront.runs.history import PICKS, estimates_of, open_study
 from mergefront.runs.study import record_opening
 from mergefront.yaml_file import validate
 
@@ -88,5 +88,6 @@ def simulated_run(
         )
         study.add_trial(trial)
     study.set_user_attr("finalists", [1, 2, 3])
+    study.set_user_attr(PICKS, {"knee": 1, "best:reasoning": 2, "best:perception": 3})
     record_opening(study, "test", "1", 4)
     return run, study

@@ -15,7 +15,8 @@ from mergefront.config import RacingConfig
 from mergefront.records import Estimate, Evaluation, Item, Raced, Seconds
 from mergefront.runs.belief import Belief, believe
 from mergefront.runs.directory import ItemRecord
-from mergefront.runs.history import told
+from mergefront.runs.gains import Gain
+from mergefront.runs.history import race_summary
 from mergefront.sampling.cma import ComoCmaProposer
 from mergefront.sampling.replay import Tell
 from mergefront.search.race import Race
@@ -156,7 +157,7 @@ def front_json(found: list[Evaluation]) -> dict[str, Any]:
         "test_rounds": 1,
         "warnings": [],
         "receiver_answers": {name: dict(ANSWERED) for name in OBJECTIVES},
-        "receiver_blind": {"perception": asdict(Estimate(0.21, 0.02, 400))},
+        "receiver_blind": {"perception": Estimate(0.21, 0.02, 400).to_dict()},
         "receiver": {
             "search": _plain(estimates(receiver, 0, N_SEARCH)),
             "validation": _plain(estimates(receiver, 1, N_VALIDATION)),
@@ -169,21 +170,27 @@ def front_json(found: list[Evaluation]) -> dict[str, Any]:
             "front": list(belief.front),
             "calibration": {name: asdict(one) for name, one in belief.calibration.items()},
         },
-        "race": told(found),
+        "race": race.to_dict() if (race := race_summary(found)) else {},
         "hypervolume": {
             "search": hypervolume(values, list(REFERENCE.values())),
             "validation": {"value": 0.071, "low": 0.06, "high": 0.08, "reference": REFERENCE},
         },
         "candidates": len(found),
         "failed": len(found) - len(done),
-        "items": {"search": N_SEARCH, "validation": N_VALIDATION, "test": N_VALIDATION},
+        "items": {
+            "search": N_SEARCH,
+            "validation": N_VALIDATION,
+            "test": N_VALIDATION,
+            "reuse_search_items": False,
+        },
+        "overlap": {},
         "seconds": {"build": 0.05, "reset": 0.01, "generate": 1.9, "score": 0.02, "record": 0.03},
         "messages": [f"{len(members)} of {len(members)} members beat the receiver."],
     }
 
 
 def _plain(found: dict[str, Estimate]) -> dict[str, Any]:
-    return {name: asdict(one) for name, one in found.items()}
+    return {name: one.to_dict() for name, one in found.items()}
 
 
 def _gain(point: tuple[float, ...], split: int) -> dict[str, Any]:
@@ -193,14 +200,15 @@ def _gain(point: tuple[float, ...], split: int) -> dict[str, Any]:
     for name in OBJECTIVES:
         d = paired_difference(mine[name], base[name], range(N_VALIDATION))
         p = mcnemar(mine[name], base[name])
-        gains[name] = {"mean": d.mean, "low": d.low, "high": d.high, "p": p, "p_holm": p}
+        gain = Gain(d.mean, d.low, d.high, p, "mcnemar", 0.1, p_holm=p)
+        gains[name] = gain.to_dict()
     return gains
 
 
 def _blind() -> dict[str, Any]:
     return {
-        "scores": {"perception": asdict(Estimate(0.25, 0.02, 400))},
-        "gain": {"perception": {"mean": 0.04, "low": -0.01, "high": 0.09, "p": 0.12}},
+        "scores": {"perception": Estimate(0.25, 0.02, 400).to_dict()},
+        "gain": {"perception": Gain(0.04, -0.01, 0.09, 0.12, "mcnemar", 0.1).to_dict()},
     }
 
 
@@ -210,7 +218,8 @@ def _member(e: Evaluation, picks: list[str], belief: Belief) -> dict[str, Any]:
     better = gain["reasoning"]["low"] > 0
     return {
         "number": e.number,
-        "recipe": "0123456789ab",
+        "parameters_sha256": None,
+        "non_dominated": True,
         "origin": e.origin,
         "knobs": dict(zip(KNOBS, e.point, strict=True)),
         "search": _plain(dict(e.objectives)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Tower = Literal["language", "vision", "connector"]
 Part = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
@@ -137,13 +137,19 @@ class Estimate:
     """Mean of `n` item scores in [0, 1] with its standard error (clustered where clusters are).
 
     `partial` is that part of `se` (they add in squares) that comes of search items which a
-    candidate that left early has not answered: 0 for all that answered every item.
+    candidate that left early has not answered: 0 for all that answered every item. `tokens` is the
+    mean length of an answer; only estimates of costs that are to be shown have it.
     """
 
     mean: float
     se: float
     n: int
     partial: float = 0.0
+    tokens: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without tokens that there are none of."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

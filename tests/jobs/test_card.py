@@ -11,6 +11,7 @@ from fixtures_science import front_json, raced_candidates
 from mergefront.jobs.card import model_card
 from mergefront.merging.recipe import Recipe
 from mergefront.models.locate import ModelNames
+from mergefront.runs.front import Front
 
 HOSTILE = [
     "a: b", "'single' and \"double\"", "two\nlines", "x\n---\nlicense: mit", "---", "- item", "#5",
@@ -64,7 +65,8 @@ def test_a_name_breaks_neither_heading_nor_table() -> None:
                 scores[name] = scores["reasoning"]
     for scores in front["receiver"].values():
         scores[name] = scores["reasoning"]
-    card = model_card(recipe("r\n# x", "d"), {}, front, front["members"][0])
+    typed = Front.from_dict(front)
+    card = model_card(recipe("r\n# x", "d"), {}, typed, typed.members[0])
     assert card.count("\n# ") == 1
     (row,) = [line for line in card.splitlines() if line.startswith(r"| a\|b # heading |")]
     assert row.replace(r"\|", "").count("|") == 7

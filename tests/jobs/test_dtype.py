@@ -21,7 +21,7 @@ from mergefront.engine.inplace import model_hash
 from mergefront.errors import CheckpointError, EngineError, UserError
 from mergefront.files import whole_folder
 from mergefront.jobs.export import merge
-from mergefront.jobs.verify import Scored, comparable, same_tensors, verify
+from mergefront.jobs.verify import ScoredCandidate, comparable, same_tensors, verify
 from mergefront.merging import build
 from mergefront.merging.plan import plan_of
 from mergefront.merging.recipe import Override, Recipe, identity
@@ -231,19 +231,21 @@ def test_hashes_are_compared_where_they_must_agree(
     scoring = open_engine(settings, sources.folders)
     try:
         scoring.load(plan_of(recipe, sources))
-        scored = Scored(model_hash(scoring.parameter_hashes()), [])
+        scored = ScoredCandidate(model_hash(scoring.parameter_hashes()), [])
     finally:
         scoring.close()
     out = merge(recipe, sources, tmp_path / "out", dtype=dtype)
     items = ItemSet({}, {})  # no record is asked again
-    checks = verify(out, recipe, sources, settings, items, scored, dtype)
-    assert checks["engine"]["same_as_scored"] == agree
-    compared = any("hash to those scored" in words for words in checks["words"])
+    verified = verify(out, sources, settings, items, scored, dtype)
+    assert verified.same_as_scored == agree
+    compared = any("hash to those scored" in words for words in verified.sentences())
     assert compared == agree
-    assert any(words.startswith("not compared: parameter") for words in checks["words"]) != agree
+    assert (
+        any(words.startswith("not compared: parameter") for words in verified.sentences()) != agree
+    )
     if agree:
         with pytest.raises(EngineError, match="exported parameters hash to"):
-            verify(out, recipe, sources, settings, items, Scored("0" * 64, []), dtype)
+            verify(out, sources, settings, items, ScoredCandidate("0" * 64, []), dtype)
     with pytest.raises(EngineError, match="is not as in the receiver"):
         same_tensors(out, sources)
 
@@ -261,13 +263,11 @@ def test_an_engine_that_asks_the_config_may_choose_another_type(
     scoring = open_engine(settings, sources.folders)
     try:
         scoring.load(plan_of(recipe, sources))
-        scored = Scored(model_hash(scoring.parameter_hashes()), [])
+        scored = ScoredCandidate(model_hash(scoring.parameter_hashes()), [])
     finally:
         scoring.close()
     for dtype, same in (("auto", True), ("float32", False)):
         out = merge(recipe, sources, tmp_path / dtype, dtype=cast("Dtype", dtype))
-        checks = verify(
-            out, recipe, sources, settings, ItemSet({}, {}), scored, cast("Dtype", dtype)
-        )
-        assert checks["engine"]["same_as_scored"] == same
-        assert ("dtype" in checks) != same
+        verified = verify(out, sources, settings, ItemSet({}, {}), scored, cast("Dtype", dtype))
+        assert verified.same_as_scored == same
+        assert ("dtype" in verified.to_dict()) != same

@@ -177,25 +177,25 @@ def test_a_candidate_scores_what_its_run_recorded(
     score: Callable[..., dict[str, Any]], run: RunDirectory
 ) -> None:
     before = len(open_study(run).user_attrs["openings"])
-    member = read_front(run)["members"][0]
-    told = score(f"x:{member['number']}", "--against", "x:receiver", "--runs", run.path.parent)
+    member = read_front(run).members[0]
+    told = score(f"x:{member.number}", "--against", "x:receiver", "--runs", run.path.parent)
     assert told["split"] == "validation"
-    assert [one["name"] for one in told["models"]] == [f"x:{member['number']}", "x:receiver"]
-    for name, one in zip((str(member["number"]), RECEIVER), told["models"], strict=True):
+    assert [one["name"] for one in told["models"]] == [f"x:{member.number}", "x:receiver"]
+    for name, one in zip((str(member.number), RECEIVER), told["models"], strict=True):
         recorded = estimates_of(run.read_items(name, "validation"))
         for objective, estimate in recorded.items():
             found = one["tasks"][f"digits_{objective}"]["whole"]
             assert found["units"] == estimate.n == 40
             assert found["score"] == pytest.approx(estimate.mean)
             assert found["se"] == pytest.approx(estimate.se)
-    for objective, gain in member["gain"].items():
+    for objective, gain in member.gain.items():
         found = told["comparison"][f"digits_{objective}"]["comparison"]["difference"]
         assert {k: found[k] for k in ("mean", "low", "high")} == {
-            k: pytest.approx(gain[k]) for k in ("mean", "low", "high")
+            k: pytest.approx(getattr(gain, k)) for k in ("mean", "low", "high")
         }
     opened = open_study(run).user_attrs["openings"][before:]
     assert [(o["split"], o["model"]) for o in opened] == [
-        ("validation", str(member["number"])), ("validation", RECEIVER)
+        ("validation", str(member.number)), ("validation", RECEIVER)
     ]  # fmt: skip
     assert len(told["notes"]) == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,23 +28,25 @@ from mergefront.merging.recipe import Recipe
 from mergefront.models.locate import ModelNames
 from mergefront.records import Estimate, Evaluation, Item
 from mergefront.runs.directory import RECEIVER, RunDirectory
-from mergefront.runs.front import (
+from mergefront.runs.front import read_front
+from mergefront.runs.gains import (
     ALONE,
     BEATS,
     OVER_THE_FRONT,
     TRADES,
+    SharedItems,
     overlap,
     paired_gains,
-    summarise,
-    write_front,
 )
 from mergefront.runs.history import COMPLETED, estimates_of
 from mergefront.runs.members import believed, choose_finalists, picks, resolve_pick
 from mergefront.runs.report import write_report
+from mergefront.runs.summary import summarise, write_front
 from mergefront.runs.units import paired_units, units_of
 from mergefront.search.finish import blind_items, no_scores
 from mergefront.yaml_file import validate
 
+WITH_COST = {**ZOO_RUN["objectives"], "brevity": {"tokens_of": ["reasoning"], "limit": 80}}
 GROUPS = st.lists(
     st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=3), min_size=2, max_size=8
 )
@@ -93,26 +96,58 @@ def test_item_files_without_units_are_still_read(tmp_path: Path) -> None:
 def test_gains_are_tested_as_their_items_allow_and_adjusted_over_the_front(tmp_path: Path) -> None:
     front = summarise(*simulated_run(tmp_path))
     chances = []
-    for member in front["members"]:
-        mine, base = (scores(n, "validation", 0) for n in (str(member["number"]), RECEIVER))
-        gain = member["gain"]["reasoning"]
-        assert gain["test"] == "mcnemar"
-        assert gain["p"] == stats.mcnemar(mine, base)
-        assert gain["discordance"] == np.mean(mine != base)
-        assert gain["mean"] == pytest.approx(np.mean(mine - base))
-        chances.append(gain["p"])
+    for member in front.members:
+        mine, base = (scores(n, "validation", 0) for n in (str(member.number), RECEIVER))
+        gain = member.gain["reasoning"]
+        assert gain.test == "mcnemar"
+        assert gain.p == stats.mcnemar(mine, base)
+        assert gain.discordance == np.mean(mine != base)
+        assert gain.mean == pytest.approx(np.mean(mine - base))
+        chances.append(gain.p)
         pairs = [scores(n, "validation", 1).reshape(-1, 2).min(axis=1)
-                 for n in (str(member["number"]), RECEIVER)]  # fmt: skip
-        gain = member["gain"]["perception"]
-        assert gain["mean"] == pytest.approx(np.mean(pairs[0] - pairs[1]))
-        assert member["validation"]["perception"]["n"] == N // 2
-    found = [m["gain"]["reasoning"]["p_holm"] for m in front["members"]]
+                 for n in (str(member.number), RECEIVER)]  # fmt: skip
+        gain = member.gain["perception"]
+        assert gain.mean == pytest.approx(np.mean(pairs[0] - pairs[1]))
+        assert member.validation["perception"].n == N // 2
+    found = [m.gain["reasoning"].p_holm for m in front.members]
     assert found == stats.holm(chances)
-    assert [m["verdict"] for m in front["members"]][:2] == [BEATS, TRADES]
-    assert front["members"][0]["holds"] == OVER_THE_FRONT
-    winners = [m["holds"] for m in front["members"] if m["verdict"] == BEATS]
-    assert front["messages"][0].startswith(f"{len(winners)} of 3 members beat the receiver")
-    assert f"{winners.count(OVER_THE_FRONT)} of them hold over" in front["messages"][0]
+    assert [m.verdict for m in front.members][:2] == [BEATS, TRADES]
+    assert front.members[0].holds == OVER_THE_FRONT
+    winners = [m.holds for m in front.members if m.verdict == BEATS]
+    assert front.messages[0].startswith(f"{len(winners)} of 3 members beat the receiver")
+    assert f"{winners.count(OVER_THE_FRONT)} of them hold over" in front.messages[0]
+
+
+def test_a_front_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    run, study = simulated_run(tmp_path, objectives=WITH_COST)
+    assert write_front(run, study) == read_front(run)
+    written = run.front.read_text()
+    assert json.dumps(read_front(run).to_dict(), indent=1) == written
+    values = json.loads(written)
+    newer = {**values, "colour": 1, "belief": {**values["belief"], "colour": 1}}
+    run.front.write_text(json.dumps(newer))
+    assert json.dumps(read_front(run).to_dict(), indent=1) == written
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "mergefront/front@2"}, "has the format 'mergefront/front@2'"),
+        ({"belief": None}, "belief: "),
+    ],
+)
+def test_a_front_that_cannot_be_read_is_to_be_rebuilt(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    run, study = simulated_run(tmp_path)
+    write_front(run, study)
+    run.front.write_text(json.dumps({**json.loads(run.front.read_text()), **change}))
+    with pytest.raises(RunError, match=message) as caught:
+        read_front(run)
+    assert "mergefront rebuild" in caught.value.hint
+    run.front.write_text("{")
+    with pytest.raises(RunError, match=r"front\.json cannot be read"):
+        read_front(run)
 
 
 def test_a_gain_may_hold_for_the_member_alone(tmp_path: Path) -> None:
@@ -126,47 +161,48 @@ def test_a_gain_may_hold_for_the_member_alone(tmp_path: Path) -> None:
     run.add_items("3", luck)
     run.add_items("2", luck)
     front = summarise(run, study)
-    two, three = front["members"][1:]
-    assert two["gain"]["reasoning"]["p"] == pytest.approx(2 * 0.5**6)
-    assert two["gain"]["reasoning"]["p_holm"] == pytest.approx(4 * 0.5**6)
-    assert two["holds"] == three["holds"] == ALONE
-    assert "1 of them hold over the whole front" in front["messages"][0]
-    assert "2 for the member alone" in front["messages"][0]
+    two, three = front.members[1:]
+    assert two.gain["reasoning"].p == pytest.approx(2 * 0.5**6)
+    assert two.gain["reasoning"].p_holm == pytest.approx(4 * 0.5**6)
+    assert two.holds == three.holds == ALONE
+    assert "1 of them hold over the whole front" in front.messages[0]
+    assert "2 for the member alone" in front.messages[0]
 
 
 def test_an_objective_that_never_changed_is_said(tmp_path: Path) -> None:
     run, study = simulated_run(tmp_path)
-    assert not [one for one in summarise(run, study)["messages"] if "scored the same" in one]
+    assert not [one for one in summarise(run, study).messages if "scored the same" in one]
     for trial in study.trials[1:]:
         level = study.trials[0].values[1]
         changed = {"values": [trial.values[0], level]}
         study.set_user_attr(f"{COMPLETED}{trial.number}", changed)
-    (words,) = [one for one in summarise(run, study)["messages"] if "scored the same" in one]
+    (words,) = [one for one in summarise(run, study).messages if "scored the same" in one]
     assert words.startswith("perception scored the same for every candidate")
 
 
 def test_how_models_answered_is_told(tmp_path: Path) -> None:
     front = summarise(*simulated_run(tmp_path))
-    for answered in (front["receiver_answers"], *(m["answers"] for m in front["members"])):
+    for answered in (front.receiver_answers, *(m.answers for m in front.members)):
         for objective in ("reasoning", "perception"):
-            assert answered[objective] == {
+            assert asdict(answered[objective]) == {
                 "no_answer": pytest.approx(0.1),
                 "truncated": pytest.approx(0.1),
                 "tokens": pytest.approx((N - 1) / 2),
             }
-    assert not [one for one in front["messages"] if "log-probability" in one]
-    by_label = summarise(*simulated_run(tmp_path / "labels", mode="labels"))["messages"][-1]
+    assert not [one for one in front.messages if "log-probability" in one]
+    by_label = summarise(*simulated_run(tmp_path / "labels", mode="labels")).messages[-1]
     assert by_label == "Answers by label log-probability, not generated: digits_perception."
 
 
 def test_a_gain_that_is_there_blind_is_said(tmp_path: Path) -> None:
     front = summarise(*simulated_run(tmp_path))
-    one, two, _ = front["members"]
-    assert two["blind"] is None
+    one, two, _ = front.members
+    assert two.blind is None
+    assert one.blind is not None
     mine, base = (scores(n, "validation", 0, blind=True) for n in ("1", RECEIVER))
-    assert one["blind"]["scores"]["reasoning"]["mean"] == pytest.approx(mine.mean())
-    assert one["blind"]["gain"]["reasoning"]["mean"] == pytest.approx((mine - base).mean())
-    (words,) = front["messages"][1:]
+    assert one.blind.scores["reasoning"].mean == pytest.approx(mine.mean())
+    assert one.blind.gain["reasoning"].mean == pytest.approx((mine - base).mean())
+    (words,) = front.messages[1:]
     assert words.startswith(f"Member 1 gains {100 * (mine - base).mean():+.1f} points")
     assert "of reasoning without images too" in words
 
@@ -190,8 +226,8 @@ def test_the_blind_control_asks_the_same_questions_without_images() -> None:
 def test_guards_may_differ_by_objective(tmp_path: Path) -> None:
     changed: dict[str, Any] = {"report": {"guards": {"perception": 0.9}}}
     front = summarise(*simulated_run(tmp_path, **changed))
-    assert front["guards"] == {"perception": 0.9}
-    assert [m["verdict"] for m in front["members"]][:2] == [BEATS, BEATS]
+    assert front.guards == {"perception": 0.9}
+    assert [m.verdict for m in front.members][:2] == [BEATS, BEATS]
     with pytest.raises(ConfigError, match=r"report\.guards names reasoning; .*: perception"):
         validate({**ZOO_RUN, "report": {"guards": {"reasoning": 0.1}}}, RunConfig, "x.yaml")
 
@@ -199,7 +235,7 @@ def test_guards_may_differ_by_objective(tmp_path: Path) -> None:
 def test_items_of_another_split_are_counted_whatever_the_objective() -> None:
     searched = [record(str(i), 1.0, objective="b") for i in range(5)]
     reported = [record(str(i), 1.0, objective="a") for i in range(3, 9)]
-    assert overlap(searched, reported) == {"a": {"shared": 2, "n": 6}}
+    assert overlap(searched, reported) == {"a": SharedItems(shared=2, n=6)}
     assert overlap(searched, [record("1", 1.0, objective="a", task="other")]) == {}
 
 
@@ -207,7 +243,7 @@ def test_shared_items_are_told_before_any_number(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, study = simulated_run(tmp_path)
-    assert write_front(run, study)["warnings"] == []
+    assert write_front(run, study).warnings == ()
     again = [replace(r, split="validation") for r in records(RECEIVER, "search")[: N // 4]]
     kept = records(RECEIVER, "validation")
     run.add_items(RECEIVER, [*again, *kept[N // 4 :]])
@@ -218,7 +254,7 @@ def test_shared_items_are_told_before_any_number(
     run.add_items(RECEIVER, [*tested, *records(RECEIVER, "test")])
     front = write_front(run, study)
     words = "NOT INDEPENDENT: 30 of 120 validation items of reasoning were also searched on"
-    warning, twice = front["warnings"]
+    warning, twice = front.warnings
     assert warning.startswith(words)
     assert "8 of 128 test items of perception are validation items too" in twice
     page = write_report(tmp_path / "report.html", front).read_text()
@@ -226,7 +262,7 @@ def test_shared_items_are_told_before_any_number(
     assert body.index("</h1>") < body.index(words) < body.index("candidates (")
     assert "OVERLAP" in body
     recipe = Recipe("task_arithmetic", ModelNames(receiver="zoo:vlm", donors={}), {}, {})
-    card = model_card(recipe, {}, front, front["members"][1])
+    card = model_card(recipe, {}, front, front.members[1])
     assert card.index(words) < card.index("| objective |")
     print_front(front)
     assert capsys.readouterr().out.startswith(words)
@@ -321,13 +357,12 @@ def test_a_run_in_which_all_failed_says_with_what() -> None:
     assert no_scores(Path("runs/x"), []).hint == "raise the budget"
 
 
-def test_weighted_picks_and_those_that_are_none() -> None:
-    def member(number: int, *means: float) -> dict[str, Any]:
-        pairs = zip(("a", "b"), means, strict=True)
-        return {"number": number, "picks": [], "search": {o: {"mean": m} for o, m in pairs}}
-
-    front = {"members": [member(1, 0.9, 0.1), member(2, 0.6, 0.5)], "objectives": ["a", "b"]}
-    front["candidates"] = 9
+def test_weighted_picks_and_those_that_are_none(tmp_path: Path) -> None:
+    front = summarise(*simulated_run(tmp_path))
+    first, second, _ = front.members
+    first = replace(first, believed={"a": Estimate(0.9, 0.0, 0), "b": Estimate(0.1, 0.0, 0)})
+    second = replace(second, believed={"a": Estimate(0.6, 0.0, 0), "b": Estimate(0.5, 0.0, 0)})
+    front = replace(front, members=(first, second), objectives=("a", "b"), candidates=9)
     path = Path("x")
     assert resolve_pick(front, "weighted:a=3,b=1", path) == 1
     assert resolve_pick(front, "weighted:a=1,b=1", path) == 2

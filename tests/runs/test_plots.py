@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from fixtures_science import (
     front_json,
     raced_candidates,
 )
-from mergefront.records import Evaluation
+from mergefront.records import Estimate, Evaluation
+from mergefront.runs.front import Front
 from mergefront.runs.history import BEHIND, KNOWN
 from mergefront.runs.plots import (
     calibration_figure,
@@ -37,9 +40,9 @@ from mergefront.space.profiles import Profile
 from mergefront.stats.pareto import hypervolume
 
 FOUND = candidates(30)
-FRONT = front_json(FOUND)
+FRONT = Front.from_dict(front_json(FOUND))
 RACED = raced_candidates()
-RACED_FRONT = front_json(RACED)
+RACED_FRONT = Front.from_dict(front_json(RACED))
 BELIEVED = believed_of(RACED)
 
 
@@ -60,12 +63,12 @@ def test_the_front_shows_every_candidate_and_validated_members_where_they_belong
     shown = labelled(axis)
     assert len(shown["candidates (search items)"]) == 30 - 4 - 1  # warm starts, one failure
     assert len(shown["warm starts (search items)"]) == 4
-    members = FRONT["members"]
+    members = FRONT.members
     for label, chosen in (
-        ("front (validation, 95 %)", [m for m in members if not m["picks"]]),
-        ("picks (validation, 95 %)", [m for m in members if m["picks"]]),
+        ("front (validation, 95 %)", [m for m in members if not m.picks]),
+        ("picks (validation, 95 %)", [m for m in members if m.picks]),
     ):
-        expected = [[100 * m["validation"][o]["mean"] for o in OBJECTIVES] for m in chosen]
+        expected = [[100 * m.validation[o].mean for o in OBJECTIVES] for m in chosen]
         assert shown[label].tolist() == pytest.approx(np.array(expected))
     (corner,) = shown["reference (26.0, 74.4)"]
     assert corner.tolist() == pytest.approx([26.0, 74.4])
@@ -84,10 +87,10 @@ def shaded(axis: Any) -> float:
 
 def test_the_shade_is_the_hypervolume_of_what_chose_the_members() -> None:
     axis = front_figure(FRONT, FOUND, sampler="como-cma").axes[0]
-    assert shaded(axis) == pytest.approx(FRONT["hypervolume"]["search"], rel=1e-6)
+    assert shaded(axis) == pytest.approx(FRONT.hypervolume.search, rel=1e-6)
     axis = front_figure(RACED_FRONT, RACED, sampler="como-cma", believed=BELIEVED).axes[0]
     covered = hypervolume(belief_of(RACED).mean_NM, list(REFERENCE.values()))
-    assert abs(covered - RACED_FRONT["hypervolume"]["search"]) > 1e-4
+    assert abs(covered - RACED_FRONT.hypervolume.search) > 1e-4
     assert shaded(axis) == pytest.approx(covered, rel=1e-6)
 
 
@@ -101,16 +104,16 @@ def test_who_left_is_apart_and_members_go_from_belief_to_validation() -> None:
     assert len(shown["candidates (search items)"]) == 64 - 1 - 4 - len(left)
     lines = {tuple(line.get_xydata().ravel().round(6)) for line in axis.lines}
     for label, picked in (("front", False), ("picks", True)):
-        members = [m for m in RACED_FRONT["members"] if bool(m["picks"]) == picked]
+        members = [m for m in RACED_FRONT.members if bool(m.picks) == picked]
         start, end = (
-            np.array([[100 * m[step][o]["mean"] for o in OBJECTIVES] for m in members])
+            np.array([[100 * getattr(m, step)[o].mean for o in OBJECTIVES] for m in members])
             for step in ("believed", "validation")
         )
         assert shown[f"{label} as believed"].tolist() == pytest.approx(start)
         assert {tuple(one.ravel().round(6)) for one in np.stack([start, end], axis=1)} <= lines
     for limits, name in ((axis.get_xlim(), "reasoning"), (axis.get_ylim(), "perception")):
-        for member in RACED_FRONT["members"]:
-            assert limits[0] < 100 * member["believed"][name]["mean"] < limits[1]
+        for member in RACED_FRONT.members:
+            assert limits[0] < 100 * member.believed[name].mean < limits[1]
 
 
 def test_calibration_is_what_a_model_without_the_candidate_foretells() -> None:
@@ -172,27 +175,27 @@ def test_the_race_shows_what_each_answered_and_why_it_left(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("keep", [0, 1])
 def test_fronts_of_next_to_nothing(keep: int, tmp_path: Path) -> None:
-    front = {**FRONT, "members": FRONT["members"][:keep]}
+    front = replace(FRONT, members=FRONT.members[:keep])
     save(front_figure(front, FOUND[:keep], sampler="como-cma"), tmp_path, "front")
     save(history_figure(FOUND[:keep], OBJECTIVES, REFERENCE), tmp_path, "history")
 
 
 def test_three_objectives_have_a_panel_for_each_pair_with_the_first(tmp_path: Path) -> None:
-    def third(scores: dict[str, Any]) -> dict[str, Any]:
+    def third(scores: Mapping[str, Estimate]) -> dict[str, Estimate]:
         return {**scores, "brevity": scores["perception"]}
 
     found = [
-        Evaluation(e.number, e.point, e.origin, third(dict(e.objectives)), failure=e.failure)
+        Evaluation(e.number, e.point, e.origin, third(e.objectives), failure=e.failure)
         for e in FOUND
         if not e.failure
     ]
-    front = {
-        **FRONT,
-        "objectives": [*OBJECTIVES, "brevity"],
-        "reference": {**REFERENCE, "brevity": 0.5},
-        "receiver": {k: third(v) for k, v in FRONT["receiver"].items()},
-        "members": [{**m, "validation": third(m["validation"])} for m in FRONT["members"]],
-    }
+    front = replace(
+        FRONT,
+        objectives=(*OBJECTIVES, "brevity"),
+        reference={**REFERENCE, "brevity": 0.5},
+        receiver={split: third(scores) for split, scores in FRONT.receiver.items()},
+        members=tuple(replace(m, validation=third(m.validation)) for m in FRONT.members),
+    )
     figure = front_figure(front, found, sampler="como-cma")
     assert [a.get_ylabel() for a in figure.axes] == [
         "perception (% of items)",
@@ -200,13 +203,13 @@ def test_three_objectives_have_a_panel_for_each_pair_with_the_first(tmp_path: Pa
     ]
     save(figure, tmp_path, "front")
     with pytest.raises(ValueError, match="two objectives"):
-        front_figure({**FRONT, "objectives": ["reasoning"]}, FOUND, sampler="como-cma")
+        front_figure(replace(FRONT, objectives=("reasoning",)), FOUND, sampler="como-cma")
 
 
 def test_history_ends_at_the_hypervolume_and_the_best() -> None:
     axes = history_figure(FOUND, OBJECTIVES, REFERENCE).axes
     volume = axes[0].lines[0].get_ydata()
-    assert volume[-1] == pytest.approx(FRONT["hypervolume"]["search"])
+    assert volume[-1] == pytest.approx(FRONT.hypervolume.search)
     assert (np.diff(volume) > -1e-12).all()  # up to rounding
     for axis, name in zip(axes[1:], OBJECTIVES, strict=True):
         best = max(e.objectives[name].mean for e in FOUND if not e.failure)

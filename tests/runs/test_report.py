@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mergefront.cli.results import print_front
 from mergefront.jobs.card import model_card
 from mergefront.merging.recipe import Recipe
 from mergefront.models.locate import ModelNames
+from mergefront.runs.front import Front, UnvalidatedCandidate
 from mergefront.runs.plots import front_figure, history_figure, save
 from mergefront.runs.report import Figure, write_report
 
@@ -72,14 +74,14 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> list[Figure]:
     folder = tmp_path_factory.mktemp("plots")
-    save(front_figure(FRONT, FOUND, sampler="como-cma"), folder, "front")
+    save(front_figure(Front.from_dict(FRONT), FOUND, sampler="como-cma"), folder, "front")
     save(history_figure(FOUND, OBJECTIVES, REFERENCE), folder, "history")
     names = ("front", "history", "missing")
     return [Figure(folder / f"{name}.svg", f"Picture of <{name}>") for name in names]
 
 
 def page(tmp_path: Path, front: dict[str, Any], **more: Any) -> Page:
-    path = write_report(tmp_path / "report.html", front, **more)
+    path = write_report(tmp_path / "report.html", Front.from_dict(front), **more)
     return Page(path.read_text(encoding="utf-8"))
 
 
@@ -189,9 +191,10 @@ def test_the_race_says_what_it_saved_and_how_often_it_was_wrong(tmp_path: Path) 
     assert "each on up to 300 search items" in found.text
 
 
-def test_a_run_without_a_race_says_nothing_of_it(tmp_path: Path) -> None:
+def test_a_run_in_which_nobody_left_says_nothing_of_the_race(tmp_path: Path) -> None:
     assert FRONT["race"]["items"] == 1.0
     assert "The race" not in page(tmp_path, FRONT).text
+    assert "The race" not in page(tmp_path, {**FRONT, "race": {}}).text
 
 
 def test_checks_stand_in_their_sections(tmp_path: Path, figures: list[Figure]) -> None:
@@ -207,8 +210,7 @@ def test_checks_stand_in_their_sections(tmp_path: Path, figures: list[Figure]) -
 
 def test_a_front_is_printed_with_who_chose_it(capsys: pytest.CaptureFixture[str]) -> None:
     def printed(front: dict[str, Any]) -> str:
-        volume = {**front["hypervolume"]["validation"], "reference": REFERENCE}
-        print_front({**front, "test_rounds": 1, "hypervolume": {"validation": volume}})
+        print_front(Front.from_dict(front))
         return capsys.readouterr().out
 
     by_model = printed(RACED)
@@ -231,16 +233,17 @@ def test_a_card_says_by_what_the_model_was_chosen() -> None:
     member = RACED["members"][0]
 
     def card(front: dict[str, Any]) -> str:
-        return model_card(recipe, {}, front, front["members"][0])
+        typed = Front.from_dict(front)
+        return model_card(recipe, {}, typed, typed.members[0])
 
     believed = ", ".join(f"{n} {percent(member['believed'][n])}" for n in OBJECTIVES)
     assert f"scores on search items believes of it ({believed})" in card(RACED)
     assert "by its scores on search items, not by a model" in card(unchosen(RACED, "too few"))
-    lone = {"number": 13, "search": member["search"], "picks": []}
-    early = {n: {**v, "partial": 0.01} for n, v in member["search"].items()}
-    whole = {n: {**v, "partial": 0.0} for n, v in member["search"].items()}
-    assert "(it left early)" in model_card(recipe, {}, RACED, {**lone, "search": early})
-    assert "(it left early)" not in model_card(recipe, {}, RACED, {**lone, "search": whole})
+    front = Front.from_dict(RACED)
+    for partial, early in ((0.01, True), (0.0, False)):
+        search = {n: replace(e, partial=partial) for n, e in front.members[0].search.items()}
+        lone = UnvalidatedCandidate(13, search)
+        assert ("(it left early)" in model_card(recipe, {}, front, lone)) == early
 
 
 def test_what_a_run_may_lack_is_left_out(tmp_path: Path) -> None:
@@ -248,7 +251,6 @@ def test_what_a_run_may_lack_is_left_out(tmp_path: Path) -> None:
     bare = {
         **FRONT,
         "members": members,
-        "receiver": {**FRONT["receiver"], "test": None},
         "messages": ["Nothing beats the receiver."],
         "seconds": {},
     }

@@ -27,21 +27,12 @@ from mergefront.merging.recipe import Recipe
 from mergefront.models.locate import ModelNames
 from mergefront.records import Answer, Estimate, Evaluation, Item
 from mergefront.runs.directory import ItemRecord, RunDirectory, blind_name, with_costs
-from mergefront.runs.front import (
-    BEATS,
-    TRADES,
-    UNRESOLVED,
-    WORSE,
-    read_front,
-    summarise,
-    verdict,
-    write_front,
-)
+from mergefront.runs.front import Front, read_front
+from mergefront.runs.gains import BEATS, TRADES, UNRESOLVED, WORSE, Gain, paired_gains, verdict
 from mergefront.runs.history import (
     COLLAPSED,
     estimates_of,
     evaluations,
-    in_tokens,
     open_study,
     reference_point,
 )
@@ -49,6 +40,7 @@ from mergefront.runs.members import believed, choose_finalists, picks
 from mergefront.runs.plots import front_figure
 from mergefront.runs.report import write_report
 from mergefront.runs.status import status_of
+from mergefront.runs.summary import summarise, write_front
 from mergefront.sampling import noisy_gp
 from mergefront.search.finish import finish
 from mergefront.search.loop import start_search
@@ -344,8 +336,8 @@ def test_the_sampler_is_given_the_bound_as_a_score(monkeypatch: pytest.MonkeyPat
     assert [list(one) for one in given[0]] == [[0.3, 0.0, 0.6], [None, 0.25, None]]
 
 
-def gain(mean: float, half: float = 0.01) -> dict[str, float]:
-    return {"mean": mean, "low": mean - half, "high": mean + half}
+def gain(mean: float, half: float = 0.01) -> Gain:
+    return Gain(mean, mean - half, mean + half, p=0.5, test="clustered t", discordance=0.1)
 
 
 @pytest.mark.parametrize(
@@ -376,35 +368,39 @@ def test_front_report_and_card_say_it_in_tokens(
         run.add_items(name, rows)
     front = write_front(run, study)
     assert front == summarise(run, study)
-    assert front["costs"] == {"brevity": {"tokens_of": ["reasoning"], "limit": 80}}
-    assert front["guards"] == {"perception": 0.02}
+    assert front.costs == {"brevity": TokenCost(tokens_of=("reasoning",), limit=80)}
+    assert front.guards == {"perception": 0.02}
     base = np.minimum(np.arange(120), 80)
-    assert front["receiver"]["validation"]["brevity"]["tokens"] == pytest.approx(base.mean())
-    for member, factor in zip(front["members"], (0.5, 2.0, 1.0), strict=True):
+    assert front.receiver["validation"]["brevity"].tokens == pytest.approx(base.mean())
+    for member, factor in zip(front.members, (0.5, 2.0, 1.0), strict=True):
         mine = np.minimum((factor * np.arange(120)).astype(int), 80)
         for split in ("validation", "test"):
-            found = (member[split] or front["receiver"][split])["brevity"]
-            if member[split]:
-                assert found["mean"] == pytest.approx(1 - mine.mean() / 80)
-                assert found["tokens"] == pytest.approx(mine.mean())
-        assert member["gain"]["brevity"]["tokens"] == pytest.approx((mine - base).mean())
-        assert "tokens" not in member["validation"]["reasoning"]
-        assert {*member["answers"]} == {"reasoning", "perception"}
-    assert "brevity" not in front["members"][0]["blind"]["scores"]
-    assert {*front["receiver_blind"]} == {"reasoning", "perception"}
-    assert not any("brevity" in words for words in front["warnings"])
+            estimates = getattr(member, split)
+            if estimates:
+                assert estimates["brevity"].mean == pytest.approx(1 - mine.mean() / 80)
+                assert estimates["brevity"].tokens == pytest.approx(mine.mean())
+        assert member.gain["brevity"].tokens == pytest.approx((mine - base).mean())
+        assert member.validation["reasoning"].tokens is None
+        assert {*member.answers} == {"reasoning", "perception"}
+    blind = front.members[0].blind
+    assert blind is not None
+    assert "brevity" not in blind.scores
+    assert {*(front.receiver_blind or {})} == {"reasoning", "perception"}
+    assert not any("brevity" in words for words in front.warnings)
     print_front(front)
     shown = capsys.readouterr().out  # in cells that may be wrapped
     assert f"({base.mean():.2f}" in shown
     assert "tokens)" in shown
-    page = write_report(tmp_path / "report.html", json.loads(json.dumps(front))).read_text()
+    page = write_report(
+        tmp_path / "report.html", Front.from_dict(json.loads(json.dumps(front.to_dict())))
+    ).read_text()
     assert f"; {base.mean():.2f} tokens</span>" in page
     assert "scores 1 - min(t / 80, 1): 0 % is 80 tokens or more" in page
     assert "loss of perception is at most 2 points" in page
     assert "loss of brevity" not in page
     recipe = Recipe("task_arithmetic", ModelNames(receiver="zoo:vlm", donors={}), {}, {})
-    card = model_card(recipe, {}, front, front["members"][0])
-    mine = front["members"][0]["validation"]["brevity"]["tokens"]
+    card = model_card(recipe, {}, front, front.members[0])
+    mine = front.members[0].validation["brevity"].tokens
     assert f"({mine:.2f} tokens)" in card
     assert "scores 1 - min(t / 80, 1)." in card
     labels = [axis.get_ylabel() for axis in front_figure(front, [], sampler="tpe").axes]
@@ -412,8 +408,9 @@ def test_front_report_and_card_say_it_in_tokens(
 
 
 def test_no_loss_is_never_told_as_minus_nothing() -> None:
-    plain = in_tokens({"b": gain(0.0)}, {"b": BOTH})
-    assert f"{plain['b']['tokens']:+.2f}" == "+0.00"
+    rows = [record("reasoning", index, 9) for index in range(4)]
+    gains = paired_gains(rows, rows, ["reasoning"], {"reasoning": BOTH})
+    assert f"{gains['reasoning'].tokens:+.2f}" == "+0.00"
 
 
 def test_a_cost_adds_no_question_to_the_plan(tmp_path: Path) -> None:
@@ -516,7 +513,7 @@ def test_a_search_asks_nothing_for_its_cost(run: tuple[RunDirectory, Path, int])
     assert asked == first
     items = item_set(made.config.objective_tasks, made.config.items, Path()).items["search"]
     costs = made.config.costs
-    race = Race(made.config.search.racing, items, read_front(made)["reference"], 0, costs=costs)
+    race = Race(made.config.search.racing, items, read_front(made).reference, 0, costs=costs)
     for e in found:
         rows = made.read_items(str(e.number), "search")
         tokens = [r.tokens for r in made.read_answers(str(e.number), "search")]
@@ -536,19 +533,20 @@ def test_a_search_with_a_cost_reports_it_and_keeps_its_bound(
 ) -> None:
     made, _, _ = run
     front = read_front(made)
-    assert front["objectives"] == ["reasoning", "brevity", "perception"]
-    assert front["reference"]["brevity"] == 0.0
-    for member in front["members"]:
-        answers = made.read_answers(str(member["number"]), "validation")
+    assert front.objectives == ("reasoning", "brevity", "perception")
+    assert front.reference["brevity"] == 0.0
+    for member in front.members:
+        answers = made.read_answers(str(member.number), "validation")
         mean = np.mean([min(r.tokens, 4) for r in answers])
-        assert member["validation"]["brevity"]["tokens"] == pytest.approx(mean)
-        if "guarded" in member["picks"]:
-            assert member["believed"]["brevity"]["tokens"] <= 2.5
-        if member["blind"]:
-            assert "brevity" not in member["blind"]["scores"]
+        assert member.validation["brevity"].tokens == pytest.approx(mean)
+        if "guarded" in member.picks:
+            assert (member.believed["brevity"].tokens or 9.0) <= 2.5
+        if member.blind:
+            assert "brevity" not in member.blind.scores
     status = status_of(made.path.parent, made.path.name)
-    assert all(0 < row["brevity"]["tokens"] < 4 for row in status["front"])
-    assert status["race"]["items"] < 1
+    assert all(0 < (row.believed["brevity"].tokens or 0.0) < 4 for row in status.front)
+    assert status.race is not None
+    assert status.race.items < 1
 
 
 def test_killed_with_a_cost_a_run_goes_on_to_the_same_trajectory(
@@ -565,7 +563,7 @@ def test_killed_with_a_cost_a_run_goes_on_to_the_same_trajectory(
         assert trajectory(resumed) == trajectory(made)
         ours, theirs = read_front(resumed), read_front(made)
         for key in ("members", "hypervolume", "belief", "receiver"):
-            assert ours[key] == theirs[key]
+            assert getattr(ours, key) == getattr(theirs, key)
 
 
 def test_the_time_kept_for_the_end_counts_questions_and_no_cost() -> None:

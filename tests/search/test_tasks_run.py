@@ -113,7 +113,7 @@ def test_two_library_tasks_for_each_objective(
     means = {name: one.mean for name, one in estimates_of(records).items()}
     assert means["perception"] > 0.8  # it sees, by the rules text and contains
     assert means["reasoning"] < 0.6
-    assert len(read_front(run)["members"]) == 2
+    assert len(read_front(run).members) == 2
     data = run.manifest()["items"]["data"]
     assert set(data) == {name for names in NAMES.values() for name in names}
     assert all(sum(one["items"].values()) > 100 for one in data.values())

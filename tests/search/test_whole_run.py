@@ -19,7 +19,7 @@ from mergefront.config import EngineConfig, ItemCounts, RunConfig
 from mergefront.errors import EngineError, RunError
 from mergefront.jobs import artifacts
 from mergefront.jobs.export import export_candidate
-from mergefront.jobs.verify import Scored
+from mergefront.jobs.verify import ScoredCandidate
 from mergefront.records import Split
 from mergefront.runs import compare
 from mergefront.runs.directory import RECEIVER, RunDirectory
@@ -71,7 +71,7 @@ def test_the_budget_is_kept_and_warm_starts_come_first(run: RunDirectory) -> Non
     assert [e.number for e in found] == list(range(16))
     assert found[0].origin == "receiver"
     assert [e.origin for e in found[1:5]] == [f"uniform {c:g}" for c in (0.25, 0.5, 0.75, 1.0)]
-    assert {e.origin for e in found[5:]} == {read_front(run)["sampler"]} <= {*SAMPLERS}
+    assert {e.origin for e in found[5:]} == {read_front(run).sampler} <= {*SAMPLERS}
     assert all(0 <= u <= 1 for e in found for u in e.point)
 
 
@@ -79,7 +79,7 @@ def test_the_race_can_be_run_again_from_what_was_recorded(run: RunDirectory) -> 
     """Estimates and verdicts follow from points and item files alone."""
     found = evaluations(open_study(run), run)
     items = item_set(run.config.objective_tasks, run.config.items, Path()).items["search"]
-    reference = read_front(run)["reference"]
+    reference = read_front(run).reference
     race = Race(run.config.search.racing, items, reference, run.config.search.seed)
     assert any(e.raced.left for e in found)
     for e in found:
@@ -97,40 +97,40 @@ def test_the_race_can_be_run_again_from_what_was_recorded(run: RunDirectory) -> 
             then = replace(e, objectives=race.estimate(by_then))
             assert race.verdict(e.point, then.objectives) == e.raced.left
         race.learn(then, by_then)
-    members = {m["number"] for m in read_front(run)["members"]}
+    members = {m.number for m in read_front(run).members}
     assert all(e.raced.completed or not e.raced.left for e in found if e.number in members)
 
 
 def test_every_reported_number_follows_from_the_item_files(run: RunDirectory) -> None:
     front = read_front(run)
-    assert len(front["members"]) == 6
-    for member in front["members"]:
-        splits: list[Split] = ["validation", "test"] if member["test"] else ["validation"]
+    assert len(front.members) == 6
+    for member in front.members:
+        splits: list[Split] = ["validation", "test"] if member.test else ["validation"]
         for split in splits:
-            records = run.read_items(str(member["number"]), split)
+            records = run.read_items(str(member.number), split)
             for objective, estimate in estimates_of(records).items():
-                assert member[split][objective]["mean"] == estimate.mean
+                assert getattr(member, split)[objective].mean == estimate.mean
                 rows = [r.score for r in records if r.objective == objective]
                 assert estimate.mean == pytest.approx(sum(rows) / len(rows))
         base = {r.item: r.score for r in run.read_items(RECEIVER, "validation")}
-        mine = run.read_items(str(member["number"]), "validation")
+        mine = run.read_items(str(member.number), "validation")
         gains = [r.score - base[r.item] for r in mine if r.objective == "reasoning"]
-        assert member["gain"]["reasoning"]["mean"] == pytest.approx(sum(gains) / len(gains))
-    receiver = front["receiver"]["search"]
-    assert front["test_rounds"] == 1
-    validated = front["receiver"]["validation"]["reasoning"]["mean"]
-    assert front["hypervolume"]["validation"]["reference"]["reasoning"] == validated
-    assert front["reference"] == {
-        "reasoning": receiver["reasoning"]["mean"],
-        "perception": 0.8 * receiver["perception"]["mean"],
+        assert member.gain["reasoning"].mean == pytest.approx(sum(gains) / len(gains))
+    receiver = front.receiver["search"]
+    assert front.test_rounds == 1
+    validated = front.receiver["validation"]["reasoning"].mean
+    assert front.hypervolume.validation.reference["reasoning"] == validated
+    assert front.reference == {
+        "reasoning": receiver["reasoning"].mean,
+        "perception": 0.8 * receiver["perception"].mean,
     }
 
 
 def test_splits_are_opened_for_members_and_picks_only_and_recorded(run: RunDirectory) -> None:
     front = read_front(run)
-    opened = {(o["split"], o["model"]) for o in front["openings"]}
-    members = {str(m["number"]) for m in front["members"]}
-    picked = {str(m["number"]) for m in front["members"] if m["picks"]}
+    opened = {(o.split, o.model) for o in front.openings}
+    members = {str(m.number) for m in front.members}
+    picked = {str(m.number) for m in front.members if m.picks}
     blind = {f"{m}.blind" for m in picked | {RECEIVER}}
     assert opened == {("validation", m) for m in members | {RECEIVER} | blind} | {
         ("test", m) for m in picked | {RECEIVER}
@@ -146,20 +146,20 @@ def test_splits_are_opened_for_members_and_picks_only_and_recorded(run: RunDirec
 
 def test_without_images_perception_is_gone(run: RunDirectory) -> None:
     front = read_front(run)
-    picked = [m for m in front["members"] if m["picks"]]
-    assert [m["blind"] is not None for m in front["members"]] == [
-        bool(m["picks"]) for m in front["members"]
-    ]
-    for name in (RECEIVER, *(str(m["number"]) for m in picked)):
+    picked = [m for m in front.members if m.picks]
+    assert [m.blind is not None for m in front.members] == [bool(m.picks) for m in front.members]
+    for name in (RECEIVER, *(str(m.number) for m in picked)):
         seen, unseen = run.read_items(name, "validation"), run.read_items(f"{name}.blind")
         assert [r.item for r in seen] == [r.item for r in unseen]
         assert [r.text for r in seen] != [r.text for r in unseen]
-    blind, sighted = front["receiver_blind"], front["receiver"]["validation"]
-    assert blind["perception"]["mean"] < 0.5 < sighted["perception"]["mean"]
+    blind, sighted = front.receiver_blind, front.receiver["validation"]
+    assert blind is not None
+    assert blind["perception"].mean < 0.5 < sighted["perception"].mean
     for member in picked:
-        scores, gain = member["blind"]["scores"], member["blind"]["gain"]
+        assert member.blind is not None
+        scores, gain = member.blind.scores, member.blind.gain
         for name in ("reasoning", "perception"):
-            assert gain[name]["mean"] == pytest.approx(scores[name]["mean"] - blind[name]["mean"])
+            assert gain[name].mean == pytest.approx(scores[name].mean - blind[name].mean)
 
 
 def test_the_export_is_complete_and_verified(run: RunDirectory) -> None:
@@ -187,10 +187,8 @@ def test_an_export_that_is_not_what_was_scored_leaves_nothing(
             named.sources,
             tmp_path / "out",
             settings=EngineConfig(kind="transformers", dtype="float32", threads=1),
-            items=item_set(
-                run.config.objective_tasks, ItemCounts(search=4, validation=4, test=4), Path()
-            ),
-            scored=Scored("0" * 64, []),
+            items=item_set(run.config.objective_tasks, ItemCounts(search=4, validation=4, test=4), Path()),
+            scored=ScoredCandidate("0" * 64, []),
             front=read_front(run),
             member=named.member,
         )
@@ -202,7 +200,7 @@ def test_front_status_and_compare_print_data(command: Command, run: RunDirectory
     assert (code, err) == (0, "")
     assert "receiver" in out
     assert "knee" in out
-    assert json.loads(command("front", "x", "--json")[1]) == read_front(run)
+    assert json.loads(command("front", "x", "--json")[1]) == json.loads(run.front.read_text())
     status = json.loads(command("status", "x", "--json")[1])
     assert (status["state"], status["candidates"]) == ("finished", 16)
     code, out, _ = command("compare", "x:0", "x:1", "--json")
@@ -226,7 +224,7 @@ def test_compare_draws_and_reads_recipe_files(
 def test_a_candidate_that_was_not_validated_exports_and_says_so(
     command: Command, run: RunDirectory, tmp_path: Path
 ) -> None:
-    members = {m["number"] for m in read_front(run)["members"]}
+    members = {m.number for m in read_front(run).members}
     other = next(n for n in range(1, 16) if n not in members)
     code, _, err = command("export", "x", "--pick", other, "--out", tmp_path / "out")
     assert code == 0
@@ -344,6 +342,6 @@ def test_a_run_of_an_old_version_is_refused(run: RunDirectory) -> None:
 
 def test_picks_are_those_that_were_tested(run: RunDirectory) -> None:
     front = read_front(run)
-    picked = {pick: m["number"] for m in front["members"] for pick in m["picks"]}
+    picked = {pick: m.number for m in front.members for pick in m.picks}
     assert picked == open_study(run).user_attrs[PICKS]
     assert all(run.read_answers(str(number), "test") for number in picked.values())

@@ -14,7 +14,7 @@ from mergefront.config import RacingConfig
 from mergefront.records import Estimate, Evaluation, Item, Raced
 from mergefront.runs.belief import believe
 from mergefront.runs.directory import ItemRecord
-from mergefront.runs.history import BEHIND, COLLAPSED, KNOWN, flat
+from mergefront.runs.history import BEHIND, COLLAPSED, KNOWN, constant_objectives
 from mergefront.sampling.gp.posterior import TRUSTED_FROM
 from mergefront.search.race import Race, rungs_of
 from mergefront.stats import estimate
@@ -382,6 +382,6 @@ def test_an_objective_that_never_changes_is_said(caplog: pytest.LogCaptureFixtur
             "perception", np.ones(8)
         )
         race.learn(Evaluation(number, (0.1 * number,), "x", race.estimate(rows)), rows)
-    assert flat(race.evaluations, NAMES) == ["perception"]
+    assert constant_objectives(race.evaluations, NAMES) == ["perception"]
     (line,) = caplog.records
     assert line.getMessage().startswith("objective perception: all of the first candidates score")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Group
@@ -14,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mergefront.cli.terminal import err, percent, table
-from mergefront.runs.history import in_tokens, told
-from mergefront.runs.members import current_front
+from mergefront.runs.history import RaceSummary, race_summary, with_tokens
+from mergefront.runs.members import FrontRow, current_front
 from mergefront.stats import pareto
 
 if TYPE_CHECKING:
@@ -24,19 +23,13 @@ if TYPE_CHECKING:
     from mergefront.search.loop import RunningSearch
 
 
-def front_table(
-    objectives: Sequence[str], members: Sequence[Mapping[str, Any]], chosen_by: str
-) -> Table:
+def front_table(objectives: Sequence[str], members: Sequence[FrontRow], chosen_by: str) -> Table:
     """Current front: number, objectives with standard errors, origin.
 
     `chosen_by` is "model", or why the scores choose and not the model.
     """
     rows = [
-        [
-            str(member["number"]),
-            *(percent(member[o]) for o in objectives),
-            member["origin"],
-        ]
+        [str(member.number), *(percent(member.believed[o]) for o in objectives), member.origin]
         for member in members
     ]
     title = (
@@ -124,9 +117,8 @@ class Display:
         )
 
     def _scores(self, estimates: Mapping[str, Estimate]) -> str:
-        plain = {name: asdict(estimates[name]) for name in self.objectives}
-        shown = in_tokens(plain, self.config.costs)
-        return "  ".join(f"{name} {percent(one)}" for name, one in shown.items())
+        shown = with_tokens(estimates, self.config.costs)
+        return "  ".join(f"{name} {percent(shown[name])}" for name in self.objectives)
 
     def _hypervolume(self) -> float:
         """Of what is believed of the front."""
@@ -144,7 +136,9 @@ class Display:
                 f"{self.clock.elapsed() / 60:.1f} min so far"
             )
         lines += [
-            line for line in (race_line(told(self.found, self.config.costs)), self._model()) if line
+            line
+            for line in (race_line(race_summary(self.found, self.config.costs)), self._model())
+            if line
         ]
         belief = self.race.belief
         rows = current_front(self.found, belief, self.config)[:12]
@@ -166,12 +160,12 @@ class Display:
         )
 
 
-def race_line(saved: Mapping[str, Any]) -> str:
+def race_line(race: RaceSummary | None) -> str:
     """What the race has saved, in a line; empty before there is anything to say."""
-    if not saved or not any(saved["left"].values()):
+    if race is None or not any(race.left.values()):
         return ""
-    reasons = ", ".join(f"{number} {why}" for why, number in saved["left"].items() if number)
+    reasons = ", ".join(f"{number} {why}" for why, number in race.left.items() if number)
     return (
-        f"race: {100 * saved['items']:.0f} % of the items asked, in {100 * saved['seconds']:.0f} % "
+        f"race: {100 * race.items:.0f} % of the items asked, in {100 * race.seconds:.0f} % "
         f"of the seconds; left early: {reasons}"
     )

@@ -202,7 +202,7 @@ def _table(tasks: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     columns += ["without images %", "images add"] if blind else []
     rows = []
     for task, one in tasks.items():
-        without = [_interval(one["blind"]["summary"]), points(one["blind"]["gain"])] if (
+        without = [_interval(one["blind"]["summary"]), _points(one["blind"]["gain"])] if (
             one["blind"]) else []  # fmt: skip
         rows.append([task, *_cells(one["whole"], labelled), *without])
         if len(one["strata"]) > 1:
@@ -231,12 +231,16 @@ def _interval(summary: Mapping[str, float]) -> str:
     return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
 
 
+def _points(difference: Mapping[str, float]) -> str:
+    return points(difference["mean"], difference["low"], difference["high"])
+
+
 def _compared(task: str, one: Mapping[str, Any]) -> list[str]:
     found = one["comparison"]
     return [
         task,
         str(one["units"]),
-        points(found["difference"]),
+        _points(found["difference"]),
         f"{100 * found['discordance']:.1f} %",
         f"{found['p']:.2g}",
         f"{one['p_holm']:.2g}",

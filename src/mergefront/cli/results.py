@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -13,15 +13,18 @@ from mergefront.cli.terminal import (
     Json,
     WrittenDtype,
     emit_json,
+    gain_points,
     out,
     percent,
-    points,
     probability,
     rates,
     say,
     table,
     tensor_bar,
 )
+
+if TYPE_CHECKING:
+    from mergefront.runs.front import Front, Member
 
 Runs = Annotated[Path, typer.Option("--runs", help="Directory that holds the runs.")]
 
@@ -43,109 +46,107 @@ def front(
     from mergefront.runs.status import open_run, status_of
 
     opened = open_run(runs, run)
-    found = read_front(opened)
+    front = read_front(opened)
     if as_json:
-        emit_json(found)
+        emit_json(front.to_dict())
         return
-    print_front(found)
-    now = status_of(runs, run)["candidates"]
-    if now != found["candidates"]:
-        say(f"note: {now - found['candidates']} candidates came later; run the search to its end")
+    print_front(front)
+    later = status_of(runs, run).candidates - front.candidates
+    if later:
+        say(f"note: {later} candidates came later; run the search to its end")
 
 
-def print_front(found: Mapping[str, Any]) -> None:
-    """The validated front as tables on stdout, after what must be known before any number."""
-    for warning in found.get("warnings", ()):
+def print_front(front: Front) -> None:
+    """Print the validated front as tables, after what must be known before any number."""
+    for warning in front.warnings:
         out.print(Text(warning, style="bold red"), soft_wrap=True)
-    names = found["objectives"]
-    order = sorted(found["members"], key=lambda m: -m["validation"][names[0]]["mean"])
+    names = front.objectives
+    members = sorted(front.members, key=lambda member: -member.validation[names[0]].mean)
     gains = [f"{name} gain" for name in names]
-    receiver = found["receiver"]["validation"]
+    receiver = front.receiver["validation"]
     rows = [["receiver", *(percent(receiver[n]) for n in names), *("" for _ in names), "", "", ""]]
-    for m in order:
+    for member in members:
         rows.append([
-            str(m["number"]),
-            *(percent(m["validation"][n]) for n in names),
-            *(points(m["gain"][n]) for n in names),
-            probability(m["gain"][names[0]].get("p_holm")) + ("†" if _alone(m) else ""),
-            m["verdict"],
-            ", ".join(m["picks"]),
+            str(member.number),
+            *(percent(member.validation[n]) for n in names),
+            *(gain_points(member.gain[n]) for n in names),
+            probability(member.gain[names[0]].p_holm) + ("†" if _alone(member) else ""),
+            member.verdict,
+            ", ".join(member.picks),
         ])  # fmt: skip
     title = "validation items; ± standard error, gains paired with 95 % interval, p after Holm"
-    if any(_alone(m) for m in order):
+    if any(_alone(member) for member in members):
         title += "; † the gain holds for that member alone, not over the whole front"
     columns = ["member", *names, *gains, "p", "verdict", "picks"]
     out.print(table(title, columns, rows, text=["verdict", "picks"]))
-    _print_choice(found, order)
-    _print_answers(found, order)
-    _print_tested(found, [m for m in order if m["test"]], gains)
-    volume = found["hypervolume"]["validation"]
-    reference = ", ".join(f"{n} {100 * volume['reference'][n]:.1f}" for n in names)
+    _print_choice(front, members)
+    _print_answers(front, members)
+    _print_tested(front, [member for member in members if member.test], gains)
+    volume = front.hypervolume.validation
+    reference = ", ".join(f"{n} {100 * volume.reference[n]:.1f}" for n in names)
     out.print(
-        f"hypervolume on validation items {volume['value']:.4f} "
-        f"[{volume['low']:.4f}, {volume['high']:.4f}] against ({reference}); "
-        f"{found['candidates']} candidates, {found['failed']} failed"
+        f"hypervolume on validation items {volume.value:.4f} "
+        f"[{volume.low:.4f}, {volume.high:.4f}] against ({reference}); "
+        f"{front.candidates} candidates, {front.failed} failed"
     )
-    for message in found["messages"]:
+    for message in front.messages:
         out.print(message, markup=False, soft_wrap=True)
 
 
-def _alone(member: Mapping[str, Any]) -> bool:
+def _alone(member: Member) -> bool:
     """Whether a gain is resolved by itself, but not over the whole front."""
-    return "alone" in (member.get("holds") or "")
+    from mergefront.runs.gains import ALONE
+
+    return member.holds == ALONE
 
 
-def _print_choice(found: Mapping[str, Any], order: Sequence[Mapping[str, Any]]) -> None:
-    """Who chose the members, by which numbers, and what the race saved; in runs that know."""
+def _print_choice(front: Front, members: Sequence[Member]) -> None:
+    """Print what chose the members, by which numbers, and what the race saved."""
     from mergefront.cli.display import race_line
 
-    belief, race = found.get("belief"), race_line(found.get("race") or {})
-    if belief is not None and belief["by_model"]:
-        names = found["objectives"]
+    if front.belief.by_model:
+        names = front.objectives
         columns = [column for n in names for column in (f"{n} scored", f"{n} believed")]
         rows = [
             [
-                str(m["number"]),
-                *(percent(m[step][n]) for n in names for step in ("search", "believed")),
+                str(member.number),
+                *(percent(step[n]) for n in names for step in (member.search, member.believed)),
             ]
-            for m in order
+            for member in members
         ]
         title = "chosen by what the model of all candidates believes, on search items"
         out.print(table(title, ["member", *columns], rows))
-    elif belief is not None:
-        out.print(f"chosen by scores on search items: {belief['why']}", markup=False)
-    if race:
+    else:
+        out.print(f"chosen by scores on search items: {front.belief.why}", markup=False)
+    if race := race_line(front.race):
         out.print(race, markup=False, soft_wrap=True)
 
 
-def _print_answers(found: Mapping[str, Any], order: Sequence[Mapping[str, Any]]) -> None:
-    """How validation items were answered, and the scores without images."""
-    if not found.get("receiver_answers"):
-        return
-    blind = found.get("receiver_blind") or {}
-    names = [name for name in found["objectives"] if name in found["receiver_answers"]]
+def _print_answers(front: Front, members: Sequence[Member]) -> None:
+    """Print how validation items were answered, and the scores without images."""
+    blind = front.receiver_blind or {}
+    names = [name for name in front.objectives if name in front.receiver_answers]
     columns = [f"{n}: no answer, cut off, tokens" for n in names]
     columns += [f"{n} without images" for n in names if n in blind]
-    rows = [["receiver", *(rates(found["receiver_answers"][n]) for n in names)]]
+    rows = [["receiver", *(rates(front.receiver_answers[n]) for n in names)]]
     rows[0] += [percent(blind[n]) for n in names if n in blind]
-    for m in order:
-        scores = (m["blind"] or {"scores": {}})["scores"]
-        rows.append([str(m["number"]), *(rates(m["answers"][n]) for n in names)])
+    for member in members:
+        scores = member.blind.scores if member.blind else {}
+        rows.append([str(member.number), *(rates(member.answers[n]) for n in names)])
         rows[-1] += [percent(scores.get(n)) if scores else "" for n in names if n in blind]
     title = "how they answered, on validation items; without images: the blind control, picks only"
     out.print(table(title, ["member", *columns], rows))
 
 
-def _print_tested(
-    found: Mapping[str, Any], tested: Sequence[Mapping[str, Any]], gains: Sequence[str]
-) -> None:
-    names, receiver = found["objectives"], found["receiver"]["test"]
+def _print_tested(front: Front, tested: Sequence[Member], gains: Sequence[str]) -> None:
+    names, receiver = front.objectives, front.receiver["test"]
     rows = [["receiver", *(percent(receiver[n]) for n in names), *("" for _ in names)]]
-    for m in tested:
-        label = f"{m['number']} ({', '.join(m['picks'])})"
-        rows.append([label, *(percent(m["test"][n]) for n in names),
-                     *(points(m["test_gain"][n]) for n in names)])  # fmt: skip
-    rounds = found["test_rounds"]
+    for member in tested:
+        label = f"{member.number} ({', '.join(member.picks)})"
+        scores, test_gain = member.test or {}, member.test_gain or {}
+        rows.append([label, *(percent(scores[n]) for n in names),
+                     *(gain_points(test_gain[n]) for n in names)])  # fmt: skip
+    rounds = front.test_rounds
     often = "once" if rounds == 1 else f"in {rounds} rounds, since the search was extended"
     title = f"test items, read {often}, picks only"
     out.print(table(title, ["member", *names, *gains], rows))
@@ -178,12 +179,12 @@ def export(
 
     opened = open_run(runs, run)
     with tensor_bar() as progress:
-        checks = export_pick(opened, pick, destination, progress=progress, say=say, dtype=dtype)
+        verified = export_pick(opened, pick, destination, progress=progress, say=say, dtype=dtype)
     if as_json:
-        emit_json({"folder": str(destination), **checks})
+        emit_json({"folder": str(destination), **verified.to_dict()})
         return
     typer.echo(destination)
-    for line in checks["words"]:
+    for line in verified.sentences():
         say(line)
 
 

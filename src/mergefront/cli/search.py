@@ -269,12 +269,12 @@ def status(
 
     state = status_of(runs, run)
     if as_json:
-        emit_json(state)
+        emit_json(state.to_dict())
         return
     out.print(
-        f"{state['run']}: {state['state']}, {state['candidates']} of {state['budget']} candidates"
-        f" ({state['failed']} failed), {state['minutes']:.1f} minutes"
+        f"{state.run}: {state.state}, {state.candidates} of {state.budget} candidates"
+        f" ({state.failed} failed), {state.minutes:.1f} minutes"
     )
-    if line := race_line(state["race"]):
+    if line := race_line(state.race):
         out.print(line)
-    out.print(front_table(state["objectives"], state["front"], state["chosen_by"]))
+    out.print(front_table(state.objectives, state.front, state.chosen_by))

@@ -6,10 +6,10 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,7 +24,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from mergefront.records import Dtype
+from mergefront.records import Dtype, Estimate
+
+if TYPE_CHECKING:
+    from mergefront.runs.gains import AnswerSummary, Gain
 
 WrittenDtype = Annotated[
     Dtype,
@@ -97,22 +100,23 @@ def table(
     return made
 
 
-def percent(estimate: Mapping[str, float] | None) -> str:
+def percent(estimate: Estimate | None) -> str:
     """`62.5 ±1.2`: a mean in percent with its standard error; a cost's with `(96.04 tokens)`."""
     if estimate is None:
         return "-"
-    tokens = f" ({estimate['tokens']:.2f} tokens)" if "tokens" in estimate else ""
-    return f"{100 * estimate['mean']:.1f} ±{100 * estimate['se']:.1f}{tokens}"
+    tokens = "" if estimate.tokens is None else f" ({estimate.tokens:.2f} tokens)"
+    return f"{100 * estimate.mean:.1f} ±{100 * estimate.se:.1f}{tokens}"
 
 
-def points(interval: Mapping[str, float] | None) -> str:
-    """`+3.1 [+1.0, +5.2]`: a difference in points with its 95 % interval; a cost's with the
-    difference in tokens."""
-    if interval is None:
-        return "-"
-    mean, low, high = (100 * interval[key] for key in ("mean", "low", "high"))
-    tokens = f" ({interval['tokens']:+.2f} tokens)" if "tokens" in interval else ""
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]{tokens}"
+def points(mean: float, low: float, high: float) -> str:
+    """`+3.1 [+1.0, +5.2]`: a difference in points with its 95 % interval."""
+    return f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def gain_points(gain: Gain) -> str:
+    """A gain in points with its 95 % interval; a cost's also in tokens."""
+    tokens = "" if gain.tokens is None else f" ({gain.tokens:+.2f} tokens)"
+    return points(gain.mean, gain.low, gain.high) + tokens
 
 
 def probability(p: float | None) -> str:
@@ -122,9 +126,6 @@ def probability(p: float | None) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def rates(answered: Mapping[str, float]) -> str:
+def rates(answers: AnswerSummary) -> str:
     """`0.5 %, 1.2 %, 6.3`: shares without a readable answer and cut off, tokens an answer."""
-    return (
-        f"{100 * answered['no_answer']:.1f} %, {100 * answered['truncated']:.1f} %, "
-        f"{answered['tokens']:.1f}"
-    )
+    return f"{100 * answers.no_answer:.1f} %, {100 * answers.truncated:.1f} %, {answers.tokens:.1f}"

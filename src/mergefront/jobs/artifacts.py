@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from mergefront.errors import MergefrontError, RunError
 from mergefront.jobs.export import Progress, export_candidate
-from mergefront.jobs.verify import Scored
+from mergefront.jobs.verify import ScoredCandidate, Verification
 from mergefront.records import Dtype, Evaluation
 from mergefront.runs import compare, plots
 from mergefront.runs.directory import RECEIVER, RunDirectory
-from mergefront.runs.front import read_front, write_front
+from mergefront.runs.front import Front, read_front
 from mergefront.runs.history import estimates_of, evaluations, open_study, reference_point
 from mergefront.runs.members import GUARDED, believed
 from mergefront.runs.reopen import run_space
 from mergefront.runs.report import Figure, write_report
+from mergefront.runs.summary import write_front
 from mergefront.runs.tracking import Card, Ending, Tracker, ending_of
 from mergefront.runs.tracking import rebuild as rebuild_tracking
 from mergefront.space.profiles import profile
@@ -73,8 +74,8 @@ def write_artifacts(
         _discard_stale(run, best)
         if not best.exists():
             say(f"exporting {run.config.export} to {best}")
-            for line in export_pick(run, run.config.export, best, say=say)["words"]:
-                say(line)
+            for sentence in export_pick(run, run.config.export, best, say=say).sentences():
+                say(sentence)
         yield f"model     {best}"
 
 
@@ -116,7 +117,7 @@ def export_pick(
     progress: Progress | None = None,
     say: Say,
     dtype: Dtype = "auto",
-) -> dict[str, Any]:
+) -> Verification:
     """Export a candidate of a finished run; see `export.export_candidate`.
 
     Raises:
@@ -136,7 +137,7 @@ def export_pick(
         out,
         settings=run.config.engine,
         items=items,
-        scored=Scored(hashes, run.read_items(str(candidate.number))),
+        scored=ScoredCandidate(hashes, run.read_items(str(candidate.number))),
         front=read_front(run),
         member=candidate.member,
         config=(run.path / "config.yaml").read_text(),
@@ -147,7 +148,7 @@ def export_pick(
 
 
 def _has_pick(run: RunDirectory, pick: str) -> bool:
-    return any(pick in member["picks"] for member in read_front(run)["members"])
+    return any(pick in member.picks for member in read_front(run).members)
 
 
 def _discard_stale(run: RunDirectory, best: Path) -> None:
@@ -175,26 +176,26 @@ def _write_report(run: RunDirectory, candidates: Sequence[Evaluation]) -> None:
 
 
 def _figures(
-    run: RunDirectory, front: Mapping[str, Any], candidates: Sequence[Evaluation]
+    run: RunDirectory, front: Front, candidates: Sequence[Evaluation]
 ) -> Iterator[tuple[str, Drawing]]:
     """Yield (stem, figure), only where there is something to draw."""
     belief = believed(candidates, run.config, estimates_of(run.read_items(RECEIVER, "search")))
     by_model = {n: belief.of(n) for n in belief.numbers} if belief.by_model else {}
-    names = front["objectives"]
+    names = front.objectives
     yield (
         "front",
-        plots.front_figure(front, candidates, sampler=front["sampler"], believed=by_model),
+        plots.front_figure(front, candidates, sampler=front.sampler, believed=by_model),
     )
-    yield "history", plots.history_figure(candidates, names, front["reference"], by_model)
+    yield "history", plots.history_figure(candidates, names, front.reference, by_model)
     if belief.model.surfaces:
         yield "calibration", plots.calibration_figure(names, candidates, belief.model)
     if any(e.raced.left or e.raced.spared for e in candidates):
         yield "race", plots.race_figure(front, candidates)
     space, sources = run_space(run)
     by_number = {e.number: e for e in candidates}
-    picks = [member for member in front["members"] if member["picks"]]
-    labels = [f"{', '.join(member['picks'])} (#{member['number']})" for member in picks]
-    tables = [space.table(by_number[member["number"]].point) for member in picks]
+    picks = [member for member in front.members if member.picks]
+    labels = [f"{', '.join(member.picks)} (#{member.number})" for member in picks]
+    tables = [space.table(by_number[member.number].point) for member in picks]
     profiles = [profile(table, sources.groups) for table in tables]
     yield "profiles", plots.profile_figure(labels, profiles)
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
 import mergefront
 from mergefront.merging.recipe import Recipe
 from mergefront.models.sources import Sources
+from mergefront.runs.front import Front, Member, UnvalidatedCandidate
 from mergefront.runs.report.templates import open_template
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -43,8 +43,8 @@ def _licence(folder: Path) -> str:
 def model_card(
     recipe: Recipe,
     licence_of: Mapping[str, str],
-    front: Mapping[str, Any] | None,
-    member: Mapping[str, Any] | None,
+    front: Front | None,
+    member: Member | UnvalidatedCandidate | None,
     recast: tuple[str, str] | None = None,
     scored_in: str | None = None,
 ) -> str:
@@ -52,8 +52,8 @@ def model_card(
 
     Args:
         licence_of: source -> licence, as `licences` returns it.
-        front: front.json; None for a recipe that was merged without a search.
-        member: the candidate's entry in `front`, or number and search scores of another candidate.
+        front: what is reported about the run; None for a recipe that was merged without a search.
+        member: the candidate whose recipe it is.
         recast: (the floating type written, the receiver's own), where these differ.
         scored_in: the floating type in which the candidate was scored, where these weights are not
             known to be the same.
@@ -75,7 +75,7 @@ def model_card(
         licences=licence_of,
         front=front,
         member=member,
-        left_early=member and any(value.get("partial") for value in member["search"].values()),
+        left_early=member and any(score.partial > 0 for score in member.search.values()),
         recast=recast,
         scored_in=scored_in,
         version=mergefront.__version__,

@@ -1,7 +1,10 @@
-"""A candidate -> a complete, verified Hugging Face checkpoint with its card and provenance.
+"""From a recipe to a complete Hugging Face checkpoint with its model card and provenance.
 
-`write_merged` merges a recipe to a folder (also `mergefront merge`); `export_candidate` adds the
-model card and, before the folder appears under its name, has it checked (`verification`).
+`merge` writes one without any search (`mergefront merge`). `export_candidate` writes a candidate of
+a run, and has it verified before the folder appears under its name. Not here: the arithmetic and
+the files of weights (`merging.build`), what is verified (`verify`), the card's text (`card`).
+
+Reading order: `Provenance`, `merge`, `export_candidate`.
 """
 
 from __future__ import annotations
@@ -9,13 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergefront.errors import ConfigError, UserError
 from mergefront.files import whole_folder
 from mergefront.jobs.card import licences, model_card
-from mergefront.jobs.verify import Scored, verify
+from mergefront.jobs.verify import ScoredCandidate, Verification, verify
 from mergefront.merging import build
 from mergefront.merging.recipe import Recipe
 from mergefront.models import lineage
@@ -23,40 +27,74 @@ from mergefront.models.locate import locate_models
 from mergefront.models.sources import Sources
 from mergefront.models.writer import SHARD_BYTES
 from mergefront.records import Dtype
+from mergefront.runs.front import Front, Member, UnvalidatedCandidate
 
 if TYPE_CHECKING:  # a plain merge needs none of these
     from mergefront.config import EngineConfig
     from mergefront.tasks import ItemSet
 
 Progress = Callable[[int, int], None]
+"""Shows progress: (bytes written, bytes in all)."""
 
 
-def write_merged(
+@dataclass(frozen=True)
+class Provenance:
+    """What provenance.json says: where every tensor of a checkpoint comes from.
+
+    `sources` has the hash of each source's files, `tensors` what `merging.build.write` returns.
+    `rounded` is (the floating type written, the receiver's own types), None where they are the
+    same; `vocabulary` and `verified` are None where there was nothing to match or to verify.
+    """
+
+    recipe: str
+    sources: Mapping[str, Mapping[str, str]]
+    tensors: Mapping[str, Any]
+    rounded: tuple[Dtype, tuple[str, ...]] | None
+    vocabulary: Mapping[str, Any] | None
+    verified: Verification | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; what is None is left out."""
+        data: dict[str, Any] = {
+            "format": "mergefront/provenance@1",
+            "recipe": self.recipe,
+            "sources": self.sources,
+            "tensors": self.tensors,
+        }
+        if self.rounded is not None:
+            written, receiver_types = self.rounded
+            data["dtype"] = {"written": written, "receiver": list(receiver_types)}
+        if self.vocabulary is not None:
+            data["vocabulary"] = self.vocabulary
+        if self.verified is not None:
+            data["verified"] = self.verified.to_dict()
+        return data
+
+    def write(self, folder: Path) -> None:
+        """Write the folder's provenance.json."""
+        (folder / "provenance.json").write_text(json.dumps(self.to_dict(), indent=1))
+
+
+def _write_merged(
     sources: Sources,
     recipe: Recipe,
     folder: Path,
-    progress: Progress | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    dtype: Dtype = "auto",
-) -> dict[str, Any]:
-    """Write the merged checkpoint, its recipe and its provenance into an existing folder.
-
-    The provenance names the floating type where it is not the receiver's own throughout.
-    """
-    account = build.write(sources, recipe, folder, shard_bytes, progress, dtype)
+    progress: Progress | None,
+    shard_bytes: int,
+    dtype: Dtype,
+) -> Provenance:
+    """Write the merged checkpoint, its recipe and its provenance into an existing folder."""
+    tensors = build.write(sources, recipe, folder, shard_bytes, progress, dtype)
     (folder / "recipe.json").write_text(recipe.to_json())
-    provenance = {
-        "format": "mergefront/provenance@1",
-        "recipe": recipe.hash(),
-        "sources": sources.file_hashes(),
-        "tensors": account,
-    }
-    if sources.receiver.recast(dtype):
-        own = list(sources.receiver.float_types())
-        provenance["dtype"] = {"written": dtype, "receiver": own}
-    if sources.vocabulary is not None:
-        provenance["vocabulary"] = sources.vocabulary.report()
-    (folder / "provenance.json").write_text(json.dumps(provenance, indent=1))
+    receiver, vocabulary = sources.receiver, sources.vocabulary
+    provenance = Provenance(
+        recipe=recipe.hash(),
+        sources=sources.file_hashes(),
+        tensors=tensors,
+        rounded=(dtype, receiver.float_types()) if receiver.recast(dtype) else None,
+        vocabulary=None if vocabulary is None else vocabulary.report(),
+    )
+    provenance.write(folder)
     return provenance
 
 
@@ -77,8 +115,8 @@ def merge(
         CheckpointError: a source holds NaN, or rounding overflowed; names the tensor.
     """
     with whole_folder(out, needs_bytes=sources.receiver.written_bytes(dtype)) as folder:
-        write_merged(sources, recipe, folder, progress, shard_bytes, dtype)
-        card = model_card(recipe, licences(sources), None, None, recast_words(sources, dtype))
+        provenance = _write_merged(sources, recipe, folder, progress, shard_bytes, dtype)
+        card = model_card(recipe, licences(sources), None, None, _card_dtypes(provenance))
         (folder / "README.md").write_text(card)
     return out
 
@@ -123,21 +161,21 @@ def export_candidate(
     *,
     settings: EngineConfig,
     items: ItemSet,
-    scored: Scored,
-    front: Mapping[str, Any],
-    member: Mapping[str, Any] | None,
+    scored: ScoredCandidate,
+    front: Front,
+    member: Member | UnvalidatedCandidate | None,
     config: str = "",
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda text: None,
     dtype: Dtype = "auto",
-) -> dict[str, Any]:
+) -> Verification:
     """Export one candidate of a run and verify it before the folder appears.
 
     In another `dtype` than the receiver's own these are not the weights that were scored, but the
-    same merge rounded otherwise: what can still be verified is in `verification.verify`.
+    same merge rounded otherwise; `verify` says what can still be verified then.
 
     Returns:
-        What was verified, as plain values; also in the folder's provenance.json.
+        What was verified; the folder's provenance.json has it, too.
 
     Raises:
         UserError: `out` exists or the disk is too full.
@@ -145,24 +183,22 @@ def export_candidate(
         EngineError: the written checkpoint is not what was scored; nothing is left behind.
     """
     with whole_folder(out, needs_bytes=sources.receiver.written_bytes(dtype)) as folder:
-        provenance = write_merged(sources, recipe, folder, progress, dtype=dtype)
+        provenance = _write_merged(sources, recipe, folder, progress, SHARD_BYTES, dtype)
         (folder / "run.yaml").write_text(config)
         say("verifying: transformers, then a fresh engine")
-        checks = verify(folder, recipe, sources, settings, items, scored, dtype)
-        scored_in = (
-            None if checks["engine"]["same_as_scored"] else checks.get("dtype", {}).get("scored")
-        )
-        recast = recast_words(sources, dtype)
-        card = model_card(recipe, licences(sources), front, member, recast, scored_in)
+        verified = verify(folder, sources, settings, items, scored, dtype)
+        rounding = None if verified.same_as_scored else verified.rounding
+        scored_in = None if rounding is None else rounding.scored
+        dtypes = _card_dtypes(provenance)
+        card = model_card(recipe, licences(sources), front, member, dtypes, scored_in)
         (folder / "README.md").write_text(card)
-        (folder / "provenance.json").write_text(
-            json.dumps({**provenance, "verified": checks}, indent=1)
-        )
-    return checks
+        replace(provenance, verified=verified).write(folder)
+    return verified
 
 
-def recast_words(sources: Sources, dtype: Dtype) -> tuple[str, str] | None:
-    """Return (type written, the receiver's own types) for people; None if they are the same."""
-    if not sources.receiver.recast(dtype):
+def _card_dtypes(provenance: Provenance) -> tuple[str, str] | None:
+    """Return (type written, the receiver's own types) for the card; None if they are the same."""
+    if provenance.rounded is None:
         return None
-    return dtype, " and ".join(sources.receiver.float_types())
+    written, receiver_types = provenance.rounded
+    return written, " and ".join(receiver_types)

@@ -1,24 +1,25 @@
-"""A written checkpoint, checked against what was scored, before anyone may have it.
+"""Whether a written checkpoint is what was scored.
 
 `verify` loads it in transformers and in a fresh engine, compares parameter hashes, and asks the
-stored questions once more. Not here: writing it (`export`).
+stored questions once more. Not here: writing the checkpoint (`export`).
 
 An export in another floating type than the receiver's own is the same merge rounded otherwise. Its
-parameters in an engine can be those that were scored only if the engine computed in that very
-type: then it rounded there what is rounded here, from the same fp32 values. In every other case
-the hash is not compared, and the answers, asked in an engine of the written type, are counted.
+parameters in an engine can equal those that were scored only if the scored engine computed in that
+very type: then it rounded there what is rounded here, from the same fp32 values. In every other
+case the hashes are not compared, and the answers of an engine of the written type are counted.
+
+Reading order: `verify`, `Verification`, `comparable`, `same_tensors`, `load_in_transformers`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergefront.errors import EngineError
-from mergefront.merging.recipe import Recipe
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.safetensors import DTYPES
 from mergefront.models.sources import Sources
@@ -34,22 +35,127 @@ if TYPE_CHECKING:  # a plain merge needs none of these
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What is known of a scored candidate: its parameters' digest and its stored answers."""
+class ScoredCandidate:
+    """What a run keeps of a candidate: its answers and, if validated, its parameters' digest."""
 
     parameters_sha256: str | None
     records: Sequence[ItemRecord]
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """A checkpoint as transformers loads it: parameters, and the type of most of them."""
+
+    parameters: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The floating type written, and in which type candidates were scored, for a person to read."""
+
+    written: Dtype
+    scored: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was verified of a written checkpoint, and what was not.
+
+    `transformers` is None if transformers has no class for the family. `parameters_sha256` is the
+    digest in a fresh engine, `scored_sha256` that of the scored candidate, None if it was not
+    validated. `rounding` is None if both engines computed in the same type. Of `asked` questions,
+    `same` got the answer that was scored.
+    """
+
+    transformers: LoadedModel | None
+    tensors: int
+    engine: str
+    parameters_sha256: str
+    scored_sha256: str | None
+    rounding: Rounding | None
+    asked: int
+    same: int
+
+    @property
+    def same_as_scored(self) -> bool:
+        """Whether the parameters in a fresh engine are those that were scored."""
+        return self.parameters_sha256 == self.scored_sha256
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for provenance.json and --json."""
+        loaded = None if self.transformers is None else asdict(self.transformers)
+        return {
+            "transformers": loaded,
+            "tensors": self.tensors,
+            "engine": {
+                "kind": self.engine,
+                "parameters_sha256": self.parameters_sha256,
+                "same_as_scored": self.same_as_scored,
+            },
+            **({} if self.rounding is None else {"dtype": asdict(self.rounding)}),
+            "answers": {"asked": self.asked, "same": self.same},
+            "words": self.sentences(),
+        }
+
+    def sentences(self) -> list[str]:
+        """Say for a person what was verified and what was not."""
+        in_type = "" if self.rounding is None else f" in {self.rounding.written}"
+        return [
+            self._loading_sentence(in_type),
+            self._parameters_sentence(in_type),
+            self._answers_sentence(in_type),
+        ]
+
+    def _loading_sentence(self, in_type: str) -> str:
+        if self.transformers is not None:
+            return f"verified: loads in transformers{in_type}, no missing and no unexpected tensor"
+        dtypes = (
+            "their dtypes too"
+            if self.rounding is None
+            else f"their floating type is {self.rounding.written}"
+        )
+        return (
+            "not loaded in transformers, which has no class for this family; "
+            f"names and shapes of all {self.tensors} tensors are the receiver's, {dtypes}"
+        )
+
+    def _parameters_sentence(self, in_type: str) -> str:
+        if self.same_as_scored:
+            digest = self.parameters_sha256[:12]
+            return (
+                f"verified: parameters in a fresh engine{in_type} hash to those scored ({digest})"
+            )
+        if self.rounding is not None and self.scored_sha256 is not None:
+            return (
+                f"not compared: parameter hashes, for it is written in {self.rounding.written} and "
+                f"was scored in {self.rounding.scored}: the same merge, rounded otherwise"
+            )
+        return "not compared: the candidate was not validated, so no hash was recorded"
+
+    def _answers_sentence(self, in_type: str) -> str:
+        different = f"{self.asked - self.same} of {self.asked} answers"
+        if self.same == self.asked:
+            return f"verified: all {self.asked} answers{in_type} are those that were scored"
+        if self.same_as_scored:
+            return (
+                f"note: {different} differ although the parameters are the same: this engine's "
+                "kernels do not repeat themselves"
+            )
+        return (
+            f"note: {different}{in_type} differ from those that were scored; the scores are not of "
+            "these weights"
+        )
+
+
 def verify(
     folder: Path,
-    recipe: Recipe,
     sources: Sources,
     settings: EngineConfig,
     items: ItemSet,
-    scored: Scored,
+    scored: ScoredCandidate,
     dtype: Dtype = "auto",
-) -> dict[str, Any]:
+) -> Verification:
     """Check a written checkpoint against what was scored.
 
     It must load in transformers with no missing or unexpected tensor, and in a fresh engine give
@@ -57,61 +163,63 @@ def verify(
     them in the same order, since greedy answers can depend on the batch. Answers that differ
     although the parameters are the same are counted, not refused.
 
-    Written in another `dtype` than the receiver's own, it must load in transformers in that type;
-    the fresh engine computes in it, too. The hashes must agree if the scored engine did so (see
-    `comparable`), and need not otherwise; answers are counted. So it is where an engine chooses its
-    type by config.json and `dtype` changes what that says.
+    Written in another `dtype` than the receiver's own, it must load in transformers in that type,
+    and the fresh engine computes in it, too. Then the hashes must agree only if the scored engine
+    computed in that type (see `comparable`); answers are counted. The hashes need not agree either
+    where an engine takes its type from config.json and `dtype` changes what that file says.
 
     Raises:
         EngineError: the checkpoint does not load, or is not what was scored.
     """
     recast = sources.receiver.recast(dtype)
-    checks: dict[str, Any] = {
-        "transformers": load_in_transformers(folder, settings.trust_remote_code),
-        "tensors": same_tensors(folder, sources, dtype),
-    }
-    loaded = checks["transformers"]
-    if recast and loaded is not None and loaded["dtype"] != dtype:
-        raise EngineError(f"{folder.name}: transformers loads it in {loaded['dtype']}, not {dtype}")
-    renamed = settings.dtype == "auto" and _config(folder) != _config(sources.receiver.folder)
-    must = comparable(sources.receiver, settings, dtype) if recast else not renamed
-    engine = _engine_on(folder, settings, dtype if recast else "auto")
+    loaded = load_in_transformers(folder, settings.trust_remote_code)
+    tensors = same_tensors(folder, sources, dtype)
+    if recast and loaded is not None and loaded.dtype != dtype:
+        raise EngineError(f"{folder.name}: transformers loads it in {loaded.dtype}, not {dtype}")
+    engine_dtype = dtype if recast else "auto"
+    # An engine that chooses its type by config.json may choose another one after `dtype` was set.
+    retyped = settings.dtype == "auto" and _config(folder) != _config(sources.receiver.folder)
+    must_agree = comparable(sources.receiver, settings, dtype) if recast else not retyped
+    engine = _open_engine(folder, settings, engine_dtype)
     try:
-        found = _hash(engine, folder, scored, must, dtype if recast else "auto")
-        checks["engine"] = {
-            "kind": settings.kind,
-            "parameters_sha256": found,
-            "same_as_scored": found == scored.parameters_sha256,
-        }
-        if recast or renamed:
-            checks["dtype"] = {"written": dtype, "scored": _scored_in(sources, settings)}
-        refused = must and scored.parameters_sha256 is None
-        checks["answers"] = _ask_again(engine, folder, items, scored, refused)
+        digest = _parameters_digest(engine)
+        if must_agree:
+            _check_digest(folder, digest, scored.parameters_sha256, engine_dtype)
+        unproven = must_agree and scored.parameters_sha256 is None
+        asked, same = _ask_again(engine, folder, items, scored, refuse=unproven)
     finally:
         engine.close()
-    checks["words"] = _words(checks, scored.parameters_sha256 is not None)
-    return checks
+    rounding = Rounding(dtype, _scored_type(sources, settings)) if recast or retyped else None
+    return Verification(
+        loaded, tensors, settings.kind, digest, scored.parameters_sha256, rounding, asked, same
+    )
 
 
-def _hash(engine: Engine, folder: Path, scored: Scored, must: bool, dtype: Dtype) -> str:
-    """The digest of an engine's parameters; refused if it `must` be the scored one and is not."""
+def _parameters_digest(engine: Engine) -> str:
     from mergefront.engine.inplace import model_hash
 
-    found, wanted = model_hash(engine.parameter_hashes()), scored.parameters_sha256
-    if must and wanted is not None and found != wanted:
-        raise EngineError(
-            f"{folder.name}: the exported parameters hash to {found[:12]}, the scored ones to "
-            f"{wanted[:12]}",
-            hint="this should never happen; please report it with recipe.json"
-            if dtype == "auto"
-            else f"an engine in {dtype} does not compute with these weights as they are written; "
-            f"{_unchecked(dtype)}",
+    return model_hash(engine.parameter_hashes())
+
+
+def _check_digest(folder: Path, digest: str, scored: str | None, dtype: Dtype) -> None:
+    """Refuse parameters that are not those that were scored, if the scored digest is known."""
+    if scored is None or digest == scored:
+        return
+    hint = "this should never happen; please report it with recipe.json"
+    if dtype != "auto":
+        hint = (
+            f"an engine in {dtype} does not compute with these weights as they are written; "
+            f"{_unchecked(dtype)}"
         )
-    return found
+    raise EngineError(
+        f"{folder.name}: the exported parameters hash to {digest[:12]}, the scored ones to "
+        f"{scored[:12]}",
+        hint=hint,
+    )
 
 
 def comparable(receiver: Checkpoint, settings: EngineConfig, dtype: Dtype) -> bool:
-    """Whether a checkpoint in `dtype` must be, in an engine of that type, what was scored.
+    """Return whether a checkpoint in `dtype` must be, in an engine of that type, what was scored.
 
     The scored engine rounded every value to the receiver's type, then to its own. That is one
     rounding to `dtype`, as in the file, if the engine's type is `dtype` and no tensor of the
@@ -120,8 +228,8 @@ def comparable(receiver: Checkpoint, settings: EngineConfig, dtype: Dtype) -> bo
     return settings.dtype == dtype and set(receiver.float_types()) <= {"float32", dtype}
 
 
-def _engine_on(folder: Path, settings: EngineConfig, dtype: Dtype) -> Engine:
-    """Open a fresh engine on the checkpoint alone, as the scored one was but for its type."""
+def _open_engine(folder: Path, settings: EngineConfig, dtype: Dtype) -> Engine:
+    """Open a fresh engine on the checkpoint alone; its settings are the scored engine's."""
     from mergefront.engine import open_engine
 
     if dtype != "auto":
@@ -143,98 +251,59 @@ def _config(folder: Path) -> bytes:
     return (folder / "config.json").read_bytes()
 
 
-def _scored_in(sources: Sources, settings: EngineConfig) -> str:
-    """In which type candidates were scored, in words."""
+def _scored_type(sources: Sources, settings: EngineConfig) -> str:
+    """Say in which type candidates were scored."""
     if settings.dtype == "auto":
         return f"the engine's choice for weights in {' and '.join(sources.receiver.float_types())}"
-    own = [one for one in sources.receiver.float_types() if one not in ("float32", settings.dtype)]
-    return settings.dtype + (f" from weights in {' and '.join(own)}" if own else "")
+    rounded = [t for t in sources.receiver.float_types() if t not in ("float32", settings.dtype)]
+    return settings.dtype + (f" from weights in {' and '.join(rounded)}" if rounded else "")
 
 
 def _ask_again(
-    engine: Engine, folder: Path, items: ItemSet, scored: Scored, refused: bool
-) -> dict[str, int]:
-    """Ask the stored questions once more; how many there are, and how many answers are the same.
+    engine: Engine, folder: Path, items: ItemSet, scored: ScoredCandidate, *, refuse: bool
+) -> tuple[int, int]:
+    """Ask the stored questions once more: (how many, how many have the answer that was scored).
 
     Raises:
-        EngineError: answers differ and that is `refused`, since nothing else was compared.
+        EngineError: answers differ and `refuse` is set, since nothing else was compared.
     """
-    asked = _stored_answers(items, scored.records)
-    answers = engine.generate([item for item, _ in asked])
-    same = sum(a.text == text for a, (_, text) in zip(answers, asked, strict=True))
-    if same != len(asked) and refused:
+    stored = _stored_answers(items, scored.records)
+    answers = engine.generate([item for item, _ in stored])
+    same = sum(a.text == text for a, (_, text) in zip(answers, stored, strict=True))
+    if same != len(stored) and refuse:
         raise EngineError(
-            f"{folder.name}: {len(asked) - same} of {len(asked)} answers differ from those "
+            f"{folder.name}: {len(stored) - same} of {len(stored)} answers differ from those "
             "that were scored, and no parameter hash was recorded to compare",
             hint="export a validated member of the front",
         )
-    return {"asked": len(asked), "same": same}
-
-
-def _words(checks: Mapping[str, Any], hashed: bool) -> list[str]:
-    """What was verified and what was not, in plain words; `hashed` if a hash was recorded."""
-    engine, answers, recast = checks["engine"], checks["answers"], checks.get("dtype")
-    written = f" in {recast['written']}" if recast else ""
-    short = engine["parameters_sha256"][:12]
-    if checks["transformers"] is not None:
-        words = [f"verified: loads in transformers{written}, no missing and no unexpected tensor"]
-    else:
-        words = [
-            "not loaded in transformers, which has no class for this family; "
-            f"names and shapes of all {checks['tensors']} tensors are the receiver's, their "
-            + (f"floating type is {recast['written']}" if recast else "dtypes too")
-        ]
-    if engine["same_as_scored"]:
-        words.append(
-            f"verified: parameters in a fresh engine{written} hash to those scored ({short})"
-        )
-    elif recast and hashed:
-        words.append(
-            f"not compared: parameter hashes, for it is written in {recast['written']} and was "
-            f"scored in {recast['scored']}: the same merge, rounded otherwise"
-        )
-    else:
-        words.append("not compared: the candidate was not validated, so no hash was recorded")
-    return [*words, _answers_in_words(answers, engine["same_as_scored"], written)]
-
-
-def _answers_in_words(answers: Mapping[str, int], same_weights: bool, written: str) -> str:
-    asked, same = answers["asked"], answers["same"]
-    if same == asked:
-        return f"verified: all {asked} answers{written} are those that were scored"
-    if same_weights:
-        return (
-            f"note: {asked - same} of {asked} answers differ although the parameters are the "
-            "same: this engine's kernels do not repeat themselves"
-        )
-    return (
-        f"note: {asked - same} of {asked} answers{written} differ from those that were scored; the "
-        "scores are not of these weights"
-    )
+    return len(stored), same
 
 
 def same_tensors(folder: Path, sources: Sources, dtype: Dtype = "auto") -> int:
-    """Compare names, shapes and dtypes with the receiver's; returns how many there are.
+    """Compare names, shapes and dtypes with the receiver's; return how many tensors there are.
 
     Raises:
-        EngineError: one is missing, new, or of another shape or dtype than `dtype` makes it.
+        EngineError: a tensor is missing, new, or of another shape or dtype than `dtype` makes it.
     """
-    found, wanted = Checkpoint.open(folder).headers, sources.receiver.headers
-    for name in sorted({*found, *wanted}):
-        mine, theirs = found.get(name), wanted.get(name)
-        if mine is None or theirs is None:
-            raise EngineError(f"{folder.name}: tensor {name!r} is not as in the receiver")
-        kind = written_dtype(DTYPES[theirs.dtype], dtype)
-        if (mine.shape, DTYPES[mine.dtype]) != (theirs.shape, kind):
-            raise EngineError(f"{folder.name}: tensor {name!r} is not as in the receiver")
-    return len(found)
+    headers, receiver = Checkpoint.open(folder).headers, sources.receiver.headers
+    for name in sorted({*headers, *receiver}):
+        found, expected = "no such tensor", "no such tensor"
+        if name in headers:
+            found = f"{DTYPES[headers[name].dtype]} {list(headers[name].shape)}"
+        if name in receiver:
+            kind = written_dtype(DTYPES[receiver[name].dtype], dtype)
+            expected = f"{kind} {list(receiver[name].shape)}"
+        if found != expected:
+            raise EngineError(
+                f"{folder.name}: tensor {name!r} is not as in the receiver: found {found}, "
+                f"expected {expected}",
+                hint="please report it with recipe.json",
+            )
+    return len(headers)
 
 
-def load_in_transformers(folder: Path, trust_remote_code: bool = False) -> dict[str, Any] | None:
+def load_in_transformers(folder: Path, trust_remote_code: bool = False) -> LoadedModel | None:
     """Load the checkpoint in transformers; None if transformers has no class for its family.
-
-    Returns:
-        {"parameters": how many, "dtype": the type of most of them}.
 
     Raises:
         EngineError: a tensor is missing, unexpected, or of another shape.
@@ -256,15 +325,18 @@ def load_in_transformers(folder: Path, trust_remote_code: bool = False) -> dict[
     )
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[kind]:
-            raise EngineError(f"{folder.name}: transformers reports {kind}: {sorted(report[kind])}")
+            raise EngineError(
+                f"{folder.name}: transformers reports {kind}: {sorted(report[kind])}",
+                hint="please report it with recipe.json",
+            )
     sizes: Counter[str] = Counter()
     for parameter in model.parameters():
         sizes[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
-    return {"parameters": sizes.total(), "dtype": sizes.most_common(1)[0][0]}
+    return LoadedModel(sizes.total(), sizes.most_common(1)[0][0])
 
 
 def _stored_answers(items: ItemSet, records: Sequence[ItemRecord]) -> list[tuple[Item, str]]:
-    """Items with the answer stored for them: of the split read last, in the split's order."""
+    """Return items with their stored answer: those of the split read last, in its order."""
     for split in ("test", "validation", "search"):
         texts = {r.item: r.text for r in records if r.split == split}
         if texts:

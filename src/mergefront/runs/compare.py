@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from mergefront.merging.recipe import Recipe
 from mergefront.models.locate import locate_models
 from mergefront.models.sources import Sources
 from mergefront.runs.directory import RunDirectory
-from mergefront.runs.front import read_front
-from mergefront.runs.history import evaluations, in_tokens, open_study
+from mergefront.runs.front import Member, UnvalidatedCandidate, read_front
+from mergefront.runs.history import evaluations, open_study, with_tokens
 from mergefront.runs.members import resolve_pick
 from mergefront.runs.reopen import models_of, run_space
 from mergefront.runs.status import open_run
@@ -23,12 +23,12 @@ from mergefront.space.profiles import Profile, distance, profile
 
 @dataclass(frozen=True)
 class Named:
-    """A recipe with the label it is shown under, and its member of front.json if it has one."""
+    """A recipe with the label it is shown under, and what its run knows of it if it has one."""
 
     label: str
     recipe: Recipe
     sources: Sources
-    member: dict[str, Any] | None = None
+    member: Member | UnvalidatedCandidate | None = None
     number: int | None = None
     folder: str = ""
 
@@ -65,10 +65,10 @@ def candidate(run: RunDirectory, pick: str) -> Named:
     space, sources = run_space(run)
     one = found[number]
     recipe = space.recipe(models_of(config), one.point)
-    members = front["members"] if front is not None else []
-    search = in_tokens({k: asdict(v) for k, v in one.objectives.items()}, config.costs)
-    member = next((m for m in members if m["number"] == number), None)
-    member = member or {"number": number, "search": search, "picks": []}
+    members = {} if front is None else {member.number: member for member in front.members}
+    member = members.get(number) or UnvalidatedCandidate(
+        number, with_tokens(one.objectives, config.costs)
+    )
     return Named(f"{config.name}:{pick}", recipe, sources, member, number)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -64,18 +65,15 @@ def reference_point(config: RunConfig, receiver: Mapping[str, Estimate]) -> dict
     return {name: value(name) for name in config.objectives}
 
 
-def in_tokens(plain: Mapping[str, Any], costs: Mapping[str, TokenCost]) -> dict[str, Any]:
-    """Estimates or gains by objective, as plain values; those of costs with `tokens` as well.
-
-    Of an estimate they are the mean tokens of an answer, of a gain how many more it has.
-    """
-
-    def tokens(one: Mapping[str, Any], cost: TokenCost) -> float:
-        return 0.0 - cost.limit * one["mean"] if "low" in one else cost.tokens(one["mean"])
-
+def with_tokens(
+    estimates: Mapping[str, Estimate], costs: Mapping[str, TokenCost]
+) -> dict[str, Estimate]:
+    """Estimates by objective; those of costs also say the mean tokens of an answer."""
     return {
-        name: {**one, "tokens": tokens(one, costs[name])} if name in costs else one
-        for name, one in plain.items()
+        name: replace(estimate, tokens=costs[name].tokens(estimate.mean))
+        if name in costs
+        else estimate
+        for name, estimate in estimates.items()
     }
 
 
@@ -129,30 +127,51 @@ COLLAPSED: Final = "collapsed"
 """Left because it scores less than half the reference: a broken model."""
 
 
-def flat(found: Sequence[Evaluation], objectives: Sequence[str]) -> list[str]:
+def constant_objectives(evaluations: Sequence[Evaluation], objectives: Sequence[str]) -> list[str]:
     """The objectives on which all candidates, two or more, score exactly the same."""
-    done = [e.objectives for e in found if not e.failure]
-    same = [name for name in objectives if len({one[name].mean for one in done}) == 1]
-    return same if len(done) > 1 else []
+    scored = [e.objectives for e in evaluations if not e.failure]
+    if len(scored) < 2:
+        return []
+    return [name for name in objectives if len({score[name].mean for score in scored}) == 1]
 
 
-def told(found: Sequence[Evaluation], costs: Collection[str] = ()) -> dict[str, Any]:
-    """What the race saved, as plain values; empty before any candidate has answered everything.
+@dataclass(frozen=True)
+class RaceSummary:
+    """What the race saved.
 
     `items` and `seconds` are shares of what all candidates would have cost in full, the seconds
-    by the mean of those that answered all. `spared` are the candidates that answered all items
-    only to keep the rule honest, with why each would have left. `costs` asked nothing.
+    by the mean of those that answered all. `left` counts the candidates that left, by reason.
+    `spared` has, by number, the candidates that answered all items only to keep the rule honest,
+    and why each would have left.
     """
-    done = [e for e in found if not e.failure and e.seconds.generate > 0]
-    full = [e.seconds.generate for e in done if not e.raced.left]
-    if not done or not full:
-        return {}
-    asked = [e.answered(costs) for e in done]
-    spent = sum(e.seconds.generate for e in done)
-    reasons = [e.raced.left for e in done]
-    return {
-        "items": sum(asked) / (len(done) * max(asked)),
-        "seconds": spent / (len(done) * float(np.mean(full))),
-        "left": {why: reasons.count(why) for why in (BEHIND, KNOWN, COLLAPSED)},
-        "spared": {str(e.number): e.raced.spared for e in done if e.raced.spared},
-    }
+
+    items: float
+    seconds: float
+    left: Mapping[str, int]
+    spared: Mapping[int, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**vars(self), "spared": {str(number): why for number, why in self.spared.items()}}
+
+
+def race_summary(
+    evaluations: Sequence[Evaluation], costs: Collection[str] = ()
+) -> RaceSummary | None:
+    """What the race saved; None before any candidate has answered everything.
+
+    `costs` are the objectives that ask nothing.
+    """
+    scored = [e for e in evaluations if not e.failure and e.seconds.generate > 0]
+    full_seconds = [e.seconds.generate for e in scored if not e.raced.left]
+    if not scored or not full_seconds:
+        return None
+    answered = [e.answered(costs) for e in scored]
+    seconds = sum(e.seconds.generate for e in scored)
+    reasons = [e.raced.left for e in scored]
+    return RaceSummary(
+        items=sum(answered) / (len(scored) * max(answered)),
+        seconds=seconds / (len(scored) * float(np.mean(full_seconds))),
+        left={reason: reasons.count(reason) for reason in (BEHIND, KNOWN, COLLAPSED)},
+        spared={e.number: e.raced.spared for e in scored if e.raced.spared},
+    )

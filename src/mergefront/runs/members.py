@@ -7,7 +7,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,11 +17,13 @@ from mergefront.config import RunConfig
 from mergefront.errors import RunError, UserError
 from mergefront.records import Estimate, Evaluation
 from mergefront.runs.belief import Belief, believe
-from mergefront.runs.history import in_tokens, reference_point
+from mergefront.runs.history import reference_point, with_tokens
 from mergefront.stats import pareto
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from mergefront.runs.front import Front, Member
 
 GUARDED: Final = "guarded"
 WEIGHTED: Final = "weighted:"
@@ -38,17 +40,27 @@ def believed(
     return believe(found, list(config.objectives), reference, config.costs)
 
 
+@dataclass(frozen=True)
+class FrontRow:
+    """A candidate on the front while the search runs, with what is believed of it."""
+
+    number: int
+    origin: str
+    believed: Mapping[str, Estimate]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        believed = {name: estimate.to_dict() for name, estimate in self.believed.items()}
+        return {"number": self.number, "origin": self.origin, **believed}
+
+
 def current_front(
-    found: Sequence[Evaluation], belief: Belief, config: RunConfig
-) -> list[dict[str, Any]]:
-    """The front that is believed, as plain rows, best first objective first."""
-    by_number = {e.number: e for e in found}
+    candidates: Sequence[Evaluation], belief: Belief, config: RunConfig
+) -> list[FrontRow]:
+    """The front that is believed, best first objective first."""
+    origins = {e.number: e.origin for e in candidates}
     return [
-        {
-            "number": number,
-            "origin": by_number[number].origin,
-            **in_tokens({k: asdict(v) for k, v in belief.of(number).items()}, config.costs),
-        }
+        FrontRow(number, origins[number], with_tokens(belief.of(number), config.costs))
         for number in belief.front
     ]
 
@@ -163,30 +175,31 @@ def weights_of(pick: str, objectives: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-def resolve_pick(front: Mapping[str, Any], pick: str, where: Path) -> int:
-    """A pick (knee, guarded, best:OBJECTIVE, weighted:OBJECTIVE=WEIGHT,..., or a number) ->
-    candidate number. What is weighted is what the search believes of the members.
+def resolve_pick(front: Front, pick: str, where: Path) -> int:
+    """Return the number of the candidate that a pick names.
+
+    A pick is knee, guarded, best:OBJECTIVE, weighted:OBJECTIVE=WEIGHT,..., or a number. Weights
+    are of what the search believes of the members.
 
     Raises:
         RunError: there is no such pick.
         UserError: weights that are none.
     """
     if pick.startswith(WEIGHTED):
-        weights = weights_of(pick, front["objectives"])
+        weights = weights_of(pick, front.objectives)
 
-        def worth(member: Mapping[str, Any]) -> float:
-            by = member.get("believed", member["search"])  # fronts of 0.2 believed the scores
-            return float(sum(weight * by[name]["mean"] for name, weight in weights.items()))
+        def worth(member: Member) -> float:
+            return sum(weight * member.believed[name].mean for name, weight in weights.items())
 
-        return int(max(front["members"], key=worth)["number"])
-    for member in front["members"]:
-        if pick in member["picks"]:
-            return int(member["number"])
-    if pick.isdigit() and int(pick) < front["candidates"]:
+        return max(front.members, key=worth).number
+    for member in front.members:
+        if pick in member.picks:
+            return member.number
+    if pick.isdigit() and int(pick) < front.candidates:
         return int(pick)
-    legal = ["knee", GUARDED, *(f"best:{name}" for name in front["objectives"])]
-    legal.append(WEIGHTED + ",".join(f"{name}=1" for name in front["objectives"]))
+    legal = ["knee", GUARDED, *(f"best:{name}" for name in front.objectives)]
+    legal.append(WEIGHTED + ",".join(f"{name}=1" for name in front.objectives))
     raise RunError(
         f"{where}: there is no pick {pick!r}",
-        hint=f"use {', '.join(legal)} or a candidate's number below {front['candidates']}",
+        hint=f"use {', '.join(legal)} or a candidate's number below {front.candidates}",
     )

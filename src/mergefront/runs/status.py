@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.front import read_front
-from mergefront.runs.history import estimates_of, evaluations, open_study, spent_seconds, told
-from mergefront.runs.members import believed, current_front
+from mergefront.runs.history import (
+    RaceSummary,
+    estimates_of,
+    evaluations,
+    open_study,
+    race_summary,
+    spent_seconds,
+)
+from mergefront.runs.members import FrontRow, believed, current_front
 
 
 def open_run(runs: Path, name: str) -> RunDirectory:
@@ -17,28 +25,53 @@ def open_run(runs: Path, name: str) -> RunDirectory:
     return RunDirectory.open(path if (path / "config.yaml").is_file() else runs / name)
 
 
-def _reported(run: RunDirectory) -> int:
-    """Candidates that the front on disk knows of; -1 if there is none."""
-    return int(read_front(run)["candidates"]) if run.front.is_file() else -1
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run is.
+
+    `state` is finished or unfinished; `budget` and `candidates` count candidates, failed ones
+    included. `front` is the current front by search items. `chosen_by` is "model", or why the
+    scores choose; it is empty before the receiver has answered.
+    """
+
+    run: str
+    state: str
+    objectives: tuple[str, ...]
+    candidates: int
+    failed: int
+    budget: int
+    minutes: float
+    race: RaceSummary | None
+    front: tuple[FrontRow, ...]
+    chosen_by: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for --json."""
+        return {
+            **vars(self),
+            "objectives": list(self.objectives),
+            "race": {} if self.race is None else self.race.to_dict(),
+            "front": [row.to_dict() for row in self.front],
+        }
 
 
-def status_of(runs: Path, name: str) -> dict[str, Any]:
+def status_of(runs: Path, name: str) -> RunStatus:
     """State, counts, minutes and the current front (search estimates) of a run."""
     run = open_run(runs, name)
-    names = list(run.config.objectives)
     study = open_study(run)
-    found = evaluations(study, run)
+    candidates = evaluations(study, run)
     receiver = estimates_of(run.read_items(RECEIVER, "search"))
-    belief = believed(found, run.config, receiver) if receiver else None
-    return {
-        "run": str(run.path),
-        "state": "finished" if _reported(run) == len(found) else "unfinished",
-        "objectives": names,
-        "candidates": len(found),
-        "failed": sum(1 for e in found if e.failure),
-        "budget": run.config.budget.candidates,
-        "minutes": spent_seconds(study) / 60,
-        "race": told(found, run.config.costs),
-        "front": [] if belief is None else current_front(found, belief, run.config),
-        "chosen_by": "" if belief is None else belief.why or "model",
-    }
+    belief = believed(candidates, run.config, receiver) if receiver else None
+    reported = read_front(run).candidates if run.front.is_file() else -1
+    return RunStatus(
+        run=str(run.path),
+        state="finished" if reported == len(candidates) else "unfinished",
+        objectives=tuple(run.config.objectives),
+        candidates=len(candidates),
+        failed=sum(bool(e.failure) for e in candidates),
+        budget=run.config.budget.candidates,
+        minutes=spent_seconds(study) / 60,
+        race=race_summary(candidates, run.config.costs),
+        front=() if belief is None else tuple(current_front(candidates, belief, run.config)),
+        chosen_by="" if belief is None else belief.why or "model",
+    )

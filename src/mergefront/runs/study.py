@@ -12,7 +12,9 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import optuna
 from optuna.storages import JournalStorage
@@ -24,6 +26,8 @@ from optuna.trial import FrozenTrial
 from mergefront.errors import RunError
 from mergefront.records import Split
 from mergefront.sampling.replay import told_trials
+
+_OPENINGS: Final = "openings"
 
 
 class _FileLock(BaseJournalFileLock):
@@ -119,9 +123,23 @@ def _held(lock: _FileLock) -> Iterator[None]:
         lock.release()
 
 
-def record_opening(study: optuna.Study, split: Split, name: str, candidates: int) -> None:
-    """Write down who reads which split, and after how many candidates."""
-    openings = list(study.user_attrs.get("openings", []))
+@dataclass(frozen=True)
+class Opening:
+    """A model that read the items of a split: which one, after how many candidates, and when."""
+
+    split: Split
+    model: str
+    candidates: int
+    time: str
+
+
+def openings(study: optuna.Study) -> tuple[Opening, ...]:
+    """Every opening of validation and test items that a run has recorded."""
+    return tuple(Opening(**opening) for opening in study.user_attrs.get(_OPENINGS, []))
+
+
+def record_opening(study: optuna.Study, split: Split, model: str, candidates: int) -> None:
+    """Write down which model reads which split, and after how many candidates."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    opening = {"split": split, "model": name, "candidates": candidates, "time": stamp}
-    study.set_user_attr("openings", [*openings, opening])
+    opening = Opening(split, model, candidates, stamp)
+    study.set_user_attr(_OPENINGS, [vars(one) for one in (*openings(study), opening)])

@@ -32,9 +32,9 @@ from mergefront.merging.plan import Plan
 from mergefront.records import Evaluation, Item, Split
 from mergefront.runs import study as ledger
 from mergefront.runs.directory import RECEIVER, blind_name, item_records, with_costs
-from mergefront.runs.front import write_front
 from mergefront.runs.history import COMPLETED, ELAPSED, PICKS, evaluations, numbers_of
 from mergefront.runs.members import believed, choose_finalists, picks
+from mergefront.runs.summary import write_front
 from mergefront.search.loop import RunningSearch
 from mergefront.tasks.splits import whole_prefix
 

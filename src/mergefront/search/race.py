@@ -22,7 +22,7 @@ from mergefront.config import RacingConfig, TokenCost
 from mergefront.records import Estimate, Evaluation, Item
 from mergefront.runs.belief import Belief, believe
 from mergefront.runs.directory import ItemRecord
-from mergefront.runs.history import BEHIND, COLLAPSED, KNOWN, flat
+from mergefront.runs.history import BEHIND, COLLAPSED, KNOWN, constant_objectives
 from mergefront.runs.units import Units, of_objective, units_of
 from mergefront.seeds import Purpose, generator
 from mergefront.stats.partial import SPREAD, Difficulty, chance_on_front, partial_estimate, prefixes
@@ -93,7 +93,7 @@ class Race:
         return believe(self.evaluations, list(self._reference), self._reference, self._order)
 
     def _warn_of_flat_objectives(self) -> None:
-        for name in flat(self.evaluations, list(self._reference)):
+        for name in constant_objectives(self.evaluations, list(self._reference)):
             logger.warning(
                 "objective %s: all of the first candidates score the same, so that its items "
                 "tell nothing apart; look at its answers in the item files, and at its task",

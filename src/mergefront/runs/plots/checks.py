@@ -5,8 +5,8 @@ Reading order: `calibration_figure`, `race_figure`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from mergefront.runs.front import Front
     from mergefront.sampling.gp.posterior import Posterior
 
 _BAR = 1.959964  # standard deviations of a 95 % interval
@@ -80,19 +81,24 @@ def _diagonal(axis: Axes, points: np.ndarray) -> None:
     axis.set_aspect("equal")
 
 
-def race_figure(front: Mapping[str, Any], candidates: Sequence[Evaluation]) -> Figure:
+def race_figure(front: Front, candidates: Sequence[Evaluation]) -> Figure:
     """Draw how many search items each candidate answered, by number, coloured by why it left.
 
-    `front` is front.json with a race and a belief in it. A triangle stands over a candidate that
+    A triangle stands over a candidate that
     would have left, but answered all items to keep the rule honest, in its reason's colour; a star
     over one that is on the front as believed; a cross for one that failed.
+
+    Raises:
+        ValueError: no candidate has answered everything, so that nothing is known of the race.
     """
-    race = front["race"]
+    race = front.race
+    if race is None:
+        raise ValueError("no candidate answered everything; there is nothing to draw")
     figure, axes = new_figure(1, 1, size=(7.2, 3.4))
     axis = axes[0][0]
-    answered = {c.number: c.answered(front.get("costs", ())) for c in candidates}
+    answered = {c.number: c.answered(front.costs) for c in candidates}
     most = max(answered.values(), default=0)
-    colours = {"": _STAYED, **dict(zip(race["left"], _REASONS, strict=False))}
+    colours = {"": _STAYED, **dict(zip(race.left, _REASONS, strict=False))}
     for why, colour in colours.items():
         mine = [c.number for c in candidates if not c.failure and c.raced.left == why]
         if mine:
@@ -106,7 +112,7 @@ def race_figure(front: Mapping[str, Any], candidates: Sequence[Evaluation]) -> F
         for why, colour in colours.items()
     ]  # fmt: skip
     failed = [c.number for c in candidates if c.failure]
-    marks.append(("on the front as believed", front["belief"]["front"], 1.12, "*", BLACK))
+    marks.append(("on the front as believed", list(front.belief.front), 1.12, "*", BLACK))
     marks.append(("failed", failed, 0.02, "x", GREY))
     for label, numbers, height, marker, colour in marks:
         if numbers:
@@ -116,8 +122,8 @@ def race_figure(front: Mapping[str, Any], candidates: Sequence[Evaluation]) -> F
             )  # fmt: skip
     _finish(figure, axis, (max(answered, default=0), most))
     figure.suptitle(
-        f"The race: {100 * (1 - race['items']):.0f} % of the items "
-        f"and {100 * (1 - race['seconds']):.0f} % of the seconds saved",
+        f"The race: {100 * (1 - race.items):.0f} % of the items "
+        f"and {100 * (1 - race.seconds):.0f} % of the seconds saved",
         x=0.02, ha="left", fontsize=12, fontweight="bold",
     )  # fmt: skip
     return figure

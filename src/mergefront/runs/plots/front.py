@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from mergefront.runs.front import Front, Member
+
 
 Believed = Mapping[int, Mapping[str, Estimate]]
 """Number -> objective -> what the model believes of a candidate; empty where scores choose."""
 
 
 def front_figure(
-    front: Mapping[str, Any],
+    front: Front,
     candidates: Sequence[Evaluation],
     *,
     sampler: str,
@@ -36,7 +38,7 @@ def front_figure(
     """Draw a run's front: one panel for the first objective against each other one.
 
     Args:
-        front: front.json (format mergefront/front@1) of two or more objectives.
+        front: the front of two or more objectives.
         candidates: all candidates; failed ones are left out. Those whose origin is not `sampler`
             are marked as warm starts; those that left the race early are small and light.
         believed: what the model believes of every candidate, if the model chose the members.
@@ -49,7 +51,7 @@ def front_figure(
     Raises:
         ValueError: fewer than two objectives.
     """
-    names = list(front["objectives"])
+    names = list(front.objectives)
     if len(names) < 2:
         raise ValueError("a front needs two objectives; draw the history instead")
     figure, axes = new_figure(1, len(names) - 1, size=(7.2, 5.6) if len(names) == 2 else (5.4, 5.0))
@@ -59,10 +61,10 @@ def front_figure(
         if len(names) == 2:
             _shade(axis, front, done, believed)
         axis.set_xlabel(f"{names[0]} (% of items)")
-        cost = front.get("costs", {}).get(other)
-        unit = "% of items" if cost is None else f"% of {cost['limit']} tokens not used"
+        cost = front.costs.get(other)
+        unit = "% of items" if cost is None else f"% of {cost.limit} tokens not used"
         axis.set_ylabel(f"{other} ({unit})")
-    title = f"{front['run']}: front of {front['candidates']} candidates"
+    title = f"{front.run}: front of {front.candidates} candidates"
     figure.suptitle(title, x=0.02, ha="left", fontsize=12, fontweight="bold")
     handles, labels = axes[0][0].get_legend_handles_labels()
     legend(figure, dict(zip(labels, handles, strict=True)))
@@ -71,7 +73,7 @@ def front_figure(
 
 def _front_panel(
     axis: Axes,
-    front: Mapping[str, Any],
+    front: Front,
     done: Sequence[Evaluation],
     pair: tuple[str, str],
     sampler: str,
@@ -79,26 +81,25 @@ def _front_panel(
 ) -> None:
     """Everything but the shade: cloud, members, receiver, reference, limits."""
     cloud = _cloud(axis, done, pair, sampler)
-    others = [m for m in front["members"] if not m["picks"]]
-    picked = [m for m in front["members"] if m["picks"]]
+    others = [member for member in front.members if not member.picks]
+    picked = [member for member in front.members if member.picks]
     shown = _beliefs(axis, (others, picked), pair, believed)
     for members, colour, marker, label in (
         (others, BLUE, "o", "front"),
         (picked, ORANGE, "D", "picks"),
     ):
         _intervals(
-            axis, [m["validation"] for m in members], pair, colour, marker,
+            axis, [member.validation for member in members], pair, colour, marker,
             f"{label} (validation, 95 %)",
         )  # fmt: skip
-    receiver = front["receiver"]
-    there = receiver.get("validation") or receiver["search"]
-    _intervals(axis, [there], pair, BLACK, "*", "receiver (validation, 95 %)", size=13)
-    corner = [100 * front["reference"][name] for name in pair]
+    receiver = front.receiver["validation"]
+    _intervals(axis, [receiver], pair, BLACK, "*", "receiver (validation, 95 %)", size=13)
+    corner = [100 * front.reference[name] for name in pair]
     axis.plot(
         *corner, "+", color=BLACK, markersize=9, zorder=3,
         label=f"reference ({corner[0]:.1f}, {corner[1]:.1f})",
     )  # fmt: skip
-    shown.append(_percent([*(m["validation"] for m in front["members"]), there], pair))
+    shown.append(_percent([*(member.validation for member in front.members), receiver], pair))
     if len(cloud):
         shown.append(np.quantile(cloud, [0.1, 1.0], axis=0))
     _limit(axis, np.vstack(shown), np.array(corner))
@@ -130,18 +131,18 @@ def _cloud(
 
 def _beliefs(
     axis: Axes,
-    groups: Sequence[Sequence[Mapping[str, Any]]],
+    groups: Sequence[Sequence[Member]],
     pair: tuple[str, str],
     believed: Believed,
 ) -> list[NDArray[np.float64]]:
     """Draw what the model believed of members, each tied to its validated place; return points."""
     drawn = []
     for members, colour, marker in zip(groups, (BLUE, ORANGE), ("o", "D"), strict=True):
-        known = [m for m in members if m["number"] in believed]
+        known = [member for member in members if member.number in believed]
         if not known:
             continue
-        start = _percent([believed[m["number"]] for m in known], pair)
-        end = _percent([m["validation"] for m in known], pair)
+        start = _percent([believed[member.number] for member in known], pair)
+        end = _percent([member.validation for member in known], pair)
         axis.plot(
             *np.stack([start, end]).transpose(2, 0, 1), "-", color=colour, linewidth=1.1,
             alpha=0.55, zorder=3,
@@ -157,7 +158,7 @@ def _beliefs(
 
 def _intervals(
     axis: Axes,
-    estimates: Sequence[Mapping[str, Any]],
+    estimates: Sequence[Mapping[str, Estimate]],
     pair: tuple[str, str],
     colour: str,
     marker: str,
@@ -180,27 +181,26 @@ def _intervals(
     )  # fmt: skip
 
 
-def _interval(one: Mapping[str, Any]) -> tuple[float, float]:
+def _interval(estimate: Estimate) -> tuple[float, float]:
     """Wilson's interval; a cost's is normal."""
-    found = _estimate(one)
-    return normal_interval(found) if "tokens" in one else wilson(found)
+    return wilson(estimate) if estimate.tokens is None else normal_interval(estimate)
 
 
-def _name(axis: Axes, picked: Sequence[Mapping[str, Any]], pair: tuple[str, str]) -> None:
+def _name(axis: Axes, picked: Sequence[Member], pair: tuple[str, str]) -> None:
     """Write the picks' names and numbers below them, on lines that do not meet.
 
     A pick near the left edge has its name on its right, one near the lower edge above it, so that
     it stays off the axes.
     """
-    points = _percent([member["validation"] for member in picked], pair)
+    points = _percent([member.validation for member in picked], pair)
     (low, high), (bottom, top) = axis.get_xlim(), axis.get_ylim()
     for place, index in enumerate(np.argsort(points[:, 0], kind="stable")):
         member = picked[index]
-        names = ", ".join(pick.replace("best:", "best ") for pick in member["picks"])
+        names = ", ".join(pick.replace("best:", "best ") for pick in member.picks)
         left = points[index, 0] < low + 0.3 * (high - low)
         up = 1 if points[index, 1] < bottom + 0.2 * (top - bottom) else -1
         axis.annotate(
-            f"{names} (#{member['number']})", points[index],
+            f"{names} (#{member.number})", points[index],
             xytext=(14 if left else -14, up * (30 + 18 * place)), textcoords="offset points",
             ha="left" if left else "right", va="center", fontsize=9, color=ORANGE, zorder=5,
             arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8, "shrinkB": 4},
@@ -208,12 +208,10 @@ def _name(axis: Axes, picked: Sequence[Mapping[str, Any]], pair: tuple[str, str]
         )  # fmt: skip
 
 
-def _shade(
-    axis: Axes, front: Mapping[str, Any], done: Sequence[Evaluation], believed: Believed
-) -> None:
+def _shade(axis: Axes, front: Front, done: Sequence[Evaluation], believed: Believed) -> None:
     """Shade what the candidates dominate above the reference point, by what chose the members."""
-    names = front["objectives"]
-    corner = np.array([100 * front["reference"][name] for name in names])
+    names = front.objectives
+    corner = np.array([100 * front.reference[name] for name in names])
     points = _percent(list(believed.values()) or [c.objectives for c in done], names)
     points = points[(points > corner).all(axis=1)] if len(points) else points
     if not len(points):
@@ -243,12 +241,8 @@ def _limit(axis: Axes, points: NDArray[np.float64], corner: NDArray[np.float64])
     axis.set_ylim(low[1], high[1])
 
 
-def _percent(estimates: Sequence[Mapping[str, Any]], names: Sequence[str]) -> NDArray[np.float64]:
-    rows = [[100 * _estimate(e[name]).mean for name in names] for e in estimates]
+def _percent(
+    estimates: Sequence[Mapping[str, Estimate]], names: Sequence[str]
+) -> NDArray[np.float64]:
+    rows = [[100 * by_objective[name].mean for name in names] for by_objective in estimates]
     return np.array(rows, dtype=float).reshape(len(rows), len(names))
-
-
-def _estimate(value: Any) -> Estimate:
-    if isinstance(value, Estimate):
-        return value
-    return Estimate(value["mean"], value["se"], value["n"])

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mergefront.files import write_text
 from mergefront.records import Estimate
+from mergefront.runs.front import Front
 from mergefront.runs.report.templates import open_template
 from mergefront.stats import score_interval, wilson
 
@@ -33,7 +34,7 @@ class Figure:
 
 def write_report(
     path: Path,
-    front: Mapping[str, Any],
+    front: Front,
     *,
     figures: Sequence[Figure] = (),
     config: str = "",
@@ -42,15 +43,15 @@ def write_report(
     """Write the page of a run to `path` and return it.
 
     Args:
-        front: front.json (format mergefront/front@1).
+        front: what is reported about the run.
         figures: the figures with the stems `calibration` and `race` stand in their sections. Of
             the others, the first stands before the tables and the rest behind them. A figure
             without a file is left out.
         config: the resolved configuration as YAML.
         manifest: manifest.json: sources, items, versions, machine.
     """
-    openings = {"openings": front["openings"]} if front.get("openings") else {}
-    provenance = {**(manifest or {}), **openings}
+    openings = {"openings": [asdict(opening) for opening in front.openings]}
+    provenance = {**(manifest or {}), **(openings if front.openings else {})}
     page = open_template(_TEMPLATE).render(
         front=front,
         pictures=_pictures(figures),

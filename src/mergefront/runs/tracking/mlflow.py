@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergefront.config import TokenCost
 from mergefront.records import Evaluation
+from mergefront.runs.front import Front
 from mergefront.stats.pareto import collapsed, hypervolume, non_dominated
 
 if TYPE_CHECKING:
@@ -293,54 +294,51 @@ def _milliseconds() -> int:
     return int(time.time() * 1000)
 
 
-Front = Mapping[str, Any]
-
-
 def ending_of(front: Front, artifacts: Sequence[Path] = ()) -> Ending:
     """Return the numbers that end a run, and what is believed of its members.
 
-    Validated hypervolume, test scores of the picks, shares of items and seconds that the race
-    used and how many left, and how well the model foretells (`surrogate.Calibration`). Runs of
-    earlier versions have no race and no belief.
+    They are the validated hypervolume, the picks' test scores, the shares of items and seconds that
+    the race used, how many left it, and how well the model foretells (`gp.Calibration`).
     """
-    metrics = dict([*_scores(front), *_race(front), *_calibration(front)])
     believed = {
-        int(member["number"]): {
-            f"{name}.believed{suffix}": float(one[key])
-            for name, one in member.get("believed", {}).items()
-            for suffix, key in (("", "mean"), (".sd", "se"))
+        member.number: {
+            f"{name}.believed{suffix}": value
+            for name, estimate in member.believed.items()
+            for suffix, value in (("", estimate.mean), (".sd", estimate.se))
         }
-        for member in front["members"]
+        for member in front.members
     }
+    metrics = dict([*_scores(front), *_race(front), *_calibration(front)])
     return Ending(metrics, artifacts, believed)
 
 
 def _scores(front: Front) -> Iterator[tuple[str, float]]:
-    volume = front["hypervolume"]["validation"]
-    for key in ("value", "low", "high"):
-        yield f"validation.hypervolume.{key}", volume[key]
-    for member in front["members"]:
-        for pick in member["picks"]:
-            for objective, estimate in (member["test"] or {}).items():
+    volume = front.hypervolume.validation
+    yield "validation.hypervolume.value", volume.value
+    yield "validation.hypervolume.low", volume.low
+    yield "validation.hypervolume.high", volume.high
+    for member in front.members:
+        for pick in member.picks:
+            for objective, estimate in (member.test or {}).items():
                 key = f"test.{pick.replace(':', '.')}.{objective}"
-                yield key, estimate["mean"]
-                if "tokens" in estimate:
-                    yield f"{key}.tokens", estimate["tokens"]
+                yield key, estimate.mean
+                if estimate.tokens is not None:
+                    yield f"{key}.tokens", estimate.tokens
 
 
 def _race(front: Front) -> Iterator[tuple[str, float]]:
-    race = front.get("race") or {}
-    for key in ("items", "seconds"):
-        if key in race:
-            yield f"race.{key}", race[key]
-    for why, number in race.get("left", {}).items():
-        yield f"race.left.{why}", number
+    if front.race is None:
+        return
+    yield "race.items", front.race.items
+    yield "race.seconds", front.race.seconds
+    for reason, number in front.race.left.items():
+        yield f"race.left.{reason}", number
 
 
 def _calibration(front: Front) -> Iterator[tuple[str, float]]:
-    belief = front.get("belief") or {"calibration": {}}
-    if "by_model" in belief:
-        yield "belief.by_model", float(belief["by_model"])
-    for name, one in belief["calibration"].items():
-        for key in ("n", "mean_square", "within_95", "excess"):
-            yield f"calibration.{name}.{key}", one[key]
+    yield "belief.by_model", float(front.belief.by_model)
+    for name, calibration in front.belief.calibration.items():
+        yield f"calibration.{name}.n", calibration.n
+        yield f"calibration.{name}.mean_square", calibration.mean_square
+        yield f"calibration.{name}.within_95", calibration.within_95
+        yield f"calibration.{name}.excess", calibration.excess
