@@ -187,7 +187,9 @@ def test_an_export_that_is_not_what_was_scored_leaves_nothing(
             named.sources,
             tmp_path / "out",
             settings=EngineConfig(kind="transformers", dtype="float32", threads=1),
-            items=item_set(run.config.objective_tasks, ItemCounts(search=4, validation=4, test=4), Path()),
+            items=item_set(
+                run.config.objective_tasks, ItemCounts(search=4, validation=4, test=4), Path()
+            ),
             scored=ScoredCandidate("0" * 64, []),
             front=read_front(run),
             member=named.member,
