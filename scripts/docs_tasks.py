@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mergefront.tasks.load import library
-from mergefront.tasks.spec import Task
+from mergefront.tasks.task_file import Task, library
 
 START, END = "<!-- library table: start -->", "<!-- library table: end -->"
 

@@ -1,7 +1,7 @@
 """What one run is: the YAML file of a search, checked whole, with every problem named at once.
 
 Not here: how such files are read (`yaml_file`), the search space (`space.file`) and tasks
-(`tasks.spec`), which have files of their own.
+(`tasks.task_file`), which have files of their own.
 
 Reading order: `RunConfig`, the whole file, stands after its sections; then `load_run_config`.
 """

@@ -1,6 +1,6 @@
 """YAML files read into pydantic models: checked whole, with every problem named at once.
 
-Not here: the models, which say what a file means: `config` (runs), `space.file`, `tasks.spec`.
+Not here: the models, which say what a file means: `config` (runs), `space.file`, `tasks.task_file`.
 
 Reading order: `Strict`, `load_yaml`, `differences`.
 """

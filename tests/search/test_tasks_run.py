@@ -22,7 +22,7 @@ from mergefront import zoo
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.front import read_front
 from mergefront.runs.history import estimates_of
-from mergefront.tasks.load import LIBRARY
+from mergefront.tasks.task_file import LIBRARY
 
 NAMES = {"reasoning": ["mathverse", "mathvista_math"], "perception": ["realworldqa", "ocrbench"]}
 ROWS = 120

@@ -17,13 +17,19 @@ from mergefront.errors import UserError
 from mergefront.records import SPLITS, Item, Split
 from mergefront.tasks import item_set
 from mergefront.tasks.duplicates import (
-    counts,
+    drop_counts,
     drop_duplicates,
     drop_straddling,
-    normalised,
-    relatives,
+    overlap_warnings,
+    question_words,
 )
-from mergefront.tasks.splits import SHARES, by_hash, reusing, stratified_order, whole_prefix
+from mergefront.tasks.splits import (
+    SHARES,
+    by_hash,
+    stratified_order,
+    whole_prefix,
+    with_borrowed_items,
+)
 
 
 def item(key: str, cluster: str = "", unit: str = "", stratum: str = "", **more: object) -> Item:
@@ -116,7 +122,7 @@ def test_shares_that_are_none() -> None:
 @given(ROWS, SALTS)
 def test_reuse_borrows_only_what_is_missing(rows: list[Item], salt: str) -> None:
     parts = by_hash(rows, salt)
-    lent = reusing(parts)
+    lent = with_borrowed_items(parts)
     for split in SPLITS:
         assert lent[split][: len(parts[split])] == parts[split]
         assert sorted(one.id for one in lent[split]) == sorted(one.id for one in rows)
@@ -140,7 +146,7 @@ def test_a_question_of_two_tasks_is_asked_by_the_first_and_takes_its_cluster_alo
     turned = drop_duplicates({"b": [again, partner, other], "a": first})
     assert ids(turned.items["b"]) == ["b/7", "b/8", "b/9"]
     assert ids(turned.items["a"]) == ["a/2"]
-    assert counts(found.dropped) == [
+    assert drop_counts(found.dropped) == [
         {"task": "b", "items": 2, "because": found.dropped[0].because, "other_task": "a"}
     ]
 
@@ -257,7 +263,7 @@ def test_a_set_too_small_for_three_splits_needs_a_flag(tmp_path: Path) -> None:
     ],
 )
 def test_what_counts_as_the_same_words(a: str, b: str, same: bool) -> None:
-    assert (normalised(a) == normalised(b)) is same
+    assert (question_words(a) == question_words(b)) is same
 
 
 @pytest.mark.parametrize(
@@ -274,7 +280,7 @@ def test_what_counts_as_the_same_words(a: str, b: str, same: bool) -> None:
 def test_benchmarks_that_draw_on_each_other_are_named(
     tasks: list[str], named: list[tuple[str, str]]
 ) -> None:
-    found = relatives(tasks)
+    found = overlap_warnings(tasks)
     assert len(found) == len(named)
     for sentence, (one, other) in zip(found, named, strict=True):
         assert sentence.startswith(f"{one} draws on {other}: ")

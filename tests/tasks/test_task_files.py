@@ -14,9 +14,10 @@ from mergefront.config import ItemCounts
 from mergefront.errors import ConfigError, UserError
 from mergefront.records import SPLITS, Answer, Item
 from mergefront.tasks import item_set, load_task, pool_of, task_path
-from mergefront.tasks.load import LIBRARY, content_hash
+from mergefront.tasks.item_set import content_hash
 from mergefront.tasks.scoring import score
 from mergefront.tasks.splits import by_hash, stratified_order
+from mergefront.tasks.task_file import LIBRARY
 
 FEW = ItemCounts(search=20, validation=30, test=40)
 

@@ -21,8 +21,8 @@ from fixtures_tasks import picture
 from mergefront.errors import ConfigError, UserError
 from mergefront.records import SPLITS, Item
 from mergefront.tasks import load_task, pool_of
-from mergefront.tasks.cells import labelled, options_of
-from mergefront.tasks.pictures import Picture, finished, sha256
+from mergefront.tasks.cells import labelled_options, options_of
+from mergefront.tasks.pictures import Picture, bytes_for_engine, sha256
 
 disable_progress_bars()
 
@@ -58,7 +58,7 @@ def test_options_written_with_letters_are_read_back(texts: list[str]) -> None:
     texts = [text or "x" for text in texts]
     for form in ("({}) ", "{}. ", "{}: ", "{}) "):
         lines = (form.format(chr(65 + i)) + text for i, text in enumerate(texts))
-        assert labelled("Which is it?\n" + "\n".join(lines)) == tuple(texts)
+        assert labelled_options("Which is it?\n" + "\n".join(lines)) == tuple(texts)
 
 
 def encoded(image: Pillow.Image, form: str = "PNG", **options: Any) -> bytes:
@@ -68,7 +68,7 @@ def encoded(image: Pillow.Image, form: str = "PNG", **options: Any) -> bytes:
 
 
 def seen(data: bytes, max_pixels: int | None = None) -> tuple[bytes, Pillow.Image]:
-    made = finished(Picture("p", sha256(data), lambda: data), max_pixels, "task t: item i")
+    made = bytes_for_engine(Picture("p", sha256(data), lambda: data), max_pixels, "task t: item i")
     return made, Pillow.open(io.BytesIO(made)).convert("RGB")
 
 
@@ -207,9 +207,9 @@ def test_faulty_rows_stop_the_run_or_are_dropped_if_few(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"data": {}}, r"data: give exactly one of zoo, path and hub \(found none\)"),
-        ({"data": {"hub": "a/b"}}, "a hub dataset needs its split"),
-        ({"data": {"path": "x", "split": "a", "splits": ["b"]}}, "split or splits, not both"),
+        ({"data": {}}, "data: expected exactly one of zoo, path and hub, found none"),
+        ({"data": {"hub": "a/b"}}, "a hub dataset needs split or splits, found neither"),
+        ({"data": {"path": "x", "split": "a", "splits": ["b"]}}, "split or splits, found both"),
         ({"data": {"path": "x.csv", "file": "y"}}, "file names a table of a hub repository"),
         ({"prompt": "?"}, r"prompt must contain \{question\}"),
         ({"hint": "x"}, "hint and .hint. in prompt belong together"),

@@ -17,7 +17,7 @@ from fixtures_tasks import build_reasoning
 from mergefront.errors import UserError
 from mergefront.files import cache_root
 from mergefront.tasks import load_task, pool_of, prefetch
-from mergefront.tasks.load import LIBRARY
+from mergefront.tasks.task_file import LIBRARY
 
 LOOK = """
 import dataclasses, json, logging, sys

@@ -14,8 +14,8 @@ from fixtures_tasks import build_reasoning
 from mergefront.errors import UserError
 from mergefront.records import SPLITS, Answer, Item, Rule
 from mergefront.tasks import library, load_task, pool_of, pools_of, prefetch
-from mergefront.tasks.load import LIBRARY
 from mergefront.tasks.scoring import score
+from mergefront.tasks.task_file import LIBRARY
 
 BOXED = "then give the letter of the right option in \\boxed{}."
 LETTER = "Reason step by step, " + BOXED

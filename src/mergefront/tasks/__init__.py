@@ -8,26 +8,27 @@
         pool.take(split, n=None) -> list[Item], complete, in order
         pool.dropped, pool.warnings, pool.card()
     pools_of(tasks, folders) -> {name: Pool}     several, without what would leak between them
-    item_set(objectives, counts, folder) -> ItemSet     what a run is asked; .flat(split), .card()
-    prefetch(task) -> Cached | None    read a hub dataset into the cache, for use without a network
+    item_set(objectives, counts, folder) -> ItemSet     the items of a run; .flat(split), .card()
+    prefetch(task) -> CachedDataset | None    read a hub dataset into the cache, for use offline
 
-`folder` is what a task's paths are relative to: the folder of its file (any for a library task).
+A task's paths are relative to `folder`, the folder of its file (any folder for a library task).
 
-Reading order: `spec` is the file's schema; `source` opens the data (`cache` keeps what came from a
-hub, `pictures` are its images), `rows` makes one row an item (`cells`, `options`) and `gather` all,
-`pool` divides them (`duplicates`, `splits`), `load` makes a study's item set of several tasks.
+Reading order: `task_file` (the schema), `cells` (a cell of a row), `pictures` (a row's images),
+`cache` (copies of hub datasets), `source` (opens the data), `rows` (a row becomes an item),
+`duplicates` and `splits`, `pool` (all items of a task, divided), `item_set` (those of a study).
+`scoring` marks answers.
 """
 
 from __future__ import annotations
 
-from mergefront.tasks.cache import Cached
-from mergefront.tasks.load import ItemSet, content_hash, item_set, library, load_task, task_path
+from mergefront.tasks.cache import CachedDataset
+from mergefront.tasks.item_set import ItemSet, content_hash, item_set
 from mergefront.tasks.pool import Pool, pool_of, pools_of
 from mergefront.tasks.source import prefetch
-from mergefront.tasks.spec import Task
+from mergefront.tasks.task_file import Task, library, load_task, task_path
 
 __all__ = [
-    "Cached",
+    "CachedDataset",
     "ItemSet",
     "Pool",
     "Task",

@@ -1,14 +1,14 @@
-"""Rows and images of hub datasets on this machine, named by their content.
+"""Copies of hub datasets on this machine: rows and images, hashed_row by their content.
 
     $MERGEFRONT_CACHE (default ~/.cache/mergefront)
         items/<sha256>/rows.jsonl     one row a line, an image as {"$image": [sha256, start, bytes]}
                        images.bin     the images' own bytes, each once
                        card.json      where it came from, how much it is, when it was read
         sources/<sha256>.json         which of these a dataset (id, revision, splits) is
-                <sha256>.<task>.seen  the task has warned of what is unverified about it
+                <sha256>.<task>.seen  the task's first warning about unverified facts was given
 
-The name is a hash over the rows' fields in canonical JSON and the sha256 of each image's own bytes:
-the same content has the same name on every machine, whatever format it came in.
+The name is a hash over the rows' fields in canonical JSON and the sha256 of each image's own bytes.
+So the same content has the same name on every machine, whatever format it came in.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from mergefront.errors import UserError
 from mergefront.files import cache_root, write_text
 from mergefront.tasks.cells import Row
 from mergefront.tasks.pictures import Picture
-from mergefront.tasks.spec import Data
+from mergefront.tasks.task_file import Data
 
 _IMAGE = "$image"
 
 
 @dataclass(frozen=True)
-class Cached:
-    """One item set of the cache: `sha256` names its content, `revision` the commit it came from."""
+class CachedDataset:
+    """A copy of a dataset: `sha256` names its content, `revision` the commit it came from."""
 
     folder: Path
     sha256: str
@@ -46,16 +46,16 @@ class Cached:
     n_bytes: int
 
     def rows(self) -> Iterator[Row]:
-        """The rows in their order; images are read when they are needed."""
+        """Yield the rows in their order; images are read when they are needed."""
         pack = self.folder / "images.bin"
         with (self.folder / "rows.jsonl").open(encoding="utf-8") as stream:
             for line in stream:
                 row = json.loads(line)
-                yield {name: _image(cell, pack) for name, cell in row.items()}
+                yield {name: _unpacked_cell(cell, pack) for name, cell in row.items()}
 
 
-def find(data: Data) -> Cached | None:
-    """What the cache holds of a hub dataset, or None.
+def find(data: Data) -> CachedDataset | None:
+    """Return the cache's copy of a hub dataset, or None.
 
     Raises:
         UserError: it holds a damaged copy.
@@ -77,20 +77,20 @@ def find(data: Data) -> Cached | None:
                 hint=f"delete {folder} and fetch it again",
             )
     sizes = sum(card["files"].values())
-    return Cached(folder, source["sha256"], source["revision"], card["rows"], sizes)
+    return CachedDataset(folder, source["sha256"], source["revision"], card["rows"], sizes)
 
 
 def first_look(data: Data, task: str) -> bool:
-    """Whether a task looks at a hub dataset for the first time on this machine; later it did."""
-    seen = _pointer(data).with_suffix(f".{task}.seen")
-    if seen.exists():
+    """Return whether a task looks at a hub dataset for the first time on this machine; note it."""
+    marker = _pointer(data).with_suffix(f".{task}.seen")
+    if marker.exists():
         return False
-    with contextlib.suppress(OSError):  # a cache that is only read: it is said again
-        seen.touch()
+    with contextlib.suppress(OSError):  # in a read-only cache every look is the first
+        marker.touch()
     return True
 
 
-def store(data: Data, rows: Iterable[Row], revision: str | None) -> Cached:
+def store(data: Data, rows: Iterable[Row], revision: str | None) -> CachedDataset:
     """Keep the rows of a hub dataset, whole or not at all.
 
     Args:
@@ -108,7 +108,7 @@ def store(data: Data, rows: Iterable[Row], revision: str | None) -> Cached:
     except OSError as error:
         raise UserError(
             f"the cache {cache_root()} cannot be written: {error.strerror}",
-            hint="set MERGEFRONT_CACHE to a folder of yours with room for the images",
+            hint="set MERGEFRONT_CACHE to a folder that you can write, with room for the images",
         ) from None
     try:
         name, n = _write(partial_folder, rows)
@@ -119,20 +119,20 @@ def store(data: Data, rows: Iterable[Row], revision: str | None) -> Cached:
         try:
             os.rename(partial_folder, items / name)
         except OSError:
-            if not (items / name).is_dir():  # it is there already, maybe of another process
+            if not (items / name).is_dir():  # else another process has stored the same content
                 raise
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)
     pointer = _pointer(data)
     pointer.parent.mkdir(parents=True, exist_ok=True)
     write_text(pointer, json.dumps({"hub": data.hub, "sha256": name, "revision": revision}))
-    found = find(data)
-    assert found is not None
-    return found
+    copy = find(data)
+    assert copy is not None
+    return copy
 
 
 def _write(folder: Path, rows: Iterable[Row]) -> tuple[str, int]:
-    """Write rows and images; returns the content's hash and the number of rows."""
+    """Write rows and images; return the content's hash and the number of rows."""
     digest, n = hashlib.sha256(), 0
     places: dict[str, tuple[int, int]] = {}
     with (
@@ -141,14 +141,16 @@ def _write(folder: Path, rows: Iterable[Row]) -> tuple[str, int]:
     ):
         for row in rows:
             n += 1
-            named = {c: {_IMAGE: v.sha256} if isinstance(v, Picture) else v for c, v in row.items()}
-            digest.update(_canonical(named).encode() + b"\n")
-            placed = {c: _placed(v, places, pack) for c, v in row.items()}
-            lines.write(_canonical(placed) + "\n")
+            hashed_row = {
+                c: {_IMAGE: v.sha256} if isinstance(v, Picture) else v for c, v in row.items()
+            }
+            digest.update(_canonical(hashed_row).encode() + b"\n")
+            packed_row = {c: _packed_cell(v, places, pack) for c, v in row.items()}
+            lines.write(_canonical(packed_row) + "\n")
     return digest.hexdigest(), n
 
 
-def _placed(cell: Any, places: dict[str, tuple[int, int]], pack: BinaryIO) -> Any:
+def _packed_cell(cell: Any, places: dict[str, tuple[int, int]], pack: BinaryIO) -> Any:
     if not isinstance(cell, Picture):
         return cell
     if cell.sha256 not in places:
@@ -158,7 +160,7 @@ def _placed(cell: Any, places: dict[str, tuple[int, int]], pack: BinaryIO) -> An
     return {_IMAGE: [cell.sha256, *places[cell.sha256], cell.name]}
 
 
-def _image(cell: Any, pack: Path) -> Any:
+def _unpacked_cell(cell: Any, pack: Path) -> Any:
     if not (isinstance(cell, dict) and _IMAGE in cell):
         return cell
     digest, start, size, name = cell[_IMAGE]

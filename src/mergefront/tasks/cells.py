@@ -1,5 +1,4 @@
-"""The cells of a row: looked up, as text, compared with values of a task file.
-The options of a multiple-choice row, in the forms in which data sets write them."""
+"""One cell of a row: looked up, as text, compared with values of a task file, read as options."""
 
 from __future__ import annotations
 
@@ -12,58 +11,72 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
+MOST_OPTIONS = 26
+"""Options are named by the letters A to Z."""
+
+LONGEST_LIST = 20_000
+"""Characters of a cell that is read as a Python list."""
+
 _ABSENT = object()
+
+_LABEL_FORMS = (r"\(({})\)\s*", r"({})[.．]\s*", r"({})[:：]\s*", r"({})\)\s*")
+"""How a text labels its options: (A) red, A. red, A: red, A) red."""
 
 
 def cell_of(row: Row, column: str) -> Any:
-    """The cell of a column; `a.b` is the field b of a cell that holds a mapping."""
-    found = _looked_up(row, column)
-    return None if found is _ABSENT else found
+    """Return the cell of a column; `a.b` is the field b of a cell that holds a mapping."""
+    cell = _look_up(row, column)
+    return None if cell is _ABSENT else cell
 
 
 def has_column(row: Row, column: str) -> bool:
-    """Whether a row has a column."""
-    return _looked_up(row, column) is not _ABSENT
+    """Return whether a row has a column."""
+    return _look_up(row, column) is not _ABSENT
 
 
 def text_of(cell: Any) -> str:
-    """A cell as text: nothing for a missing one, 3 for 3.0, which gaps in a column cause, and the
-    parts of a list with commas between."""
+    """Return a cell as text: an empty one for None and NaN; the parts of a list with commas.
+
+    A whole float loses its ".0", for a gap in a column makes floats of whole numbers.
+    """
     if isinstance(cell, str):
         return cell
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
     if isinstance(cell, list | tuple):
-        return ", ".join(text_of(one) for one in cell)
+        return ", ".join(text_of(part) for part in cell)
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
-def joined(row: Row, columns: Sequence[str]) -> str:
-    """The values of one or several columns as one text, nothing if all are missing."""
+def joined_text(row: Row, columns: Sequence[str]) -> str:
+    """Return the values of one or several columns as one text; an empty one if all are empty."""
     if len(columns) == 1:
         return text_of(cell_of(row, columns[0]))
     parts = [text_of(cell_of(row, column)) for column in columns]
     return " / ".join(parts) if any(parts) else ""
 
 
-def _looked_up(row: Row, column: str) -> Any:
+def _look_up(row: Row, column: str) -> Any:
     if column in row:
         return row[column]
     name, _, rest = column.partition(".")
     inner = row.get(name)
-    return _looked_up(inner, rest) if rest and isinstance(inner, Mapping) else _ABSENT
+    return _look_up(inner, rest) if rest and isinstance(inner, Mapping) else _ABSENT
 
 
-def among(cell: Any, values: Sequence[str | int | float | bool]) -> bool:
-    """Whether a cell equals one of the values; `3` in a text cell equals the number 3."""
-    return any(_same(cell, value) for value in values)
+def equals_any(cell: Any, values: Sequence[str | int | float | bool]) -> bool:
+    """Return whether a cell equals one of the values; `3` in a text cell equals the number 3."""
+    return any(_equals(cell, value) for value in values)
 
 
-def _same(cell: Any, value: str | int | float | bool) -> bool:
-    """Equality in which a text cell stands for what it spells: "3" for 3, "True" for true; an empty
-    text stands for a missing cell, and a list matches by any of its parts."""
+def _equals(cell: Any, value: str | int | float | bool) -> bool:
+    """Return whether a cell equals a value of a task file.
+
+    A text cell equals what it spells: "3" equals 3, "True" equals true. An empty text equals a
+    missing cell. A list equals what any of its parts equals.
+    """
     if isinstance(cell, list | tuple):
-        return any(_same(one, value) for one in cell)
+        return any(_equals(part, value) for part in cell)
     if value == "" and isinstance(value, str):
         return text_of(cell).strip() == ""
     if isinstance(cell, str) and not isinstance(value, str):
@@ -71,80 +84,70 @@ def _same(cell: Any, value: str | int | float | bool) -> bool:
     return bool(cell == value)
 
 
-MOST_OPTIONS = 26
-"""Options are named by the letters A to Z."""
-
-LONGEST = 20_000
-"""Characters of a cell that is read as a Python list."""
-
-_FORMS = (r"\(({})\)\s*", r"({})[.．]\s*", r"({})[:：]\s*", r"({})\)\s*")
-"""How a text marks its options: (A) red, A. red, A: red, A) red."""
-
-
 def options_of(cell: Any) -> tuple[str, ...] | None:
-    """The options in a cell, or None if it holds none.
+    """Return the options in a cell, or None if it holds none.
 
     A cell is a list, or a text: a JSON or Python list, parts between vertical bars, or options
-    marked by letters in one form throughout ("(a) red (b) blue", "A. red; B. blue").
+    labelled by letters in one form throughout ("(a) red (b) blue", "A. red; B. blue").
     """
     if isinstance(cell, str):
-        listed = list_in(cell)
-        if listed is None and "|" in cell:
-            listed = cell.split("|")
-        return checked(listed) if listed is not None else labelled(cell)
-    return checked(cell) if isinstance(cell, list | tuple) else None
+        parts = list_in(cell)
+        if parts is None and "|" in cell:
+            parts = cell.split("|")
+        return _checked_options(parts) if parts is not None else labelled_options(cell)
+    return _checked_options(cell) if isinstance(cell, list | tuple) else None
 
 
-def checked(options: Sequence[Any]) -> tuple[str, ...] | None:
-    """The options as texts; None if there are none or too many, or one is empty."""
-    texts = tuple(text_of(one).strip() for one in options)
+def _checked_options(options: Sequence[Any]) -> tuple[str, ...] | None:
+    """Return the options as texts; None if there are none or too many, or one is empty."""
+    texts = tuple(text_of(option).strip() for option in options)
     return texts if 1 <= len(texts) <= MOST_OPTIONS and all(texts) else None
 
 
 def list_in(text: str) -> list[Any] | None:
-    """The list that a text spells in JSON or in Python (literals only, nothing is run)."""
+    """Return the list that a text spells in JSON or in Python (literals only, nothing is run)."""
     text = text.strip()
-    if not text.startswith("[") or len(text) > LONGEST:
+    if not text.startswith("[") or len(text) > LONGEST_LIST:
         return None
     for read in (json.loads, ast.literal_eval):
         try:
-            found = read(text)
+            value = read(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
-        return found if isinstance(found, list) else None
+        return value if isinstance(value, list) else None
     return None
 
 
-def labelled(text: str) -> tuple[str, ...] | None:
-    """Options that letters mark, A first and in order, at least two; None if there are none.
+def labelled_options(text: str) -> tuple[str, ...] | None:
+    """Return options that letters label, from A on and at least two, or None.
 
     The last option ends with its line.
     """
-    for form in _FORMS:
-        for first in "Aa":
-            found = _marked(text, form, first)
-            if found is not None:
-                return found
+    for form in _LABEL_FORMS:
+        for first_letter in "Aa":
+            options = _options_in_form(text, form, first_letter)
+            if options is not None:
+                return options
     return None
 
 
-def _marked(text: str, form: str, first: str) -> tuple[str, ...] | None:
-    """Options in one form, from the last place where the first letter is marked."""
-    starts = list(re.finditer(r"(?:^|(?<=[\s,;；]))" + form.format(first), text))
+def _options_in_form(text: str, form: str, first_letter: str) -> tuple[str, ...] | None:
+    """Return options in one form, from the last place where the first letter is a label."""
+    starts = list(re.finditer(r"(?:^|(?<=[\s,;；]))" + form.format(first_letter), text))
     for start in reversed(starts):
-        marks = [start]
-        while len(marks) < MOST_OPTIONS:
-            letter = chr(ord(first) + len(marks))
+        labels = [start]
+        while len(labels) < MOST_OPTIONS:
+            letter = chr(ord(first_letter) + len(labels))
             pattern = re.compile(r"(?<=[\s,;；])" + form.format(letter))
-            mark = pattern.search(text, marks[-1].end())
-            if mark is None:
+            label = pattern.search(text, labels[-1].end())
+            if label is None:
                 break
-            marks.append(mark)
-        if len(marks) < 2:
+            labels.append(label)
+        if len(labels) < 2:
             continue
-        ends = [mark.start() for mark in marks[1:]]
-        last = text.find("\n", marks[-1].end())
-        ends.append(len(text) if last < 0 else last)
-        parts = [text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
-        return checked([part.strip().rstrip(",;；").strip() for part in parts])
+        ends = [label.start() for label in labels[1:]]
+        line_end = text.find("\n", labels[-1].end())
+        ends.append(len(text) if line_end < 0 else line_end)
+        parts = [text[label.end() : end] for label, end in zip(labels, ends, strict=True)]
+        return _checked_options([part.strip().rstrip(",;；").strip() for part in parts])
     return None

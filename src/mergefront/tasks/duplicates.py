@@ -1,14 +1,14 @@
-"""What would leak from one split into another although every cluster is whole.
+"""Items are dropped that would leak from one split into another although every cluster is whole.
 
-Two passes over the tasks of a study, in the order in which the configuration names them:
+There are two passes over the tasks of a study, in the order of the configuration:
 
-1. `drop_duplicates`, before tasks are divided: a question that was asked before, over the same
-   pictures, is not asked again; its whole cluster goes from the later task.
-2. `drop_straddling`, after: a picture that is already in another split, with whatever question,
-   takes its whole cluster out of the later task.
+1. `drop_duplicates`, before tasks are divided: if an earlier cluster has the same question over the
+   same pictures, the later task loses the whole cluster.
+2. `drop_straddling`, after: if a picture is already in another split, with whatever question, the
+   later task loses the whole cluster.
 
-Clusters are dropped and never moved or joined, so that a split does not depend on which other tasks
-a study has. Tasks that cluster by picture under one salt (the default of both) lose nothing to the
+Clusters are dropped and never moved or joined, so that a split does not depend on the other tasks
+of a study. Tasks that cluster by picture under one salt (the default of both) lose nothing in the
 second pass: the picture decides the split in each of them.
 """
 
@@ -24,27 +24,27 @@ from functools import lru_cache
 
 from mergefront.records import SPLITS, Item, Split
 
-DRAWN_FROM: Mapping[str, tuple[str, ...]] = {
+BENCHMARK_ORIGINS: Mapping[str, tuple[str, ...]] = {
     "dynamath": ("mathvista", "mathvision", "mmmu"),
     "mathvista": ("chartqa", "ai2d", "textvqa", "docvqa", "scienceqa"),
     "mmmu_pro": ("mmmu",),
     "mmstar": ("mmmu", "mathvista", "ai2d", "scienceqa"),
     "ocrbench": ("textvqa", "chartqa", "docvqa"),
 }
-"""Benchmark -> benchmarks that some of its questions were taken from, as their authors say."""
+"""Benchmark -> the benchmarks from which its authors took some of its questions."""
 
 _MARKER = re.compile(r"<image(?:[ _]?\d+)?>", re.IGNORECASE)
 
 _REPEATED = "the same question over the same images"
 
-Key = tuple[tuple[str, ...], str]
+QuestionKey = tuple[tuple[str, ...], str]
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """An item that is not asked, `because` of what, and the task that keeps what it collides with.
+class DroppedItem:
+    """An item that was dropped, `because` of a collision with an item of `other_task`.
 
-    The task is the item's own where two of its clusters collide.
+    `other_task` is the item's own task where two of its clusters collide.
     """
 
     item: str
@@ -55,35 +55,35 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Deduplicated:
-    """What is left of each task, in the tasks' and the items' order, and what went."""
+class DistinctQuestions:
+    """The remaining items of each task, in their order, and the dropped ones."""
 
     items: dict[str, list[Item]]
-    dropped: list[Dropped]
+    dropped: list[DroppedItem]
 
 
 @dataclass(frozen=True)
-class Divided:
-    """What is left of each task's splits, and what went."""
+class DisjointSplits:
+    """The remaining items of each task's splits, and the dropped ones."""
 
     parts: dict[str, dict[Split, list[Item]]]
-    dropped: list[Dropped]
+    dropped: list[DroppedItem]
 
 
 @lru_cache(maxsize=1 << 16)
-def normalised(question: str) -> str:
-    """A question's words alone: case, spacing, punctuation and image markers do not count."""
+def question_words(question: str) -> str:
+    """Return a question's words, without case, spacing, punctuation and image markers."""
     text = unicodedata.normalize("NFKC", _MARKER.sub(" ", question)).casefold()
-    kept = "".join(" " if _is_punctuation(c) else c for c in text)
-    return " ".join(word.strip(".") for word in kept.split() if word.strip("."))
+    words = "".join(" " if _is_punctuation(c) else c for c in text).split()
+    return " ".join(word.strip(".") for word in words if word.strip("."))
 
 
 def drop_duplicates(
     items_by_task: Mapping[str, Sequence[Item]],
     *,
     questions: Mapping[str, str] | None = None,
-) -> Deduplicated:
-    """Leave out questions that an earlier cluster asks over the same pictures, cluster by cluster.
+) -> DistinctQuestions:
+    """Drop the clusters with a question that an earlier cluster has over the same pictures.
 
     Two items are the same if they have the same pictures, byte for byte, and the same words of
     question; without pictures, the same options too ("Which is correct?" alone says little).
@@ -91,119 +91,122 @@ def drop_duplicates(
     for they cannot leak. The result does not depend on the order of rows.
 
     Args:
-        items_by_task: task -> items, in the order of the configuration: the earlier task keeps.
-            Hashes may stand for the bytes of images.
-        questions: item id -> the question as the data has it, since two tasks may wrap one question
-            in different prompts; an item without an entry is known by its prompt.
+        items_by_task: task -> items, in the order of the configuration: the earlier task keeps its
+            clusters. Hashes may stand for the bytes of images.
+        questions: item id -> the question in the data, since two tasks may wrap one question in
+            different prompts; for an item without an entry, its prompt stands for it.
     """
-    asked = questions or {}
+    texts = questions or {}
 
-    def key(item: Item) -> Key:
-        words = normalised(asked.get(item.id, item.question))
-        options = () if item.images else sorted(normalised(one) for one in item.choices)
+    def key(item: Item) -> QuestionKey:
+        words = question_words(texts.get(item.id, item.question))
+        options = () if item.images else sorted(map(question_words, item.choices))
         return _digests(item), "\n".join([words, *options])
 
-    homes: dict[Key, tuple[str, str]] = {}
-    gone: dict[tuple[str, str], tuple[str, str]] = {}
+    first_clusters: dict[QuestionKey, tuple[str, str]] = {}
+    dropped_clusters: dict[tuple[str, str], tuple[str, str]] = {}
     for task, name, cluster in _clusters(items_by_task):
         keys = {key(item) for item in cluster}
-        found = next((homes[k] for k in sorted(keys) if k in homes), None)
-        if found is None:
-            homes.update(dict.fromkeys(keys, (task, name)))
+        first = next((first_clusters[k] for k in sorted(keys) if k in first_clusters), None)
+        if first is None:
+            first_clusters.update(dict.fromkeys(keys, (task, name)))
         else:
-            gone[task, name] = found
+            dropped_clusters[task, name] = first
     dropped = [
-        Dropped(item.id, item.task, item.cluster, _REPEATED, gone[task, item.cluster][0])
+        DroppedItem(i.id, i.task, i.cluster, _REPEATED, dropped_clusters[task, i.cluster][0])
         for task, items in items_by_task.items()
-        for item in items
-        if (task, item.cluster) in gone
+        for i in items
+        if (task, i.cluster) in dropped_clusters
     ]
-    left = {
-        task: [item for item in items if (task, item.cluster) not in gone]
+    remaining = {
+        task: [item for item in items if (task, item.cluster) not in dropped_clusters]
         for task, items in items_by_task.items()
     }
-    return Deduplicated(left, dropped)
+    return DistinctQuestions(remaining, dropped)
 
 
-def drop_straddling(divided: Mapping[str, Mapping[Split, Sequence[Item]]]) -> Divided:
-    """Leave out clusters with an image that stands in another split already.
+def drop_straddling(divided: Mapping[str, Mapping[Split, Sequence[Item]]]) -> DisjointSplits:
+    """Drop the clusters with an image that is already in another split.
 
-    Clusters are visited as in `drop_duplicates`; what was visited first stays.
+    Clusters are visited as in `drop_duplicates`; the first one stays.
 
     Args:
         divided: task -> split -> items, tasks in the order of the configuration. Hashes may stand
             for the bytes of images.
     """
-    homes: dict[str, tuple[Split, str]] = {}
-    gone: dict[tuple[str, str], tuple[str, str]] = {}
+    image_places: dict[str, tuple[Split, str]] = {}
+    reasons: dict[tuple[str, str], tuple[str, str]] = {}
     flat = {task: [i for s in SPLITS for i in parts.get(s, ())] for task, parts in divided.items()}
     split_of = {i.id: s for parts in divided.values() for s in SPLITS for i in parts.get(s, ())}
     for task, name, cluster in _clusters(flat):
         split = split_of[cluster[0].id]
-        marks = sorted({mark for item in cluster for mark in _digests(item)})
-        away = next((homes[m] for m in marks if m in homes and homes[m][0] != split), None)
-        if away is None:
-            for mark in marks:
-                homes.setdefault(mark, (split, task))
+        images = sorted({digest for item in cluster for digest in _digests(item)})
+        places = (image_places[image] for image in images if image in image_places)
+        collision = next((place for place in places if place[0] != split), None)
+        if collision is None:
+            for image in images:
+                image_places.setdefault(image, (split, task))
         else:
-            gone[task, name] = (f"a {split} item whose image is a {away[0]} item's", away[1])
+            because = f"a {split} item whose image is a {collision[0]} item's"
+            reasons[task, name] = (because, collision[1])
 
     def stays(task: str, item: Item) -> bool:
-        return (task, item.cluster) not in gone
+        return (task, item.cluster) not in reasons
 
     parts = {
         task: {s: [i for i in parts.get(s, ()) if stays(task, i)] for s in SPLITS}
         for task, parts in divided.items()
     }
     dropped = [
-        Dropped(i.id, i.task, i.cluster, *gone[task, i.cluster])
+        DroppedItem(i.id, i.task, i.cluster, *reasons[task, i.cluster])
         for task, items in flat.items()
         for i in items
         if not stays(task, i)
     ]
-    return Divided(parts, dropped)
+    return DisjointSplits(parts, dropped)
 
 
-def counts(dropped: Iterable[Dropped]) -> list[dict[str, str | int]]:
-    """What was dropped, for the item set's card and the log: items by task, reason and origin."""
-    found = Counter((one.task, one.because, one.other_task) for one in dropped)
+def drop_counts(dropped: Iterable[DroppedItem]) -> list[dict[str, str | int]]:
+    """Count dropped items by task, reason and other task, for the item set's card and the log."""
+    counter = Counter((item.task, item.because, item.other_task) for item in dropped)
     return [
-        {"task": task, "items": n, "because": because, "other_task": other}
-        for (task, because, other), n in sorted(found.items())
+        {"task": task, "items": n, "because": because, "other_task": other_task}
+        for (task, because, other_task), n in sorted(counter.items())
     ]
 
 
-def relatives(tasks: Sequence[str]) -> list[str]:
-    """A warning for each two tasks of which one draws on the other's benchmark, naming both.
+def overlap_warnings(tasks: Sequence[str]) -> list[str]:
+    """Return a warning for each task whose benchmark took questions from another task's.
 
-    Bytes may differ (other encodings, sizes or crops), and then nothing above notices. A task
-    belongs to the benchmark that its name begins with.
+    Nothing else notices such questions if their images have other bytes (another encoding, size or
+    crop). A task belongs to the benchmark that its name begins with.
     """
-    warnings = []
-    for task in tasks:
-        for other in tasks:
-            if any(_belongs(other, origin) for origin in DRAWN_FROM.get(_benchmark(task), ())):
-                warnings.append(
-                    f"{task} draws on {other}: some of its questions are the same in other bytes, "
-                    "so gains on one are no independent evidence for the other"
-                )
-    return warnings
+    return [
+        f"{task} draws on {source}: some of its questions are the same in other bytes, "
+        "so gains on one are no independent evidence for the other"
+        for task in tasks
+        for source in tasks
+        if any(
+            _is_of_benchmark(source, origin)
+            for origin in BENCHMARK_ORIGINS.get(_benchmark(task), ())
+        )
+    ]
 
 
 def _is_punctuation(character: str) -> bool:
-    """Quotes, brackets, commas, TeX's dollars: not what makes 3.5 another number than 3/5."""
+    """Return whether a character is no part of a word or number: 3.5 and 3/5 must differ."""
     if character in "-*/.%":
         return False
     return character in "$`" or unicodedata.category(character)[0] in "PZC"
 
 
 def _benchmark(task: str) -> str:
-    """The longest name of DRAWN_FROM that a task's name is or begins with."""
-    fitting = [name for name in DRAWN_FROM if _belongs(task, name)]
-    return max(fitting, key=len, default="")
+    """Return the longest name of BENCHMARK_ORIGINS that a task's name is or begins with."""
+    names = [name for name in BENCHMARK_ORIGINS if _is_of_benchmark(task, name)]
+    return max(names, key=len, default="")
 
 
-def _belongs(task: str, benchmark: str) -> bool:
+def _is_of_benchmark(task: str, benchmark: str) -> bool:
     if benchmark == "mmmu" and task.startswith("mmmu_pro"):
         return False
     return task == benchmark or task.startswith((f"{benchmark}_", f"{benchmark}-"))
@@ -212,7 +215,7 @@ def _belongs(task: str, benchmark: str) -> bool:
 def _clusters(
     items_by_task: Mapping[str, Sequence[Item]],
 ) -> Iterable[tuple[str, str, list[Item]]]:
-    """Every task's clusters: (task, cluster, its items), by task and then by name."""
+    """Yield each cluster as (task, cluster, its items), by task and then by name."""
     for task, items in items_by_task.items():
         grouped: dict[str, list[Item]] = defaultdict(list)
         for item in items:

@@ -1,8 +1,8 @@
 """Images of a row: where their bytes lie, and the bytes that an engine gets.
 
 An engine gets an image upright (EXIF orientation applied), opaque (transparency on white), in 8
-bits a channel and within the task's pixel budget. An image that is all of that already passes with
-the very bytes of its file, another is encoded anew as PNG. What an engine gets is what is hashed.
+bits a channel and within the task's pixel budget. If a file is all of that already, the engine gets
+its very bytes; else the image is encoded anew as PNG. The hash of an item set covers these bytes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from mergefront.tasks.cells import Row, cell_of
 
 @dataclass(frozen=True)
 class Picture:
-    """An image that is read when it is needed: bytes stay where they lie.
+    """An image that is read when it is needed.
 
-    `sha256` is of the bytes as they lie in the data; `name` is what messages call it.
+    `sha256` is the hash of its bytes in the data; `name` is its name in messages.
     """
 
     name: str
@@ -37,48 +37,50 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the paths in image columns lead: a folder, or a zip file."""
+class ImageStore:
+    """Where the image files of a table lie: in a folder, or in a zip file."""
 
     folder: Path
     archive: zipfile.ZipFile | None = None
 
     def read(self, name: str) -> bytes:
-        """Bytes of a file. Raises OSError or KeyError."""
+        """Return the bytes of a file. Raises OSError or KeyError."""
         if self.archive is None:
             return (self.folder / name).read_bytes()
         return self.archive.read(self._member(name))
 
-    def called(self, name: str) -> str:
-        """How messages call a file."""
+    def path_in_messages(self, name: str) -> str:
+        """Return how messages name a file."""
         if self.archive is None:
             return str(self.folder / name)
         return f"{name} in {self.archive.filename}"
 
     def _member(self, name: str) -> str:
-        """A file of the archive: by its path, or by the end of its path if only one ends so."""
+        """Return the archive's file of that path, or the only file whose path ends so."""
         assert self.archive is not None
-        wanted = name.strip().removeprefix("./").lstrip("/")
-        names = self.archive.namelist()
-        if wanted in names:
-            return wanted
-        ends = [one for one in names if one.endswith(f"/{wanted}")]
-        if len(ends) == 1:
-            return ends[0]
-        raise KeyError(wanted)
+        path = name.strip().removeprefix("./").lstrip("/")
+        members = self.archive.namelist()
+        if path in members:
+            return path
+        matches = [member for member in members if member.endswith(f"/{path}")]
+        if len(matches) == 1:
+            return matches[0]
+        raise KeyError(path)
 
 
-def pictures_of(row: Row, columns: Sequence[str], place: Place, label: str) -> tuple[Picture, ...]:
-    """The images of a row; blank cells hold none.
+def pictures_of(
+    row: Row, columns: Sequence[str], store: ImageStore, label: str
+) -> tuple[Picture, ...]:
+    """Return the images of a row; blank cells hold none.
 
     Raises:
         UserError: a file cannot be read, or a cell is neither a path nor an image.
     """
-    found = []
+    pictures = []
     for column in columns:
         cell = cell_of(row, column)
         if isinstance(cell, Picture):
-            found.append(cell)
+            pictures.append(cell)
             continue
         if isinstance(cell, dict) and cell.get("bytes") is None:
             cell = cell.get("path")
@@ -87,35 +89,35 @@ def pictures_of(row: Row, columns: Sequence[str], place: Place, label: str) -> t
         if not isinstance(cell, str):
             raise UserError(
                 f"{label}: the image column {column!r} holds a {type(cell).__name__}",
-                hint="an image column holds the path of a file or an image; one column an image",
+                hint="expected an image or the path of a file; each image has its own column",
             )
-        found.append(_in_file(cell, place, label))
-    return tuple(found)
+        pictures.append(_picture_in_file(cell, store, label))
+    return tuple(pictures)
 
 
-def _in_file(name: str, place: Place, label: str) -> Picture:
+def _picture_in_file(name: str, store: ImageStore, label: str) -> Picture:
     try:
-        data = place.read(name)
+        data = store.read(name)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not there"
         raise UserError(
-            f"{label}: the image {place.called(name)} cannot be read: {reason}",
+            f"{label}: the image {store.path_in_messages(name)} cannot be read: {reason}",
             hint="paths are relative to the data file"
-            if place.archive is None
+            if store.archive is None
             else "paths are those of the zip file, data.archive",
         ) from None
-    return Picture(name, sha256(data), partial(place.read, name))
+    return Picture(name, sha256(data), partial(store.read, name))
 
 
 def joint_hash(pictures: Sequence[Picture]) -> str:
-    """sha256 of the bytes of all images, one after the other, as they lie in the data."""
+    """Return the sha256 of the bytes of all images, one after the other, as in the data."""
     if len(pictures) == 1:
         return pictures[0].sha256
     return sha256(b"".join(picture.read() for picture in pictures))
 
 
-def drawn(row: Row) -> Picture:
-    """The picture of a question of the zoo, which mergefront draws itself."""
+def zoo_picture(row: Row) -> Picture:
+    """Return the picture of a question of the zoo, which mergefront draws itself."""
     scene = repr((row["scans"], row["tints"])).encode()
     return Picture("drawn", sha256(scene), partial(_draw, row))
 
@@ -126,17 +128,17 @@ def _draw(row: Row) -> bytes:
     return buffer.getvalue()
 
 
-def finished(picture: Picture, max_pixels: int | None, label: str) -> bytes:
-    """The bytes that an engine gets of an image, decoded once to see that it can.
+def bytes_for_engine(picture: Picture, max_pixels: int | None, label: str) -> bytes:
+    """Return the bytes that an engine gets of an image, decoded once as a check.
 
     Raises:
-        UserError: naming `label` (task and item) and the image, if it cannot be decoded.
+        UserError: it cannot be decoded; names `label` (task and item) and the image.
     """
     try:
         data = picture.read()
         with Image.open(io.BytesIO(data)) as image:
-            if _passes(image, max_pixels):
-                image.draft("RGB", (1, 1))  # a JPEG is read whole, but not enlarged: faster
+            if _is_ready(image, max_pixels):
+                image.draft("RGB", (1, 1))  # a JPEG is read whole but decoded small: faster
                 image.load()
                 return data
             return _png(_opaque(ImageOps.exif_transpose(image)), max_pixels)
@@ -152,7 +154,7 @@ def finished(picture: Picture, max_pixels: int | None, label: str) -> bytes:
         ) from error
 
 
-def _passes(image: Image.Image, max_pixels: int | None) -> bool:
+def _is_ready(image: Image.Image, max_pixels: int | None) -> bool:
     upright = image.getexif().get(ExifTags.Base.Orientation, 1) in (0, 1)
     small = max_pixels is None or image.width * image.height <= max_pixels
     plain = image.mode in {"1", "L", "P", "RGB", "CMYK", "YCbCr"}
@@ -160,7 +162,7 @@ def _passes(image: Image.Image, max_pixels: int | None) -> bool:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """RGB, transparency on white, deeper grey scaled down to 8 bits."""
+    """Return the image in RGB, transparency on white, deeper grey scaled down to 8 bits."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
         top = 65535.0 if values.max(initial=0) > 255 else 255.0
@@ -183,5 +185,5 @@ def _png(image: Image.Image, max_pixels: int | None) -> bytes:
 
 
 def sha256(data: bytes) -> str:
-    """sha256 of bytes, in hexadecimal."""
+    """Return the sha256 of bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

@@ -16,22 +16,22 @@ from mergefront.records import SPLITS, Item, Rule, RuleName, Split
 from mergefront.tasks.cells import (
     MOST_OPTIONS,
     Row,
-    among,
     cell_of,
+    equals_any,
     has_column,
-    joined,
+    joined_text,
     list_in,
     options_of,
     text_of,
 )
 from mergefront.tasks.scoring import answer_text, expected_gold, normalised_gold
 from mergefront.tasks.scoring.labels import with_labels
-from mergefront.tasks.spec import (
+from mergefront.tasks.task_file import (
     KIND,
     PLACEHOLDER,
-    Blocks,
     ByRow,
     Columns,
+    NumberBlocks,
     RuleSpec,
     Task,
     columns_of,
@@ -45,78 +45,82 @@ _AT_END = re.compile(rf"(?:\s*{_MARKER.pattern})+\s*\Z", re.IGNORECASE)
 
 def check_columns(task: Task, row: Row, *, images: bool) -> None:
     """Raises UserError if the task names a column that the data does not have."""
-    fields, columns_there = task.fields, sorted(name for name in row if not name.startswith("_"))
-    found = f"columns found: {', '.join(columns_there)}"
-    named = {fields.question, fields.answer, fields.split, fields.digits}
+    fields, data_columns = task.fields, sorted(name for name in row if not name.startswith("_"))
+    columns_found = f"columns found: {', '.join(data_columns)}"
+    used_columns = {fields.question, fields.answer, fields.split, fields.digits}
     for columns in (fields.id, fields.choices, fields.cluster, fields.stratum):
-        named |= set(columns_of(columns))
+        used_columns |= set(columns_of(columns))
     for choice in (task.rule, task.hint):
-        named |= {choice.column} if isinstance(choice, ByRow) else set()
-    missing = sorted(
-        name for name in named - {KIND} if name is not None and not has_column(row, name)
+        used_columns |= {choice.column} if isinstance(choice, ByRow) else set()
+    absent = sorted(
+        name for name in used_columns - {KIND} if name is not None and not has_column(row, name)
     )
-    if missing:
+    if absent:
         raise UserError(
-            f"task {task.name}: the data has no column {', '.join(missing)}",
-            hint=f"{found}; set them under fields:",
+            f"task {task.name}: the data has no column {', '.join(absent)}",
+            hint=f"{columns_found}; set them under fields:",
         )
     for column in fields.images if images else ():
         if not has_column(row, column):
             raise UserError(
                 f"task {task.name}: the data has no image column {column!r}",
-                hint=f"{found}; set fields.images",
+                hint=f"{columns_found}; set fields.images",
             )
     for field in ("where", "exclude"):
-        unknown = sorted(name for name in getattr(task, field) if not has_column(row, name))
-        if unknown:
+        absent = sorted(name for name in getattr(task, field) if not has_column(row, name))
+        if absent:
             raise UserError(
-                f"task {task.name}: {field} names the column {', '.join(unknown)}, which the data "
+                f"task {task.name}: {field} names the column {', '.join(absent)}, which the data "
                 "lacks",
-                hint=found,
+                hint=columns_found,
             )
 
 
-def kept(task: Task, row: Row) -> bool:
-    """Whether `where` keeps a row and `exclude` does not drop it."""
-    return all(among(cell_of(row, c), values) for c, values in task.where.items()) and not any(
-        among(cell_of(row, c), values) for c, values in task.exclude.items()
+def is_selected(task: Task, row: Row) -> bool:
+    """Return whether `where` keeps a row and `exclude` does not drop it."""
+    return all(equals_any(cell_of(row, c), values) for c, values in task.where.items()) and not any(
+        equals_any(cell_of(row, c), values) for c, values in task.exclude.items()
     )
 
 
-def label_of(task: Task, row: Row, number: int) -> str:
-    """How messages call a row: its number in the data, from 1, and its id."""
-    key = f" (id {joined(row, columns_of(task.fields.id))})" if task.fields.id is not None else ""
+def row_label(task: Task, row: Row, number: int) -> str:
+    """Return a row's name in messages: its number in the data, from 1, and its id."""
+    key = (
+        f" (id {joined_text(row, columns_of(task.fields.id))})"
+        if task.fields.id is not None
+        else ""
+    )
     return f"task {task.name}: row {number}{key}"
 
 
 def item_of(
     task: Task, row: Row, digests: tuple[bytes, ...], image_hash: Callable[[], str], label: str
 ) -> Item:
-    """The item of a row, with `digests` in place of its images.
+    """Return the item of a row, with `digests` in place of its images.
 
     Args:
-        task: what the columns mean.
+        task: says what the columns mean.
         row: one row of the data.
         digests: sha256 of each of the row's images, as they lie in the data.
-        image_hash: sha256 of all its images together, asked for only where a name is missing.
-        label: what messages call the row.
+        image_hash: sha256 of all its images together; called only where the row has no id.
+        label: the row's name in messages.
 
     Raises:
-        UserError: for a faulty gold, faulty options, or a kind that no case is given for.
+        UserError: the gold or the options are faulty, or the task has no case for the row.
     """
     fields = task.fields
-    choices = _choices(task, row, label)
+    choices = _options_of_row(task, row, label)
     row = {**row, KIND: "choice" if choices else "open"}
     question = _prompt(task, row, choices, label)
     if fields.id is not None:
-        key = joined(row, columns_of(fields.id))
+        key = joined_text(row, columns_of(fields.id))
     else:
         content = json.dumps([question, str(cell_of(row, fields.answer)), image_hash()])
         key = hashlib.sha256(content.encode()).hexdigest()[:16]
     name = f"{task.name}/{key}"
-    named = _cluster(row, fields.cluster, label)
-    # A problem's number means something within its data set only; slices of one set share it.
-    cluster = f"{task.data.hub}/{named}" if named and task.data.hub else named
+    cluster_key = _cluster_key(row, fields.cluster, label)
+    # The number of a problem has a meaning only within its dataset, whose slices share clusters.
+    cluster = f"{task.data.hub}/{cluster_key}" if cluster_key and task.data.hub else cluster_key
     cluster = cluster or (image_hash() if digests else name)
     rule = _rule(task, row, label)
     item = Item(
@@ -124,19 +128,19 @@ def item_of(
         task=task.name,
         question=question,
         images=digests,
-        answers=_golds(task, row, rule, choices, label),
+        answers=_gold_answers(task, row, rule, choices, label),
         cluster=cluster,
-        stratum=joined(row, columns_of(fields.stratum)),
+        stratum=joined_text(row, columns_of(fields.stratum)),
         choices=choices,
         max_tokens=task.max_tokens,
         rule=rule,
-        unit=f"{task.name}/{named or cluster}" if task.unit == "cluster" else "",
+        unit=f"{task.name}/{cluster_key or cluster}" if task.unit == "cluster" else "",
     )
     return with_labels(item) if task.mode == "labels" else item
 
 
-def split_of(row: Row, column: str, label: str) -> Split:
-    """The split that a row declares. Raises UserError naming any other value."""
+def declared_split(row: Row, column: str, label: str) -> Split:
+    """Return the split that a row declares. Raises UserError for any other value."""
     value = cell_of(row, column)
     for split in SPLITS:
         if value == split:
@@ -151,22 +155,22 @@ def split_of(row: Row, column: str, label: str) -> Split:
 def _prompt(task: Task, row: Row, choices: tuple[str, ...], label: str) -> str:
     letters = [chr(65 + i) for i in range(len(choices) or 4)]
     listed = "\n".join(f"({a}) {text}" for a, text in zip(letters, choices, strict=False))
-    hint = _case(task.hint, "hint", row, label)
+    hint = _case_of_row(task.hint, "hint", row, label)
     filled = {
-        "question": _asked(task, text_of(cell_of(row, task.fields.question))),
+        "question": _question_text(task, text_of(cell_of(row, task.fields.question))),
         "choices": listed,
         "letters": ", ".join(letters[:-1]) + f" or {letters[-1]}" if letters[1:] else letters[0],
         "hint": hint,
     }
     prompt = task.prompt
-    for name in ("choices", "hint"):  # what a row does not have takes its line with it
+    for name in ("choices", "hint"):  # a placeholder without a text takes its line with it
         if not filled[name]:
             prompt = re.sub(rf"^\{{{name}\}}\n|\n\{{{name}\}}$", "", prompt, flags=re.MULTILINE)
-    return PLACEHOLDER.sub(lambda found: filled[found.group(1)], prompt)
+    return PLACEHOLDER.sub(lambda placeholder: filled[placeholder[1]], prompt)
 
 
 def _rule(task: Task, row: Row, label: str) -> Rule:
-    spec: RuleName | RuleSpec = _case(task.rule, "rule", row, label)
+    spec: RuleName | RuleSpec = _case_of_row(task.rule, "rule", row, label)
     rule = (
         Rule(spec.name, spec.digits, spec.absolute, spec.relative)
         if isinstance(spec, RuleSpec)
@@ -184,8 +188,8 @@ def _rule(task: Task, row: Row, label: str) -> Rule:
     return rule
 
 
-def _case(choice: T | ByRow[T], field: str, row: Row, label: str) -> T:
-    """What holds for a row."""
+def _case_of_row(choice: T | ByRow[T], field: str, row: Row, label: str) -> T:
+    """Return the choice for a row: the choice itself, or the case of the row's value."""
     if not isinstance(choice, ByRow):
         return choice
     value = text_of(cell_of(row, choice.column))
@@ -197,40 +201,41 @@ def _case(choice: T | ByRow[T], field: str, row: Row, label: str) -> T:
     return choice.cases[value]
 
 
-def _golds(
+def _gold_answers(
     task: Task, row: Row, rule: Rule, choices: tuple[str, ...], label: str
 ) -> tuple[str, ...]:
     cell = cell_of(row, task.fields.answer)
     if task.golds == "literal" and isinstance(cell, str):
         cell = list_in(cell) or cell
-    golds = [text_of(one) for one in (cell if isinstance(cell, list | tuple) else [cell])]
-    some = any if rule.name == "vqa" else all  # of ten people one may have written nothing
-    if not golds or not some(gold.strip() for gold in golds):
+    golds = [text_of(part) for part in (cell if isinstance(cell, list | tuple) else [cell])]
+    # One of the ten annotators of a VQA question may have written nothing.
+    quantifier = any if rule.name == "vqa" else all
+    if not golds or not quantifier(gold.strip() for gold in golds):
         raise UserError(
             f"{label}: its gold (column {task.fields.answer!r}) is empty",
             hint="fill it in, or drop the row",
         )
     if task.golds == "index":
-        golds = [_letter(gold, choices, label) for gold in golds]
+        golds = [_letter_of_index(gold, choices, label) for gold in golds]
     elif task.golds == "boxed":
-        golds = [_boxed(gold, label) for gold in golds]
-    normal = [(gold, _normal(rule, gold, choices)) for gold in golds]
-    if rule.name == "vqa" and any(usable is not None for _, usable in normal):
-        return tuple(golds)  # an unusable one still counts among those that disagree
-    for gold, usable in normal:
-        if usable is None:
+        golds = [_boxed_answer(gold, label) for gold in golds]
+    normalised = [_normalised_gold(rule, gold, choices) for gold in golds]
+    if rule.name == "vqa" and any(gold is not None for gold in normalised):
+        return tuple(golds)  # an unusable gold still counts among those that disagree
+    for gold, usable_gold in zip(golds, normalised, strict=True):
+        if usable_gold is None:
             raise UserError(
                 f"{label}: no answer can match the gold {gold!r} under the rule {rule.name}",
                 hint=f"expected {expected_gold(rule, choices)}",
             )
-    return tuple(usable for _, usable in normal if usable is not None)
+    return tuple(gold for gold in normalised if gold is not None)
 
 
-_normal = lru_cache(maxsize=1 << 14)(normalised_gold)
-"""Golds repeat themselves."""
+_normalised_gold = lru_cache(maxsize=1 << 14)(normalised_gold)
+"""A cache, for many rows have the same gold."""
 
 
-def _letter(gold: str, choices: Sequence[str], label: str) -> str:
+def _letter_of_index(gold: str, choices: Sequence[str], label: str) -> str:
     if gold.strip().isdecimal() and int(gold) < len(choices):
         return chr(65 + int(gold))
     raise UserError(
@@ -239,7 +244,7 @@ def _letter(gold: str, choices: Sequence[str], label: str) -> str:
     )
 
 
-def _boxed(solution: str, label: str) -> str:
+def _boxed_answer(solution: str, label: str) -> str:
     if "\\boxed" not in solution:
         raise UserError(
             f"{label}: the solution has no \\boxed answer", hint="drop the row with exclude"
@@ -247,8 +252,8 @@ def _boxed(solution: str, label: str) -> str:
     return answer_text(solution)
 
 
-def _choices(task: Task, row: Row, label: str) -> tuple[str, ...]:
-    """The options of a row; none where the column is blank or the question lists none."""
+def _options_of_row(task: Task, row: Row, label: str) -> tuple[str, ...]:
+    """Return the options of a row; none if the column is blank or the question lists none."""
     columns = columns_of(task.fields.choices)
     if not columns:
         return ()
@@ -259,22 +264,22 @@ def _choices(task: Task, row: Row, label: str) -> tuple[str, ...]:
     inlined = columns == (task.fields.question,)
     optional = inlined or isinstance(task.rule, ByRow)
     options = options_of(cell)
-    if options is None and not (optional and (inlined or _blank(cell))):
+    if options is None and not (optional and (inlined or _is_blank(cell))):
         raise UserError(
             f"{label}: these are no options: {cell!r}",
             hint=f'give 1 to {MOST_OPTIONS}, none empty: a list, a JSON list such as ["red", '
             '"blue"], or text such as red | blue',
         )
-    return tuple(_unmarked(task, text) for text in options or ())
+    return tuple(_with_treated_markers(task, text) for text in options or ())
 
 
-def _blank(cell: Any) -> bool:
+def _is_blank(cell: Any) -> bool:
     return cell in (None, "", "[]", []) or (isinstance(cell, float) and math.isnan(cell))
 
 
-def _cluster(row: Row, columns: Columns | Blocks | None, label: str) -> str:
-    if not isinstance(columns, Blocks):
-        return joined(row, columns_of(columns))
+def _cluster_key(row: Row, columns: Columns | NumberBlocks | None, label: str) -> str:
+    if not isinstance(columns, NumberBlocks):
+        return joined_text(row, columns_of(columns))
     number = text_of(cell_of(row, columns.column))
     if not re.fullmatch(r"-?\d+", number):
         raise UserError(
@@ -284,16 +289,16 @@ def _cluster(row: Row, columns: Columns | Blocks | None, label: str) -> str:
     return str((int(number) - columns.first) // columns.size)
 
 
-def _asked(task: Task, question: str) -> str:
-    """The question with its image marks treated; marks after its end say nothing and go."""
+def _question_text(task: Task, question: str) -> str:
+    """Return the question with its image markers treated; markers after its end are dropped."""
     if task.markers == "name":
         question = _AT_END.sub("", question)
-    return _unmarked(task, question)
+    return _with_treated_markers(task, question)
 
 
-def _unmarked(task: Task, text: str) -> str:
+def _with_treated_markers(task: Task, text: str) -> str:
     if task.markers == "keep":
         return text
     if task.markers == "name":
-        return _MARKER.sub(lambda found: f"image {found.group(1)}".strip(), text)
+        return _MARKER.sub(lambda marker: f"image {marker[1]}".strip(), text)
     return re.sub(r"[ \t]{2,}", " ", _MARKER.sub("", text)).strip()

@@ -1,9 +1,9 @@
-"""Where rows come from: the zoo, a CSV file, and whatever `datasets` reads. The one door to it.
+"""Where a task's rows come from: the zoo, a CSV file, or whatever `datasets` reads.
 
-A hub dataset is looked for in this order: a copy under $MERGEFRONT_DATASETS/<id> (a clone of its
-repository, or a folder of save_to_disk), the cache, the hub itself, which fills the cache.
-
-Files that are read without `datasets`: CSV tables, and zip files of images."""
+No other module imports `datasets`. A hub dataset is looked for in this order: a copy under
+$MERGEFRONT_DATASETS/<id> (a clone of its repository, or a folder of save_to_disk), the cache, the
+hub itself, which fills the cache.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import csv
 import logging
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -23,58 +23,67 @@ from mergefront.errors import UserError
 from mergefront.files import cache_root
 from mergefront.tasks import cache
 from mergefront.tasks.cells import Row
-from mergefront.tasks.pictures import Picture, Place, drawn, pictures_of, sha256
-from mergefront.tasks.spec import CONFIG, SPLIT, Data, Task
+from mergefront.tasks.pictures import ImageStore, Picture, pictures_of, sha256, zoo_picture
+from mergefront.tasks.task_file import CONFIG, SPLIT, Data, Task
 
 logger = logging.getLogger(__name__)
 
-_KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+# The builders of `datasets` for files by their ending.
+_BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a task's data: every one has its pseudo-columns, images given by the data are
-    Pictures; `place` is where paths lead (None: the rows are the zoo's, whose images are drawn)."""
+    """The rows of a task's data, with the pseudo-columns CONFIG and SPLIT.
+
+    Images that the data embeds are Pictures. Image files lie in `store`; it is None for the zoo,
+    whose images are drawn. `revision` is the commit of a hub dataset, `sha256` the hash of a
+    cached one.
+    """
 
     rows: Iterable[Row]
-    place: Place | None
+    store: ImageStore | None
     revision: str | None = None
     sha256: str | None = None
 
 
 def open_table(task: Task, folder: Path, *, glance: bool = False) -> Table:
-    """The rows of a task.
+    """Open the data of a task.
 
     Args:
-        task: whose data.
-        folder: what its paths are relative to.
-        glance: only some of the first rows are wanted: what is not in the cache is streamed from
-            the hub and not kept.
+        task: the task.
+        folder: its paths are relative to this folder.
+        glance: for a look at the first rows; what is not in the cache is streamed from the hub and
+            not stored.
 
     Raises:
         UserError: the data is missing, malformed or cannot be reached.
     """
     data = task.data
     if data.zoo is not None:
-        return Table(({**row, "_picture": drawn(row)} for row in zoo.questions(data.zoo)), None)
+        return Table(
+            ({**row, "_picture": zoo_picture(row)} for row in zoo.questions(data.zoo)), None
+        )
     if data.path is not None:
-        place = folder / data.path
-        return _local(task, place, None if data.archive is None else place.parent / data.archive)
-    copy = _copy(data)
+        path = folder / data.path
+        archive = None if data.archive is None else path.parent / data.archive
+        return _table_of_path(task, path, archive)
+    copy = _user_copy(data)
     if copy is not None:
-        return _copied(task, copy)
-    kept = cache.find(data)
-    if kept is None and glance:
-        return _read(task.model_copy(update={"data": data.model_copy(update={"streaming": True})}))
-    kept = kept or _fetched(task)
-    return Table(kept.rows(), Place(kept.folder), kept.revision, kept.sha256)
+        return _table_of_copy(task, copy)
+    cached = cache.find(data)
+    if cached is None and glance:
+        streamed = data.model_copy(update={"streaming": True})
+        return _table_of_hub(task.model_copy(update={"data": streamed}))
+    cached = cached or _fetch_into_cache(task)
+    return Table(cached.rows(), ImageStore(cached.folder), cached.revision, cached.sha256)
 
 
-def prefetch(task: Task) -> cache.Cached | None:
-    """Read a task's hub dataset into the cache, so that it is there without a network.
+def prefetch(task: Task) -> cache.CachedDataset | None:
+    """Read a task's hub dataset into the cache, for use without a network.
 
-    A copy under $MERGEFRONT_DATASETS is read instead of the hub where there is one. Returns None
-    for a task whose data lies on this machine anyway.
+    Where there is a copy under $MERGEFRONT_DATASETS, it is read instead of the hub. Return None for
+    a task whose data lies on this machine anyway.
 
     Raises:
         UserError: the dataset cannot be read.
@@ -82,81 +91,86 @@ def prefetch(task: Task) -> cache.Cached | None:
     data = task.data
     if data.hub is None:
         return None
-    copy = _copy(data)
+    copy = _user_copy(data)
     if copy is None:
-        return cache.find(data) or _fetched(task)
-    table = _copied(task, copy)
-    assert table.place is not None
-    return cache.store(data, _embedded(task, table.rows, table.place), data.revision)
+        return cache.find(data) or _fetch_into_cache(task)
+    table = _table_of_copy(task, copy)
+    assert table.store is not None
+    return cache.store(data, _rows_with_pictures(task, table.rows, table.store), data.revision)
 
 
-def _copy(data: Data) -> Path | None:
-    """The folder of a copy of a hub dataset that the user put on this machine."""
+def _user_copy(data: Data) -> Path | None:
+    """Return the folder under $MERGEFRONT_DATASETS with the user's copy of a hub dataset."""
     root = os.environ.get("MERGEFRONT_DATASETS")
     folder = Path(root) / str(data.hub) if root else None
     return folder if folder is not None and folder.is_dir() else None
 
 
-def _copied(task: Task, copy: Path) -> Table:
+def _table_of_copy(task: Task, copy: Path) -> Table:
     data = task.data
     archive = None if data.archive is None else copy / data.archive
-    return _local(task, copy if data.file is None else copy / data.file, archive)
+    return _table_of_path(task, copy if data.file is None else copy / data.file, archive)
 
 
-def _local(task: Task, path: Path, archive: Path | None) -> Table:
-    """Rows of a file or a dataset's folder."""
+def _table_of_path(task: Task, path: Path, archive: Path | None) -> Table:
+    """Open a file or a dataset's folder."""
     if path.is_dir():
         parts = _parts(task, partial(_folder, path), f"the folder {path}")
-        return Table(parts, Place(path, zip_of(task, archive)))
-    if path.suffix not in {".csv", *_KINDS} or not path.is_file():
+        return Table(parts, ImageStore(path, zip_of(task, archive)))
+    if path.suffix not in {".csv", *_BUILDERS} or not path.is_file():
         raise UserError(
             f"task {task.name}: {path} is no readable data file",
             hint="data.path takes an existing .jsonl, .json, .csv or .parquet file, or a folder",
         )
-    place = Place(path.parent, zip_of(task, archive))
+    store = ImageStore(path.parent, zip_of(task, archive))
     if path.suffix == ".csv":
-        return Table(csv_rows(task, path), place)
-    return Table(_parts(task, partial(_file, path), str(path)), place)
+        return Table(csv_rows(task, path), store)
+    return Table(_parts(task, partial(_file, path), str(path)), store)
 
 
-def _fetched(task: Task) -> cache.Cached:
+def _fetch_into_cache(task: Task) -> cache.CachedDataset:
     """Read a dataset from the hub into the cache."""
-    table = _read(task)
-    assert table.place is not None
-    return cache.store(task.data, _embedded(task, table.rows, table.place), table.revision)
+    table = _table_of_hub(task)
+    assert table.store is not None
+    return cache.store(
+        task.data, _rows_with_pictures(task, table.rows, table.store), table.revision
+    )
 
 
-def _read(task: Task) -> Table:
-    """The rows of a hub dataset, from the hub."""
+def _table_of_hub(task: Task) -> Table:
+    """Open a hub dataset on the hub."""
     data = task.data
-    revision = _commit(data)
+    revision = _commit_of(data)
     if data.revision is None:
-        now = f"; its latest commit is {revision}: give it as data.revision" if revision else ""
-        logger.warning("task %s: the hub dataset %s is not pinned%s", task.name, data.hub, now)
+        advice = f"; its latest commit is {revision}: give it as data.revision" if revision else ""
+        logger.warning("task %s: the hub dataset %s is not pinned%s", task.name, data.hub, advice)
     archive = None if data.archive is None else _hub_file(task, data.archive, revision)
     rows = _parts(task, partial(_from_hub, task, revision), f"the hub dataset {data.hub}")
-    return Table(rows, Place(Path(), zip_of(task, archive)), revision)
+    return Table(rows, ImageStore(Path(), zip_of(task, archive)), revision)
 
 
-def _embedded(task: Task, rows: Iterable[Row], place: Place) -> Iterator[Row]:
-    """Rows in which images given by path are Pictures, so that the cache takes their bytes."""
+def _rows_with_pictures(task: Task, rows: Iterable[Row], store: ImageStore) -> Iterator[Row]:
+    """Yield rows in which images given by path are Pictures, so that the cache has their bytes."""
     for number, row in enumerate(rows, start=1):
-        given = {
-            column: pictures_of(row, [column], place, f"task {task.name}: row {number}")
+        from_files = {
+            column: pictures_of(row, [column], store, f"task {task.name}: row {number}")
             for column in task.fields.images
             if not isinstance(row.get(column), Picture)
         }
-        yield {**row, **{column: found[0] if found else None for column, found in given.items()}}
+        yield {
+            **row,
+            **{column: next(iter(pictures), None) for column, pictures in from_files.items()},
+        }
 
 
-def _commit(data: Data) -> str | None:
-    """The commit that a revision stands for now; what is pinned where the hub is not reached."""
+def _commit_of(data: Data) -> str | None:
+    """Return the commit that a revision stands for now; without the hub, the revision itself."""
     import huggingface_hub
 
     try:
         return huggingface_hub.HfApi().dataset_info(str(data.hub), revision=data.revision).sha
     except _reading_errors():
-        return data.revision  # what reads the dataset says what is wrong
+        return data.revision  # reading the dataset will raise the error for the user
 
 
 def _hub_file(task: Task, name: str, revision: str | None) -> Path:
@@ -166,7 +180,7 @@ def _hub_file(task: Task, name: str, revision: str | None) -> Path:
     try:
         path = huggingface_hub.hf_hub_download(hub, name, repo_type="dataset", revision=revision)
     except _reading_errors() as error:
-        raise _unread(task, f"the hub dataset {hub}", error) from error
+        raise _unreadable(task, f"the hub dataset {hub}", error) from error
     return Path(path)
 
 
@@ -184,29 +198,29 @@ def _from_hub(task: Task, revision: str | None, config: str | None, split: str |
 def _file(path: Path, config: str | None, split: str | None) -> Any:
     import datasets
 
-    return datasets.load_dataset(_KINDS[path.suffix], data_files=str(path), split="train")
+    return datasets.load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train")
 
 
 def _folder(folder: Path, config: str | None, split: str | None) -> Any:
-    """A dataset in a folder: of save_to_disk, or whatever load_dataset makes of it."""
+    """Read a dataset's folder: one of save_to_disk, or any that load_dataset understands."""
     import datasets
 
     inner = folder / config if config and (folder / config).is_dir() else folder
     if (inner / "dataset_dict.json").is_file() or (inner / "state.json").is_file():
-        found = datasets.load_from_disk(str(inner))
-        if not isinstance(found, dict):
-            return found
-        wanted = split or next(iter(found), "")
-        if wanted not in found:
-            raise ValueError(f"it has no split {wanted!r}, its splits are {', '.join(found)}")
-        return found[wanted]
+        tables = datasets.load_from_disk(str(inner))
+        if not isinstance(tables, dict):
+            return tables
+        name = split or next(iter(tables), "")
+        if name not in tables:
+            raise ValueError(f"it has no split {name!r}, its splits are {', '.join(tables)}")
+        return tables[name]
     return datasets.load_dataset(str(folder), config, split=split or "train")
 
 
 def _parts(task: Task, load: Any, origin: str) -> Iterator[Row]:
-    """Rows of all configurations and splits, one after another, with their pseudo-columns.
+    """Yield the rows of all configurations and splits, with their pseudo-columns.
 
-    `load` takes a configuration and a split; `origin` is what messages call the data.
+    `load` takes a configuration and a split; `origin` names the data in messages.
     """
     import datasets  # 2-3 seconds: only where a dataset is read
 
@@ -215,18 +229,18 @@ def _parts(task: Task, load: Any, origin: str) -> Iterator[Row]:
         for split in task.data.all_splits:
             try:
                 table = load(config, split)
-                table = _undecoded(table, datasets.Image)
+                table = _with_encoded_images(table, datasets.Image)
                 pseudo = {CONFIG: config or "", SPLIT: split or ""}
                 for index, row in enumerate(table):
-                    yield {**pseudo, **_pictured(row, table, index)}
+                    yield {**pseudo, **_with_pictures(row, table, index)}
             except UserError:
                 raise
             except _reading_errors() as error:
-                raise _unread(task, origin, error, config, split) from error
+                raise _unreadable(task, origin, error, config, split) from error
 
 
 def _reading_errors() -> tuple[type[Exception], ...]:
-    """What reading raises; the hub client's releases bring HTTP errors of different libraries."""
+    """Return what reading raises; releases of the hub client use different HTTP libraries."""
     import datasets
     import huggingface_hub
 
@@ -235,12 +249,12 @@ def _reading_errors() -> tuple[type[Exception], ...]:
     return (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError, failed)
 
 
-def _unread(task: Task, origin: str, error: Exception, *parts: str | None) -> UserError:
+def _unreadable(task: Task, origin: str, error: Exception, *parts: str | None) -> UserError:
     cause = error.__cause__ or error
     reason = " ".join(str(cause).strip().splitlines()[:1])
     part = f" ({' '.join(filter(None, parts))})" if any(parts) else ""
     hint = "check that the data is whole and each of its columns is of one type"
-    if task.data.hub is not None and _copy(task.data) is None:
+    if task.data.hub is not None and _user_copy(task.data) is None:
         hint = (
             "check data.hub, config, split and revision, the network and your HF login; without a "
             f"network run `mergefront tasks fetch {task.name}` where there is one and copy its "
@@ -253,39 +267,40 @@ def _unread(task: Task, origin: str, error: Exception, *parts: str | None) -> Us
     )
 
 
-def _undecoded(table: Any, image: Any) -> Any:
-    """The table with its images as bytes."""
+def _with_encoded_images(table: Any, image: Any) -> Any:
+    """Return the table with its images as encoded bytes."""
     for column, feature in (table.features or {}).items():
         if isinstance(feature, image):
             table = table.cast_column(column, image(decode=False))
     return table
 
 
-def _pictured(row: Row, table: Any, index: int) -> Row:
-    """A row with its embedded images as Pictures that are read from the table again if needed."""
-    images = {c: v for c, v in row.items() if isinstance(v, dict) and _embeds(v)}
+def _with_pictures(row: Row, table: Any, index: int) -> Row:
+    """Return a row with its embedded images as Pictures, which read the table again if needed."""
+    images = {c: v for c, v in row.items() if isinstance(v, dict) and _is_embedded_image(v)}
     if not images:
         return row
-    made = {}
+    pictures = {}
     for column, cell in images.items():
         data = bytes(cell["bytes"])
         name = cell.get("path") or f"in column {column}"
-        kept = hasattr(table, "__len__")  # a streamed table is read once
-        read = partial(_again, table, index, column) if kept else partial(bytes, data)
-        made[column] = Picture(name, sha256(data), read)
-    return {**row, **made}
+        # A streamed table is read once, so its images stay in memory.
+        can_reread = isinstance(table, Sized)
+        read = partial(_image_bytes, table, index, column) if can_reread else partial(bytes, data)
+        pictures[column] = Picture(name, sha256(data), read)
+    return {**row, **pictures}
 
 
-def _embeds(cell: dict[str, Any]) -> bool:
+def _is_embedded_image(cell: dict[str, Any]) -> bool:
     return cell.keys() <= {"bytes", "path"} and isinstance(cell.get("bytes"), bytes | bytearray)
 
 
-def _again(table: Any, index: int, column: str) -> bytes:
+def _image_bytes(table: Any, index: int, column: str) -> bytes:
     return bytes(table.select_columns([column])[index][column]["bytes"])
 
 
 def zip_of(task: Task, path: Path | None) -> zipfile.ZipFile | None:
-    """The archive of images that a task names. Raises UserError if it cannot be read."""
+    """Open the archive of images that a task names. Raises UserError if it cannot be read."""
     if path is None:
         return None
     try:
@@ -298,10 +313,10 @@ def zip_of(task: Task, path: Path | None) -> zipfile.ZipFile | None:
 
 
 def csv_rows(task: Task, file: Path) -> list[Row]:
-    """Rows of a CSV file, every cell as it is written: nothing is guessed, a blank is no gap.
+    """Read a CSV file, every cell as the text that is written there.
 
-    Lines and last columns that are blank throughout, as spreadsheets write them, are no data, nor
-    are spaces around a column's name.
+    Spreadsheets write blank lines and blank last columns: they are dropped, as are spaces around a
+    column's name.
 
     Raises:
         UserError: it cannot be read, or a line has more or fewer cells than the first.

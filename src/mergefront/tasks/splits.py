@@ -1,12 +1,12 @@
 """Order and division of items: independent of row order, nested, stratified, clusters whole.
 
-A cluster's split is decided by u = sha256(salt, cluster) as a number in [0, 1) and by nothing else,
-so adding rows to a dataset moves no other row to another split, and a cluster that two tasks of one
-salt share is in the same split of both. Within a split items get u = sha256(salt, task, id) and
-stand in its order in their stratum; strata are interleaved in proportion, so that every prefix is
-stratified and asking for more items only appends. Items of one unit stay together.
+The hash u = sha256(salt, cluster), as a number in [0, 1), alone decides a cluster's split. So new
+rows in a dataset move no other row to another split, and a cluster that two tasks with one salt
+share is in the same split of both. Within a split, the items of a stratum stand in the order of
+sha256(salt, task, id). Strata are interleaved in proportion, so that every prefix is stratified and
+a larger number of items only appends. Items of one unit stay together.
 
-What leaks although clusters are whole (a picture in two tasks, a question twice) is `duplicates`.
+Leaks in spite of whole clusters (a picture in two tasks, a question twice) belong to `duplicates`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from mergefront.errors import UserError
 from mergefront.records import SPLITS, Item, Split
 
 SPLIT_VERSION = 1
-"""Raised whenever the same rows could be divided otherwise; recorded with every run."""
+"""Raised whenever the same rows can be divided in another way; recorded with every run."""
 
 SHARES = (0.25, 0.35, 0.40)
 """Expected shares of search, validation and test items, where a task has no split column."""
 
 
 def unit_hash(*parts: str) -> float:
-    """A number in [0, 1) that depends on the parts alone."""
+    """Return a number in [0, 1) that depends on the parts alone."""
     digest = hashlib.sha256("\0".join(parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
@@ -38,22 +38,22 @@ def by_hash(
     """Divide items by the hash of their cluster.
 
     Args:
-        salt: another salt, another division.
-        shares: of search, validation and test, each from 0 to 1; they sum to 1 and are met in
-            expectation, counted in clusters.
+        salt: each salt gives its own division.
+        shares: expected shares of search, validation and test, counted in clusters; each from 0 to
+            1, with the sum 1.
 
     Raises:
-        ValueError: shares that are none.
+        ValueError: shares out of their range.
     """
-    searched, validated, tested = shares
-    if min(shares) < 0 or not math.isclose(searched + validated + tested, 1.0):
+    search_share, validation_share, test_share = shares
+    if min(shares) < 0 or not math.isclose(search_share + validation_share + test_share, 1.0):
         raise ValueError(f"shares {tuple(shares)}: expected three from 0 to 1 that sum to 1")
-    out: dict[Split, list[Item]] = {split: [] for split in SPLITS}
+    parts: dict[Split, list[Item]] = {split: [] for split in SPLITS}
     for item in items:
         u = unit_hash(salt, "split", item.cluster)
-        before = u < searched + validated
-        out["search" if u < searched else "validation" if before else "test"].append(item)
-    return out
+        in_test = u >= search_share + validation_share
+        parts["search" if u < search_share else "test" if in_test else "validation"].append(item)
+    return parts
 
 
 def by_column(items: Sequence[Item], declared: Sequence[Split]) -> dict[Split, list[Item]]:
@@ -62,45 +62,46 @@ def by_column(items: Sequence[Item], declared: Sequence[Split]) -> dict[Split, l
     Raises:
         UserError: items of one cluster are in two splits; names the cluster.
     """
-    out: dict[Split, list[Item]] = {split: [] for split in SPLITS}
-    homes: dict[str, Split] = {}
+    parts: dict[Split, list[Item]] = {split: [] for split in SPLITS}
+    cluster_splits: dict[str, Split] = {}
     for item, split in zip(items, declared, strict=True):
-        home = homes.setdefault(item.cluster, split)
-        if home != split:
+        first_split = cluster_splits.setdefault(item.cluster, split)
+        if first_split != split:
             raise UserError(
-                f"task {item.task}: the cluster {item.cluster!r} is in two splits, {home} and "
-                f"{split} (item {item.id})",
+                f"task {item.task}: the cluster {item.cluster!r} is in two splits, {first_split} "
+                f"and {split} (item {item.id})",
                 hint="questions that share images must be in one split: set fields.cluster and "
                 "mend the split column, or leave fields.split out",
             )
-        out[split].append(item)
-    return out
+        parts[split].append(item)
+    return parts
 
 
 def stratified_order(items: Sequence[Item], salt: str) -> list[Item]:
-    """Items in an order of which every prefix has the strata's shares, within one item each.
+    """Order items so that every prefix has the strata's shares, within one item each.
 
     Items of a unit follow one another, in the order of their ids, in the stratum of the first.
     """
     units: dict[str, list[Item]] = defaultdict(list)
-    for item in sorted(items, key=lambda one: one.id):
+    for item in sorted(items, key=lambda item: item.id):
         units[f"unit {item.unit}" if item.unit else item.id].append(item)
     strata: dict[str, list[tuple[float, str, list[Item]]]] = defaultdict(list)
     for key, unit in units.items():
         strata[unit[0].stratum].append((unit_hash(salt, unit[0].task, key), key, unit))
-    placed = []
+    keyed_units = []
     for name in sorted(strata):
         offset = unit_hash(salt, "stratum", name)
-        for rank, (_, key, unit) in enumerate(sorted(strata[name], key=lambda one: one[:2])):
-            placed.append(((rank + offset) / len(strata[name]), name, key, unit))
-    return [item for entry in sorted(placed, key=lambda one: one[:3]) for item in entry[3]]
+        for rank, (_, key, unit) in enumerate(sorted(strata[name], key=lambda entry: entry[:2])):
+            keyed_units.append((((rank + offset) / len(strata[name]), name, key), unit))
+    keyed_units.sort(key=lambda entry: entry[0])
+    return [item for _, unit in keyed_units for item in unit]
 
 
-def reusing(parts: Mapping[Split, Sequence[Item]]) -> dict[Split, list[Item]]:
-    """Splits that lend each other items: each its own first, then the others' from their far ends.
+def with_borrowed_items(parts: Mapping[Split, Sequence[Item]]) -> dict[Split, list[Item]]:
+    """Append to each split the items of the others, from their far ends.
 
-    For sets too small to be divided (`items.reuse_search_items`). Splits of which no more is taken
-    than is their own stay disjoint.
+    This is for sets too small to be divided (`items.reuse_search_items`). As long as no split gives
+    more items than its own, splits stay disjoint.
     """
     lenders: Mapping[Split, tuple[Split, Split]] = {
         "search": ("validation", "test"),
@@ -114,7 +115,7 @@ def reusing(parts: Mapping[Split, Sequence[Item]]) -> dict[Split, list[Item]]:
 
 
 def whole_prefix(items: Sequence[Item], n: int) -> list[Item]:
-    """The first items of an order, at most n, without a unit that the cut would break."""
+    """Return at most the first n items, without a unit that the cut would break."""
     cut = min(n, len(items))
     if cut < len(items):
         while cut and items[cut].unit and items[cut].unit == items[cut - 1].unit:

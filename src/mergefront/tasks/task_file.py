@@ -1,16 +1,23 @@
-"""The schema of a task file. A user adds a benchmark by writing one; there is no Python in it."""
+"""The schema of a task file, and the library of shipped ones.
+
+A user adds a benchmark by writing such a file; there is no Python in it.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from mergefront.config import Count
+from mergefront.errors import ConfigError
 from mergefront.records import RuleName
-from mergefront.yaml_file import Strict
+from mergefront.yaml_file import Strict, load_yaml
+
+LIBRARY = Path(__file__).parent / "library"
 
 T = TypeVar("T")
 
@@ -19,8 +26,8 @@ Columns = str | Annotated[tuple[str, ...], Field(min_length=1)]
 """One column, or several whose values together count as one."""
 
 CONFIG, SPLIT, KIND = "_config", "_split", "_kind"
-"""Columns every row has besides its own: the configuration and the split of the dataset that it
-comes from, and its kind: `choice` if it has options, `open` if it has none."""
+"""Columns that every row has besides its own: the dataset's configuration and split that it comes
+from, and its kind: `choice` if it has options, `open` if it has none."""
 
 PLACEHOLDER = re.compile(r"\{(question|choices|letters|hint)\}")
 
@@ -52,16 +59,17 @@ class Data(Strict):
     streaming: bool = Field(False, description="Read row by row instead of downloading it whole.")
 
     @model_validator(mode="after")
-    def _one(self) -> Data:
-        given = [name for name in ("zoo", "path", "hub") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of zoo, path and hub (found {given or 'none'})")
+    def _has_one_origin(self) -> Data:
+        origins = [name for name in ("zoo", "path", "hub") if getattr(self, name) is not None]
+        if len(origins) != 1:
+            found = ", ".join(origins) or "none"
+            raise ValueError(f"expected exactly one of zoo, path and hub, found {found}")
         if self.hub is not None and self.file is None and not (self.split or self.splits):
-            raise ValueError("a hub dataset needs its split")
+            raise ValueError("a hub dataset needs split or splits, found neither")
         if (self.config and self.configs) or (self.split and self.splits):
-            raise ValueError("give config or configs, and split or splits, not both")
+            raise ValueError("expected config or configs, and split or splits, found both")
         if self.file is not None and self.hub is None:
-            raise ValueError("file names a table of a hub repository: give hub, or path alone")
+            raise ValueError("file names a table of a hub repository: it needs hub, found none")
         return self
 
     @property
@@ -73,8 +81,8 @@ class Data(Strict):
         return self.splits or (self.split,)
 
 
-class Blocks(Strict):
-    """Rows whose whole number in a column falls into the same block: (value - first) // size."""
+class NumberBlocks(Strict):
+    """Clusters by number: rows with equal (value - first) // size, for the value in `column`."""
 
     column: str
     size: Count
@@ -96,7 +104,7 @@ class Fields(Strict):
         'or "(a) red (b) blue"; or several columns with an option each; or the question\'s own '
         "column, if its text lists them.",
     )
-    cluster: Columns | Blocks | None = Field(
+    cluster: Columns | NumberBlocks | None = Field(
         None,
         description="Rows with equal values are not independent; default: the row's images "
         "together, or without images the row itself.",
@@ -195,18 +203,18 @@ class Task(Strict):
 
     @field_validator("rule", mode="before")
     @classmethod
-    def _known_rule(cls, rule: Any) -> Any:
-        """Says which rules there are; the union's own message names every form it tried."""
+    def _rule_exists(cls, rule: Any) -> Any:
+        """Name the rules that exist; pydantic's message would name every form of `rule`."""
         cases = rule.get("cases") if isinstance(rule, dict) else None
-        for one in cases.values() if isinstance(cases, dict) else [rule]:
-            name = one.get("name") if isinstance(one, dict) else one
+        for case in cases.values() if isinstance(cases, dict) else [rule]:
+            name = case.get("name") if isinstance(case, dict) else case
             if isinstance(name, str) and name not in get_args(RuleName):
                 rules = ", ".join(get_args(RuleName))
                 raise ValueError(f"there is no rule {name!r}; the rules are {rules}")
         return rule
 
     @model_validator(mode="after")
-    def _consistent(self) -> Task:
+    def _fields_fit_together(self) -> Task:
         problems = list(_problems(self))
         if problems:
             raise ValueError("; ".join(problems))
@@ -214,33 +222,59 @@ class Task(Strict):
 
     @property
     def rules(self) -> tuple[RuleName, ...]:
-        """The rules a row may be marked by, in the file's order."""
+        """Return the rules that mark the rows, in the file's order."""
         cases = list(self.rule.cases.values()) if isinstance(self.rule, ByRow) else [self.rule]
-        names = [one.name if isinstance(one, RuleSpec) else one for one in cases]
+        names = [case.name if isinstance(case, RuleSpec) else case for case in cases]
         return tuple(dict.fromkeys(names))
 
 
-def columns_of(columns: Columns | Blocks | None) -> Sequence[str]:
-    """The columns that a field names, none or several."""
+def columns_of(columns: Columns | NumberBlocks | None) -> Sequence[str]:
+    """Return the columns that a field names: none, one or several."""
     if columns is None:
         return ()
-    if isinstance(columns, Blocks):
+    if isinstance(columns, NumberBlocks):
         return (columns.column,)
     return (columns,) if isinstance(columns, str) else columns
 
 
+def task_path(name: str, relative_to: Path) -> Path:
+    """Return a task's file: a shipped one by name, or a path. Raises ConfigError."""
+    shipped = LIBRARY / f"{name}.yaml"
+    if shipped.is_file():
+        return shipped
+    path = relative_to / name
+    if path.suffix in {".yaml", ".yml"}:
+        return path
+    names = ", ".join(sorted(p.stem for p in LIBRARY.glob("*.yaml")))
+    raise ConfigError(
+        f"objectives: there is no task {name!r}",
+        hint=f"use one of the library ({names}) or the path of a task file ending in .yaml",
+    )
+
+
+def load_task(path: Path) -> Task:
+    """Read and check a task file. Raises ConfigError with every problem of the file."""
+    return load_yaml(path, Task)
+
+
+def library() -> list[Task]:
+    """Return the shipped tasks, by name."""
+    return [load_task(path) for path in sorted(LIBRARY.glob("*.yaml"))]
+
+
 def _problems(task: Task) -> list[str]:
-    found = []
+    problems = []
     if "{question}" not in task.prompt:
-        found.append("prompt must contain {question}")
+        problems.append("prompt must contain {question}")
     if ("{hint}" in task.prompt) != bool(task.hint):
-        found.append("hint and {hint} in prompt belong together: give both or neither")
+        problems.append("hint and {hint} in prompt belong together: give both or neither")
     if "{choices}" in task.prompt and task.fields.choices is None:
-        found.append("prompt has {choices}: name their column in fields.choices")
+        problems.append("prompt has {choices}: name their column in fields.choices")
     if task.mode == "labels" and not set(task.rules) <= {"choice", "yes_no"}:
-        found.append(f"mode labels is for the rules choice and yes_no (found {task.rules})")
+        found = ", ".join(task.rules)
+        problems.append(f"mode labels is for the rules choice and yes_no, found {found}")
     if task.unit == "cluster" and task.fields.cluster is None:
-        found.append("unit cluster needs fields.cluster")
+        problems.append("unit cluster needs fields.cluster")
     if task.golds == "index" and task.fields.choices is None:
-        found.append("golds index needs fields.choices")
-    return found
+        problems.append("golds index needs fields.choices")
+    return problems

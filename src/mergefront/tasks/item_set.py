@@ -1,4 +1,4 @@
-"""Task files -> the items of a study, and the library of shipped task files."""
+"""The items of a study: some of several tasks, by split and objective."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mergefront.config import ItemCounts
-from mergefront.errors import ConfigError, UserError
+from mergefront.errors import UserError
 from mergefront.records import SPLITS, Item, Rule, Split
 from mergefront.tasks.pool import pools_of
 from mergefront.tasks.scoring import SCORER_VERSION
-from mergefront.tasks.spec import Task
 from mergefront.tasks.splits import SPLIT_VERSION
-from mergefront.yaml_file import load_yaml
-
-LIBRARY = Path(__file__).parent / "library"
+from mergefront.tasks.task_file import Task, load_task, task_path
 
 
 @dataclass(frozen=True)
@@ -33,15 +30,15 @@ class ItemSet:
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def flat(self, split: Split) -> list[Item]:
-        """All objectives' items of a split, one after the other, as the engine is asked."""
+        """Return all items of a split, objective by objective, as the engine is asked."""
         return [item for items in self.items[split].values() for item in items]
 
     def card(self) -> dict[str, Any]:
-        """What identifies the item set, so that a run refuses another.
+        """Return what identifies the item set, so that a run refuses another.
 
-        Task definitions whole (data, filter, prompt, rule, salt, licence), for each task's data the
-        commit, content hash, sizes of splits and what was dropped; content hash of the chosen
-        items; versions of splitter and scorer.
+        These are the whole task definitions (data, filter, prompt, rule, salt, licence); of each
+        task's data the commit, the content hash, the sizes of splits and the dropped items; the
+        content hash of the items by split and objective; the versions of splitter and scorer.
         """
         return {
             "splitter": SPLIT_VERSION,
@@ -59,46 +56,24 @@ class ItemSet:
 
 
 def content_hash(items: Sequence[Item]) -> str:
-    """sha256 over what is asked, in order, and the image bytes an engine gets: all fields of the
-    items but `stratum` and `max_tokens`, which change no question."""
+    """Return the sha256 over the questions in order, with the image bytes that an engine gets.
+
+    It covers all fields of the items but `stratum` and `max_tokens`, which change no question.
+    """
     digest = hashlib.sha256()
     for item in items:
         text = [item.id, item.task, item.question, *item.answers, *item.choices, item.cluster]
-        more = {
+        # Fields with their default values stay out, so that older hashes hold.
+        extras = {
             "rule": asdict(item.rule) if item.rule != Rule("exact") else None,
             "unit": item.unit,
             "labels": list(item.labels),
         }
-        text += [json.dumps({k: v for k, v in more.items() if v})] if any(more.values()) else []
+        text += [json.dumps({k: v for k, v in extras.items() if v})] if any(extras.values()) else []
         digest.update(json.dumps(text, ensure_ascii=False).encode())
         for image in item.images:
             digest.update(hashlib.sha256(image).digest())
     return digest.hexdigest()
-
-
-def task_path(name: str, relative_to: Path) -> Path:
-    """A task's file: a shipped one by name, or a path. Raises ConfigError naming the legal set."""
-    shipped = LIBRARY / f"{name}.yaml"
-    if shipped.is_file():
-        return shipped
-    path = relative_to / name
-    if path.suffix in {".yaml", ".yml"}:
-        return path
-    known = ", ".join(sorted(p.stem for p in LIBRARY.glob("*.yaml")))
-    raise ConfigError(
-        f"objectives: there is no task {name!r}",
-        hint=f"use one of the library ({known}) or the path of a task file ending in .yaml",
-    )
-
-
-def load_task(path: Path) -> Task:
-    """Read and check a task file. Raises ConfigError."""
-    return load_yaml(path, Task)
-
-
-def library() -> list[Task]:
-    """The shipped tasks, by name."""
-    return [load_task(path) for path in sorted(LIBRARY.glob("*.yaml"))]
 
 
 def item_set(objectives: Mapping[str, Sequence[str]], counts: ItemCounts, folder: Path) -> ItemSet:
@@ -106,9 +81,9 @@ def item_set(objectives: Mapping[str, Sequence[str]], counts: ItemCounts, folder
 
     Args:
         objectives: objective -> task names or paths.
-        counts: items per objective in each split, shared evenly by the objective's tasks; a task
-            whose items count only in units gives whole units, so that fewer may come.
-        folder: what paths of task files are relative to.
+        counts: items per objective in each split, shared evenly by the objective's tasks. A task
+            whose items count only in units gives whole units, and so perhaps fewer items.
+        folder: paths of task files are relative to it.
 
     Raises:
         ConfigError: a task file is faulty or unknown.
@@ -124,14 +99,13 @@ def item_set(objectives: Mapping[str, Sequence[str]], counts: ItemCounts, folder
     )
     by_objective: dict[Split, dict[str, tuple[Item, ...]]] = {split: {} for split in SPLITS}
     for objective, names in objectives.items():
-        wanted_pools = [pools[tasks[name].name] for name in names]
         for split in SPLITS:
-            wanted = _shares(getattr(counts, split), len(names))
-            chosen = [
-                pool.take(split, n, reuse=counts.reuse_search_items)
-                for pool, n in zip(wanted_pools, wanted, strict=True)
+            shares = _even_shares(getattr(counts, split), len(names))
+            parts = [
+                pools[tasks[name].name].take(split, n, reuse=counts.reuse_search_items)
+                for name, n in zip(names, shares, strict=True)
             ]
-            by_objective[split][objective] = tuple(_interleave(chosen))
+            by_objective[split][objective] = tuple(_interleave(parts))
     data = {name: pool.card() for name, pool in pools.items()}
     return ItemSet(by_objective, {task.name: task for task in tasks.values()}, data)
 
@@ -139,25 +113,25 @@ def item_set(objectives: Mapping[str, Sequence[str]], counts: ItemCounts, folder
 def _check_names(tasks: Mapping[str, Task], paths: Mapping[str, Path]) -> None:
     files: dict[str, Path] = {}
     for name, task in tasks.items():
-        other = files.setdefault(task.name, paths[name])
-        if other.resolve() != paths[name].resolve():
+        file = files.setdefault(task.name, paths[name])
+        if file.resolve() != paths[name].resolve():
             raise UserError(
-                f"two task files have the name {task.name!r}: {other} and {paths[name]}",
+                f"two task files have the name {task.name!r}: {file} and {paths[name]}",
                 hint="change `name:` in one of them",
             )
 
 
-def _shares(total: int, n: int) -> list[int]:
+def _even_shares(total: int, n: int) -> list[int]:
     return [total // n + (i < total % n) for i in range(n)]
 
 
-def _interleave(pools: Sequence[Sequence[Item]]) -> list[Item]:
-    """Items of several tasks, evenly mixed; items of a unit stay together."""
-    placed = []
-    for index, pool in enumerate(pools):
+def _interleave(parts: Sequence[Sequence[Item]]) -> list[Item]:
+    """Mix the items of several tasks evenly; items of a unit stay together."""
+    keyed_items = []
+    for index, part in enumerate(parts):
         start = 0.0
-        for rank, item in enumerate(pool):
-            if not (rank and item.unit and item.unit == pool[rank - 1].unit):
-                start = (rank + 0.5) / len(pool)
-            placed.append((start, index, rank, item))
-    return [entry[3] for entry in sorted(placed, key=lambda entry: entry[:3])]
+        for rank, item in enumerate(part):
+            if not (rank and item.unit and item.unit == part[rank - 1].unit):
+                start = (rank + 0.5) / len(part)
+            keyed_items.append(((start, index, rank), item))
+    return [item for _, item in sorted(keyed_items, key=lambda entry: entry[0])]
