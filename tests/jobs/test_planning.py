@@ -144,7 +144,7 @@ def test_every_methods_terms_are_counted_as_it_prepares_them(
         term: sum(
             METHODS[method].prepare(term, SourceSlot(sources, name), {}).nbytes for name in names
         )
-        for term in METHODS[method].terms(sources.donors, plan.spec.opening)
+        for term in METHODS[method].terms(sources.donors, plan.spec.start_parameters)
     }
     assert {term: size * GIB for term, size in plan.memory.terms} == pytest.approx(held)
 

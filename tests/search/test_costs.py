@@ -115,7 +115,10 @@ def test_item_files_hold_each_answer_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"b": {"tokens_of": ["speed"], "limit": 8}}, "b.tokens_of names speed; objectives with"),
+        (
+            {"b": {"tokens_of": ["speed"], "limit": 8}},
+            "b.tokens_of names speed; the objectives",
+        ),
         ({"b": {"tokens_of": ["b"], "limit": 8}}, "b.tokens_of names b; .* reasoning, perception"),
         ({"b": {"tokens_of": [], "limit": 8}}, "objectives.b.cost.tokens_of"),
         ({"b": {"tokens_of": ["reasoning"] * 2, "limit": 8}}, "names an objective twice"),
@@ -135,7 +138,7 @@ def test_a_faulty_cost_is_named(changes: dict[str, Any], words: str) -> None:
     ("changes", "words"),
     [
         ({"objectives": {"b": {"tokens_of": ["reasoning"], "limit": 8}, **ZOO_RUN["objectives"]}},
-         "the first objective is the one to gain, 'b' is a cost"),
+         "the first objective is to be gained, but 'b' is a cost"),
         ({"constraints": {"brevity": {"tokens": 80}}}, "at most 80 tokens, .* limit of 80"),
         ({"constraints": {"brevity": {"tokens": 0}}}, "constraints.brevity.cost.tokens"),
         ({"constraints": {"brevity": 90}}, "constraints.brevity.score"),

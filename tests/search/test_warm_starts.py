@@ -266,7 +266,7 @@ def test_spaces_that_suit_are_named(
     layers: int, candidates: int, level: str | None, names: list[str]
 ) -> None:
     found = Space.build(shipped_spec("every_layer"), ("a", "b"), receiver_groups(layers))
-    doubt = budget.doubt(found, candidates)
+    doubt = budget.judge_budget(found, candidates)
     assert (doubt and doubt.level) == level
     named = [f"{name} ({size})" for name, size in budget.smaller_spaces(found, candidates)]
     if doubt is not None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fixtures_recipes import receiver_groups
 from fixtures_space import BODY, DONORS, space, spec
 from mergefront.errors import ConfigError, SpaceError
-from mergefront.space.budget import suited_candidates
+from mergefront.space.budget import suitable_candidates
 from mergefront.space.file import SpaceSpec, load_space
 from mergefront.space.knobs import Knob
 from mergefront.space.space import Space
@@ -223,7 +223,7 @@ def test_a_tied_head_claims_nothing() -> None:
     assert untied.dimension == 4
     Space.build(spec({}), DONORS, receiver_groups(tied=True))  # frozen: head is fine too
     only = spec({"parts": ["head"]}, frozen=(*BODY, "embedding"))
-    with pytest.raises(SpaceError, match="no knob that moves anything"):
+    with pytest.raises(SpaceError, match="no knob that changes a tensor"):
         Space.build(only, DONORS, receiver_groups(tied=True))
 
 
@@ -334,7 +334,7 @@ def test_shipped_spaces(name: str, layers: int) -> None:
     assert len({knob.name for knob in found.knobs}) == found.dimension
     assert found.frozen_groups == ("embedding", "head")
     assert found.parts == ("attention", "mlp", "norm")
-    high = min(claim.line.high for claim in found.claims)
+    high = min(line.spec.high for line in found.lines)
     values = [{"a": value, "b": 0.0} for value in (0.0, min(1.0, high))]
     for value in values if name == "layer_choice" else [*values, {"a": high / 2, "b": high}]:
         table = found.table(found.uniform_point(value))
@@ -370,7 +370,7 @@ def test_the_page_on_spaces_has_their_dimensions() -> None:
     rows = re.findall(r"^\| `(\w+)` \|.*\| (\d+) \| (\d+) \|$", page, re.MULTILINE)
     sizes = {name: make(32, 2) for name, make in DIMENSIONS.items()}
     assert {name: int(size) for name, size, _ in rows} == sizes
-    wanted = {name: suited_candidates(size) for name, size in sizes.items()}
+    wanted = {name: suitable_candidates(size) for name, size in sizes.items()}
     assert {name: int(least) for name, _, least in rows} == {
         k: v[0] for k, v in wanted.items() if v
     }
@@ -428,7 +428,7 @@ def test_a_searched_parameter_is_the_last_knob() -> None:
         parameters = found.parameters(point)
         assert parameters == {"anchor": "base", "density": pytest.approx(value)}
         assert found.table(point) == found.table([*point[:-1], 0.9])
-    assert found.spec.opening == {"anchor": "base", "density": 0.5}
+    assert found.spec.start_parameters == {"anchor": "base", "density": 0.5}
 
 
 def test_warm_starts_leave_parameters_at_their_start() -> None:
@@ -475,7 +475,7 @@ def ranks(**rank: Any) -> SpaceSpec:
 
 def test_a_whole_parameter_shares_its_knob_equally() -> None:
     found = Space.build(ranks(low=3, high=7), DONORS, receiver_groups(6))
-    assert found.spec.opening == {"rank": 5}
+    assert found.spec.start_parameters == {"rank": 5}
     assert found.parameters(found.start_point()) == {"rank": 5}
     point = [0.5] * found.dimension
     seen = []
@@ -487,13 +487,13 @@ def test_a_whole_parameter_shares_its_knob_equally() -> None:
     assert seen == sorted(seen)
     assert {one: seen.count(one) for one in seen} == {3: 200, 4: 200, 5: 200, 6: 200, 7: 201}
     for rank in (3, 4, 7):
-        point[-1] = found.nearest(found.table(point), {"rank": rank})[-1]
+        point[-1] = found.nearest_point(found.table(point), {"rank": rank})[-1]
         assert found.parameters(point) == {"rank": rank}
-    assert found.parameters(found.nearest({}, {"rank": 99})) == {"rank": 7}
+    assert found.parameters(found.nearest_point({}, {"rank": 99})) == {"rank": 7}
     even = Space.build(ranks(low=1, high=34), DONORS, receiver_groups(6))
-    assert even.parameters(even.nearest({}, {})) == even.parameters(even.start_point())
+    assert even.parameters(even.nearest_point({}, {})) == even.parameters(even.start_point())
     half = Space.build(ranks(low=1, high=64), DONORS, receiver_groups(6))
-    assert half.spec.opening == half.parameters(half.start_point()) == {"rank": 32}
+    assert half.spec.start_parameters == half.parameters(half.start_point()) == {"rank": 32}
 
 
 # --- ramps and choices ----------------------------------------------------------------------------
@@ -525,7 +525,7 @@ def test_each_run_takes_one_donor_or_the_receiver(data: st.DataObject, level: fl
         value = 0.5 + level * 1.5
         wanted = [value if words[layer // 2] == donor else 0.0 for layer in range(6)]
         assert curve(found, [level, *us], donor) == pytest.approx(wanted)
-    again = found.nearest(found.table([level, *us]), {})
+    again = found.nearest_point(found.table([level, *us]), {})
     for donor in DONORS:
         assert curve(found, list(again), donor) == pytest.approx(curve(found, [level, *us], donor))
 
@@ -566,7 +566,7 @@ def flat(table: dict[str, dict[str, float]]) -> np.ndarray[Any, np.dtype[np.floa
 @given(data=st.data(), found=spaces(LINEAR))
 def test_what_lies_in_the_space_is_its_own_nearest_point(data: st.DataObject, found: Space) -> None:
     table = found.table(data.draw(points(found)))
-    again = found.table(found.nearest(table, {}))
+    again = found.table(found.nearest_point(table, {}))
     np.testing.assert_allclose(flat(again), flat(table), atol=1e-7)
 
 
@@ -582,7 +582,7 @@ def test_nothing_in_the_space_is_nearer(data: st.DataObject, kind: Any) -> None:
     def missed(point: Any) -> float:
         return float(((flat(found.table(point)) - flat(target)) ** 2).sum())
 
-    best = missed(found.nearest(target, {}))
+    best = missed(found.nearest_point(target, {}))
     slack = 0.02 if kind == "ramp" else 1e-9  # turning points on a grid of a hundredth
     for other in data.draw(st.lists(points(found), min_size=5, max_size=5)):
         assert best <= missed(other) + slack

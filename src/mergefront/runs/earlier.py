@@ -90,10 +90,10 @@ def _points(found: Sequence[Evaluation], names: Sequence[str]) -> np.ndarray:
 
 def _check_method(run: RunDirectory, then: SpaceSpec, now: SpaceSpec) -> None:
     """Coefficients of another method, or under other fixed parameters, mean something else."""
-    searched = {*then.searched, *now.searched}
+    searched = {*then.searched_parameters, *now.searched_parameters}
     told = []
     for spec in (then, now):
-        fixed = {k: v for k, v in spec.opening.items() if k not in searched}
+        fixed = {k: v for k, v in spec.start_parameters.items() if k not in searched}
         told.append(f"{spec.method} {fixed}" if fixed else spec.method)
     if told[0] != told[1]:
         raise RunError(
@@ -109,7 +109,7 @@ def _same_donors(run: RunDirectory, then: Hashes, space: Space, now: Hashes) -> 
     Raises:
         RunError: naming the models of either side that the other has not.
     """
-    method, opening = METHODS[space.spec.method], space.spec.opening
+    method, opening = METHODS[space.spec.method], space.spec.start_parameters
     terms = method.terms(space.donors, opening)
     read = {source for term in terms for source in method.reads(term, opening)}
     own = any(source.startswith("base:") for source in read)

@@ -42,7 +42,7 @@ def lay_out(config: RunConfig, spec: SpaceSpec) -> tuple[Space, Sources]:
     """
     models = models_of(config)
     sources = Sources.open(locate_models(models))
-    check_method(sources, spec.method, spec.opening)
+    check_method(sources, spec.method, spec.start_parameters)
     space = Space.build(spec, list(models.donors), sources.groups)
     check_heads(sources, space.parts)
     return space, sources

@@ -83,7 +83,7 @@ class PreparedSearch:
     def receiver_plan(self) -> Plan:
         """Return the plan of the receiver itself: every coefficient at identity."""
         spec = self.space.spec
-        return plan_of(Recipe(spec.method, self.models, {}, spec.opening), self.sources)
+        return plan_of(Recipe(spec.method, self.models, {}, spec.start_parameters), self.sources)
 
 
 def prepare_search(
@@ -158,7 +158,7 @@ def check_budget(space: Space, candidates: int) -> None:
     Raises:
         SpaceError: it has so few that nothing can be learned; the hint names spaces that suit.
     """
-    doubt = budget.doubt(space, candidates)
+    doubt = budget.judge_budget(space, candidates)
     if doubt is not None and doubt.level == "error":
         raise SpaceError(f"the budget does not suit the space: {doubt.message}", hint=doubt.hint)
     if doubt is not None:

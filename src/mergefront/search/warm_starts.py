@@ -81,7 +81,7 @@ def warm_points(
         "importance": lambda: _importance(space, sources),
         "activations": lambda: _activations(space, measure),
         "earlier": lambda: (
-            (one.origin, space.nearest(one.table, one.parameters)) for one in earlier
+            (one.origin, space.nearest_point(one.table, one.parameters)) for one in earlier
         ),
     }
     found: dict[tuple[Any, ...], Start] = {}
@@ -111,7 +111,7 @@ def enqueue(study: optuna.Study, points: Callable[[], Sequence[Start]], space: S
 
 
 def _top(space: Space) -> float:
-    return min(1.0, space.highest)
+    return min(1.0, space.highest_coefficient)
 
 
 def _model(space: Space, point: Point) -> tuple[Any, ...]:
@@ -125,7 +125,7 @@ def _uniform(space: Space) -> Iterator[Start]:
     """Values that lie in none of the lines' bounds are left out: nothing would be uniform."""
     for share in (0.25, 0.5, 0.75, 1.0):
         value = share * _top(space)
-        if any(claim.line.low <= value <= claim.line.high for claim in space.claims):
+        if any(line.spec.low <= value <= line.spec.high for line in space.lines):
             yield f"uniform {value:g}", space.uniform_point(value)
 
 
@@ -141,7 +141,7 @@ def _paper(space: Space) -> Iterator[Start]:
 
 
 def _ramp(space: Space) -> Iterator[Start]:
-    layers = {name: layer for claim in space.claims for name, layer in claim.depths}
+    layers = {name: layer for line in space.lines for name, layer in line.group_layers}
     last = max(1, *(group.layer or 0 for group in space.groups))
     for share in (0.5, 1.0):
         top = share * _top(space)
@@ -149,7 +149,7 @@ def _ramp(space: Space) -> Iterator[Start]:
             name: top * (1.0 - math.exp(-RAMP_RATE * layer / last))
             for name, layer in layers.items()
         }
-        yield f"ramp {top:g}", space.nearest(dict.fromkeys(space.donors, row), {})
+        yield f"ramp {top:g}", space.nearest_point(dict.fromkeys(space.donors, row), {})
 
 
 def _importance(space: Space, sources: Sources | None) -> Iterator[Start]:
@@ -158,7 +158,7 @@ def _importance(space: Space, sources: Sources | None) -> Iterator[Start]:
     table = importance_table(space, sources)
     top = _top(space)
     scaled = {k: {name: top * share for name, share in row.items()} for k, row in table.items()}
-    yield f"importance {top:g}", space.nearest(scaled, {})
+    yield f"importance {top:g}", space.nearest_point(scaled, {})
 
 
 def _activations(space: Space, measure: Callable[[], Changes] | None) -> Iterator[Start]:
@@ -168,12 +168,12 @@ def _activations(space: Space, measure: Callable[[], Changes] | None) -> Iterato
     for share in (0.5, 1.0):
         top = share * _top(space)
         scaled = {k: {name: top * s for name, s in row.items()} for k, row in table.items()}
-        yield f"activations {top:g}", space.nearest(scaled, {})
+        yield f"activations {top:g}", space.nearest_point(scaled, {})
 
 
 def moved_groups(space: Space) -> set[str]:
     """Names of the groups that the space moves."""
-    return {name for claim in space.claims for name, _ in claim.depths}
+    return {name for line in space.lines for name, _ in line.group_layers}
 
 
 def importance_table(space: Space, sources: Sources) -> dict[str, dict[str, float]]:

@@ -1,8 +1,10 @@
 """How many candidates a search space needs, and which shipped space suits a budget.
 
-Both ends are rules of thumb, in candidates a knob, from the searches in docs/search.md: 200
-candidates in spaces of 8 and 16 knobs come near to what those spaces hold, while no sampler that
-searches every layer by itself gets there with 12 candidates a knob.
+Both limits are rules of thumb, in candidates a knob, from the searches in docs/search.md: 200
+candidates in spaces of 8 and 16 knobs come near to the best of those spaces, while no sampler that
+searches every layer by itself does so with 12 candidates a knob.
+
+Reading order: `judge_budget`, `smaller_spaces`.
 """
 
 from __future__ import annotations
@@ -17,44 +19,43 @@ from mergefront.records import Group
 from mergefront.space.file import SpaceSpec, load_space
 from mergefront.space.space import Space
 
-PER_DIMENSION: Final = (7, 70)
-"""Candidates per dimension, from too few to more than are worth their time; what the shipped
-spaces' comments say follows from it."""
-FEWEST: Final = 1 / 4
-"""Candidates per dimension below which a search is refused: most knobs would never be seen to move
-by themselves, so that one coefficient for each donor finds more with the same questions."""
-ALWAYS: Final = 16
-"""Spaces of so many knobs or fewer are never refused: a handful of candidates is somebody's trial
-run."""
-_NAMED: Final = 3
+CANDIDATES_PER_KNOB: Final = (7, 70)
+"""Fewer candidates a knob are too few, more are not worth their time. The comments of the shipped
+spaces follow from it."""
+LEAST_PER_KNOB: Final = 1 / 4
+"""Candidates a knob below which a search is refused: the search would never see most knobs move by
+themselves, so that one coefficient for each donor finds more with the same questions."""
+SMALL_SPACE: Final = 16
+"""Spaces of so many knobs or fewer are never refused: a handful of candidates is a trial run."""
+_MOST_NAMED: Final = 3
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """Why a budget does not suit a space: what is wrong and what to do."""
+class BudgetProblem:
+    """Why a budget does not suit a space, and what to do."""
 
     level: Literal["error", "warning"]
     message: str
     hint: str
 
 
-def suited_candidates(dimension: int | None) -> tuple[int, int] | None:
-    """Candidates that suit a space of D dimensions: from, to; None without D."""
+def suitable_candidates(dimension: int | None) -> tuple[int, int] | None:
+    """Return the least and the most candidates that suit a space of D knobs; None without D."""
     if dimension is None:
         return None
-    return max(10, PER_DIMENSION[0] * dimension), max(50, PER_DIMENSION[1] * dimension)
+    return max(10, CANDIDATES_PER_KNOB[0] * dimension), max(50, CANDIDATES_PER_KNOB[1] * dimension)
 
 
-def doubt(space: Space, candidates: int) -> Doubt | None:
-    """What speaks against searching a space with so many candidates; None if nothing does.
+def judge_budget(space: Space, candidates: int) -> BudgetProblem | None:
+    """Return what speaks against searching a space with so many candidates, or None.
 
-    A warning below `PER_DIMENSION`, an error below `FEWEST` candidates a knob.
+    Fewer than `CANDIDATES_PER_KNOB` give a warning, fewer than `LEAST_PER_KNOB` an error.
     """
     dimension = space.dimension
-    enough = max(10, PER_DIMENSION[0] * dimension)
+    enough = max(10, CANDIDATES_PER_KNOB[0] * dimension)
     if candidates >= enough:
         return None
-    refused = dimension > ALWAYS and candidates < FEWEST * dimension
+    refused = dimension > SMALL_SPACE and candidates < LEAST_PER_KNOB * dimension
     few = "too few" if refused else "few"
     message = f"{candidates} candidates are {few} for {dimension} dimensions"
     hint = f"allow {enough} or more (budget.candidates)"
@@ -62,28 +63,29 @@ def doubt(space: Space, candidates: int) -> Doubt | None:
     if smaller:
         names = ", ".join(f"{name} ({size})" for name, size in smaller)
         hint += f", or take a smaller space, by name (dimensions here): {names}"
-    return Doubt("error" if refused else "warning", message, hint)
+    return BudgetProblem("error" if refused else "warning", message, hint)
 
 
 def smaller_spaces(space: Space, candidates: int) -> list[tuple[str, int]]:
-    """Shipped spaces that suit a budget better, with their dimensions; at most three.
+    """Return at most three shipped spaces that suit a budget better, with their dimensions.
 
-    They have the same method, fewer knobs than `space`, and bounds nearest to its own; of those
-    that `candidates` suffice for the largest first, or the smallest alone if there are none.
+    They have the same method, fewer knobs than `space`, and the bounds nearest to its own: those
+    for which `candidates` suffice, the largest first, or else the smallest alone.
     """
-    found = []
+    smaller = []
     for name in files.shipped_names("search_spaces"):
         spec = load_space(files.find_yaml("search_spaces", name))
         size = _dimension(spec, space.donors, space.groups)
         if spec.method == space.spec.method and size is not None and size < space.dimension:
-            found.append((abs(max(line.high for line in spec.knobs) - space.highest), size, name))
-    nearest = [(size, name) for gap, size, name in found if gap <= min(found)[0]]
-    fits = sorted((one for one in nearest if PER_DIMENSION[0] * one[0] <= candidates), reverse=True)
-    return [(name, size) for size, name in (fits or sorted(nearest)[:1])[:_NAMED]]
+            highest = max(line.high for line in spec.knobs)
+            smaller.append((abs(highest - space.highest_coefficient), size, name))
+    nearest = sorted((size, name) for gap, size, name in smaller if gap <= min(smaller)[0])
+    fitting = [pair for pair in reversed(nearest) if CANDIDATES_PER_KNOB[0] * pair[0] <= candidates]
+    return [(name, size) for size, name in (fitting or nearest[:1])[:_MOST_NAMED]]
 
 
 def _dimension(spec: SpaceSpec, donors: Sequence[str], groups: Sequence[Group]) -> int | None:
-    """Dimension over the models at hand; None where the space does not fit them."""
+    """Return the dimension of a space over the models; None if it does not fit them."""
     try:
         return Space.build(spec, donors, groups).dimension
     except SpaceError:

@@ -1,6 +1,6 @@
 """How the values of a few knobs become one value per layer: a linear map, or a ramp over depth.
 
-Not here: which of them a space file asks for (`depth`), donors, parts and coefficients (`claims`).
+Not here: which of them a space file asks for (`layers`), donors, parts and coefficients (`lines`).
 Shapes: S knobs of a curve, L layers.
 """
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 RAMP_WIDTH: Final = 1 / 12
-"""Of a ramp's step, in units of depth: it goes from 10 % to 90 % over 0.37 of the depth."""
-TURNS: Final = 101
-"""Turning points that a fit tries."""
+"""Width of a ramp's step in units of depth: it goes from 10 % to 90 % over 0.37 of the depth."""
+FITTED_TURNS: Final = 101
+"""How many turning points a fit tries."""
 
-Range = tuple[float, float, float]
+KnobRange = tuple[float, float, float]
 """Low, high and start of a knob."""
 
 
@@ -33,9 +33,9 @@ Range = tuple[float, float, float]
 class Linear:
     """The linear map from knob values to layers.
 
-    `rows[l]` are (knob, weight) pairs; weights of a layer sum to one but for waves. `waves` are
-    the knobs that do not move the mean over layers: they lie within half the bounds' width around
-    0, and what the sum of all gives is clipped to the bounds.
+    `rows[l]` are (knob, weight) pairs; without waves a layer's weights sum to one. `waves` are the
+    knobs that do not move the mean over layers: their bounds are half the line's width on both
+    sides of 0, and the sum of all knobs is clipped to the line's bounds.
     """
 
     labels: tuple[str, ...]
@@ -56,7 +56,7 @@ class Linear:
                 matrix_LS[layer, knob] = weight
         return matrix_LS
 
-    def ranges(self, low: float, high: float, start: float) -> list[Range]:
+    def ranges(self, low: float, high: float, start: float) -> list[KnobRange]:
         """Return each knob's bounds and start for coefficients in [low, high]."""
         half = (high - low) / 2
         return [
@@ -64,7 +64,7 @@ class Linear:
             for knob in range(self.size)
         ]
 
-    def at(self, values: Sequence[float], layer: int) -> float:
+    def value_at(self, values: Sequence[float], layer: int) -> float:
         """Return the value at a layer. Equal neighbours give exactly their value."""
         (first, _), *rest = self.rows[layer]
         if self.waves:
@@ -72,7 +72,7 @@ class Linear:
         start = values[first]
         return start + sum(weight * (values[knob] - start) for knob, weight in rest)
 
-    def flat(self, value: float) -> tuple[float, ...]:
+    def constant(self, value: float) -> tuple[float, ...]:
         """Return the knob values that give `value` at every layer."""
         return tuple(0.0 if knob in self.waves else value for knob in range(self.size))
 
@@ -100,33 +100,33 @@ class Ramp:
         """S, the number of knobs."""
         return len(self.labels)
 
-    def ranges(self, low: float, high: float, start: float) -> list[Range]:
+    def ranges(self, low: float, high: float, start: float) -> list[KnobRange]:
         """Return each knob's bounds and start for coefficients in [low, high]."""
         return [(low, high, start), (low, high, start), (0.0, 1.0, 0.5)]
 
-    def at(self, values: Sequence[float], layer: int) -> float:
+    def value_at(self, values: Sequence[float], layer: int) -> float:
         """Return the value at a layer."""
         early, late, turn = values
         share = 1.0 / (1.0 + math.exp((turn - self._depth(layer)) / RAMP_WIDTH))
         return early + share * (late - early)
 
-    def flat(self, value: float) -> tuple[float, ...]:
+    def constant(self, value: float) -> tuple[float, ...]:
         """Return the knob values that give `value` at every layer."""
         return value, value, 0.5
 
     def fit(
         self, target: Sequence[float], layers: Sequence[int], low: float, high: float
     ) -> tuple[float, ...]:
-        """Return the nearest levels by least squares at the best of TURNS turning points."""
+        """Return the nearest levels by least squares at the best of FITTED_TURNS turning points."""
         depths = np.array([self._depth(layer) for layer in layers])
-        wanted, best, least = np.asarray(target), self.flat(low), math.inf
-        for turn in np.linspace(0.0, 1.0, TURNS):
+        values, best, least = np.asarray(target), self.constant(low), math.inf
+        for turn in np.linspace(0.0, 1.0, FITTED_TURNS):
             share = 1.0 / (1.0 + np.exp((turn - depths) / RAMP_WIDTH))
             matrix = np.stack([1.0 - share, share], axis=1)
-            early, late = _bounded(matrix, wanted, [(low, high, low)] * 2)
-            missed = float(((matrix @ (early, late) - wanted) ** 2).sum())
-            if missed < least - 1e-15:
-                best, least = (early, late, float(turn)), missed
+            early, late = _bounded(matrix, values, [(low, high, low)] * 2)
+            error = float(((matrix @ (early, late) - values) ** 2).sum())
+            if error < least - 1e-15:
+                best, least = (early, late, float(turn)), error
         return best
 
     def _depth(self, layer: int) -> float:
@@ -136,7 +136,8 @@ class Ramp:
 Curve = Linear | Ramp
 
 
-def _bounded(matrix: Array, target: Array, ranges: Sequence[Range]) -> tuple[float, ...]:
-    low, high = ([one[end] for one in ranges] for end in (0, 1))
-    found = lsq_linear(matrix, target, bounds=(low, high), method="bvls").x
-    return tuple(float(value) for value in np.clip(found, low, high))
+def _bounded(matrix: Array, target: Array, ranges: Sequence[KnobRange]) -> tuple[float, ...]:
+    """Solve a least-squares problem within bounds; the solver may miss a bound by a rounding."""
+    low, high = ([knob_range[end] for knob_range in ranges] for end in (0, 1))
+    values = lsq_linear(matrix, target, bounds=(low, high), method="bvls").x
+    return tuple(float(value) for value in np.clip(values, low, high))

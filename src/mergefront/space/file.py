@@ -1,13 +1,13 @@
 """The search space file: its fields, checked as far as they can be without any model.
 
-Not here: fitting a space to models (`space`), and what the `layers` alternatives mean (`depth`).
+Not here: fitting a space to models (`space`), and what the `layers` alternatives mean (`layers`).
 """
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -18,31 +18,32 @@ from mergefront.yaml_file import Strict, load_yaml
 
 TIED: Final = "tied"
 CHOOSE: Final = "choose"
+RangeEnd = Literal["low", "high", "start"]
 MergeablePart = Literal["attention", "mlp", "norm", "embedding", "head"]
 
 
-def _unique(values: Any) -> Any:
+def _check_unique(values: Any) -> Any:
     if isinstance(values, list | tuple) and len(set(map(str, values))) < len(values):
         raise ValueError(f"a name is given twice: {list(values)}")
     return values
 
 
-def _owners_field(donors: Any) -> Any:
+def _check_donors(donors: Any) -> Any:
     if isinstance(donors, list | tuple) and donors:
-        return _unique(donors)
+        return _check_unique(donors)
     if donors not in ("each", TIED, CHOOSE):
         raise ValueError("expected each, tied, choose or a list of donors")
     return donors
 
 
-Parts = Annotated[tuple[MergeablePart, ...], BeforeValidator(_unique)]
+Parts = Annotated[tuple[MergeablePart, ...], BeforeValidator(_check_unique)]
 
 
 class KnobSpec(Strict):
     """One line of `knobs`: which donors and parts, how they vary over depth, and the bounds."""
 
     donors: Annotated[
-        Literal["each", "tied", "choose"] | tuple[str, ...], BeforeValidator(_owners_field)
+        Literal["each", "tied", "choose"] | tuple[str, ...], BeforeValidator(_check_donors)
     ] = Field(
         "each",
         description="each: knobs of its own for every donor; tied: one set for all; choose: each "
@@ -75,7 +76,7 @@ class KnobSpec(Strict):
         return self
 
     @property
-    def first(self) -> float:
+    def start_value(self) -> float:
         """Where a search starts."""
         return (self.low + self.high) / 2 if self.start is None else self.start
 
@@ -93,19 +94,21 @@ class ParameterRange(Strict):
     def _bounds(self) -> ParameterRange:
         if self.low >= self.high:
             raise ValueError(f"low {self.low} is not below high {self.high}")
-        if not self.low <= self.first <= self.high:
+        if not self.low <= self.start_value <= self.high:
             raise ValueError(f"start {self.start} is outside [{self.low}, {self.high}]")
         return self
 
     @property
-    def first(self) -> float:
+    def start_value(self) -> float:
         """Where a search starts."""
         return (self.low + self.high) / 2 if self.start is None else self.start
 
-    def whole(self, at: Literal["low", "high", "first"]) -> float:
-        """One of its numbers as an int, if it is whole; the middle is rounded down."""
-        number: float = getattr(self, at)
-        if at == "first" and self.start is None:
+    def at(self, end: RangeEnd, whole: bool) -> float:
+        """Return a bound or the start; if `whole` as an int, and the middle rounded down."""
+        number = {"low": self.low, "high": self.high, "start": self.start_value}[end]
+        if not whole:
+            return number
+        if end == "start" and self.start is None:
             return math.floor(number)
         return int(number) if number.is_integer() else number
 
@@ -129,38 +132,35 @@ class SpaceSpec(Strict):
     def _method(self) -> SpaceSpec:
         try:
             method = method_of(self.method)
-            for end in ("low", "high", "first"):
+            for end in get_args(RangeEnd):
                 method.check(self._parameters(end))
         except ConfigError as problem:
             raise ValueError(problem.message) from problem
-        for name in self.searched:
+        for name in self.searched_parameters:
             if name not in method.searchable:
-                known = ", ".join(method.searchable) or "none"
+                searchable = ", ".join(method.searchable) or "none"
                 raise ValueError(
                     f"parameter {name} of method {self.method} cannot be searched; "
-                    f"those that can: {known}"
+                    f"those that can: {searchable}"
                 )
         return self
 
     @property
-    def searched(self) -> dict[str, ParameterRange]:
+    def searched_parameters(self) -> dict[str, ParameterRange]:
         """The parameters that are searched."""
         return {k: v for k, v in self.parameters.items() if isinstance(v, ParameterRange)}
 
     @property
-    def opening(self) -> dict[str, Any]:
+    def start_parameters(self) -> dict[str, Any]:
         """All parameters, those that are searched at their start: what an engine opens with."""
-        return self._parameters("first")
+        return self._parameters("start")
 
-    def _parameters(self, at: Literal["low", "high", "first"]) -> dict[str, Any]:
+    def _parameters(self, end: RangeEnd) -> dict[str, Any]:
         whole = method_of(self.method).whole
-        found: dict[str, Any] = {}
-        for name, value in self.parameters.items():
-            if isinstance(value, ParameterRange):
-                found[name] = value.whole(at) if name in whole else getattr(value, at)
-            else:
-                found[name] = value
-        return found
+        return {
+            name: value.at(end, name in whole) if isinstance(value, ParameterRange) else value
+            for name, value in self.parameters.items()
+        }
 
 
 def load_space(path: Path) -> SpaceSpec:

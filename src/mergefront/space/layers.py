@@ -1,7 +1,7 @@
-"""What a space file may say of layers, as a curve over the layers at hand.
+"""The `layers` field of a space file, and the curve over the receiver's layers that it stands for.
 
-Not here: the curves themselves (`curves`), donors, parts and bounds (`claims`). The definitions are
-in `space`'s docstring.
+Not here: the curves themselves (`curves`), donors, parts and bounds (`lines`). The definitions are
+in the docstring of `space`.
 
 Reading order: `Layers`, `curve_of`.
 """
@@ -22,7 +22,7 @@ V = TypeVar("V", bound=tuple[Any, ...])
 
 
 def not_empty(values: V) -> V:
-    """Refuse an empty list; unlike `min_length`, silent where an entry is faulty already."""
+    """Refuse an empty list; unlike `min_length`, add no error where an entry is faulty already."""
     if not values:
         raise ValueError("expected at least one entry")
     return values
@@ -44,7 +44,7 @@ class Ranges(Strict):
 
 
 class Knots(Strict):
-    """Values at n equally spaced depths, linear between them; n is 2 or more."""
+    """Values at n equally spaced used_layers, linear between them; n is 2 or more."""
 
     knots: Annotated[int, Field(ge=2)]
 
@@ -58,8 +58,8 @@ class Cosines(Strict):
 _KINDS: Final = ("blocks", "knots", "cosines", "ranges")
 
 
-def _kind(layers: Any) -> str | None:
-    """Say which alternative is meant, so that errors speak of that one only."""
+def _alternative(layers: Any) -> str | None:
+    """Return the tag of the alternative that is meant, so that errors speak of that one only."""
     if isinstance(layers, str):
         return "word" if layers in ("each", "all", "ramp") else None
     names = list(layers) if isinstance(layers, dict) else [type(layers).__name__.lower()]
@@ -73,7 +73,7 @@ Layers = Annotated[
     | Annotated[Cosines, Tag("cosines")]
     | Annotated[Ranges, Tag("ranges")],
     Discriminator(
-        _kind,
+        _alternative,
         custom_error_type="layers",
         custom_error_message="expected each, all, ramp, {blocks: n}, {knots: n}, {cosines: n} or "
         "{ranges: [[first, last], ...]}",
@@ -81,21 +81,21 @@ Layers = Annotated[
 ]
 
 
-def curve_of(layers: Layers, n_layers: int, depths: Sequence[int], where: str) -> Curve:
+def curve_of(layers: Layers, n_layers: int, used_layers: Sequence[int], where: str) -> Curve:
     """Return the curve of a `layers` field over `n_layers` layers.
 
-    `depths` are the layers that are really there to be set: an embedding alone has one.
+    Args:
+        used_layers: layers that take a value; an embedding alone has one.
+        where: the line of the space, for messages.
 
     Raises:
-        SpaceError: more knobs than there are different depths; ranges that do not fit or leave
-            out one of `depths`. `where` names the line of the space.
+        SpaceError: more knobs than used layers, or ranges that do not fit or leave one out.
     """
-    present = len(set(depths))
-    wanted = _count(layers)
-    if wanted > present:
+    n_used, n_knobs = len(set(used_layers)), _count(layers)
+    if n_knobs > n_used:
         raise SpaceError(
-            f"{where}: {wanted} {_word(layers)} for {present} layer{'s' * (present != 1)}",
-            hint=f"use at most {present}, or `layers: all`",
+            f"{where}: {n_knobs} {_word(layers)} for {n_used} layer{'s' * (n_used != 1)}",
+            hint=f"use at most {n_used}, or `layers: all`",
         )
     match layers:
         case "all":
@@ -103,11 +103,11 @@ def curve_of(layers: Layers, n_layers: int, depths: Sequence[int], where: str) -
         case "ramp":
             return Ramp(n_layers)
         case "each":
-            return _each(n_layers, sorted(set(depths)))
+            return _each(n_layers, sorted(set(used_layers)))
         case Blocks(blocks=n):
             return _runs("b", n, [_block(layer, n, n_layers) for layer in range(n_layers)])
         case Ranges(ranges=ranges):
-            return _ranges(ranges, n_layers, depths, where)
+            return _ranges(ranges, n_layers, used_layers, where)
         case Knots(knots=n):
             return Linear(
                 _labels("k", n), tuple(_knot(layer, n, n_layers) for layer in range(n_layers))
@@ -141,7 +141,7 @@ def _labels(letter: str, n: int) -> tuple[str, ...]:
 
 
 def _each(n_layers: int, present: Sequence[int]) -> Linear:
-    """One knob for every layer that is present; the others' rows are never asked for."""
+    """Return a curve with one knob for every present layer; the rows of others are never read."""
     knob = {layer: position for position, layer in enumerate(present)}
     rows = tuple(((knob.get(layer, 0), 1.0),) for layer in range(n_layers))
     return Linear(tuple(f"l{layer}" for layer in present), rows)
@@ -152,14 +152,14 @@ def _runs(letter: str, n: int, owner: Sequence[int]) -> Linear:
 
 
 def _block(layer: int, n: int, n_layers: int) -> int:
-    """Which of n blocks a layer is in; the first n_layers % n blocks are longer by one."""
+    """Return the block of a layer; the first n_layers % n of the n blocks are longer by one."""
     size, longer = divmod(n_layers, n)
     border = longer * (size + 1)
     return layer // (size + 1) if layer < border else longer + (layer - border) // size
 
 
 def _ranges(
-    ranges: Sequence[tuple[int, int]], n_layers: int, depths: Sequence[int], where: str
+    ranges: Sequence[tuple[int, int]], n_layers: int, used_layers: Sequence[int], where: str
 ) -> Linear:
     owner: dict[int, int] = {}
     for number, (first, last) in enumerate(ranges):
@@ -171,16 +171,16 @@ def _ranges(
             if layer in owner:
                 raise SpaceError(f"{where}: layer {layer} is claimed twice by the ranges")
             owner[layer] = number
-    missing = sorted(set(depths) - set(owner))
-    if missing:
-        raise SpaceError(f"{where}: layer {missing[0]} is not claimed by any range")
+    unclaimed = sorted(set(used_layers) - set(owner))
+    if unclaimed:
+        raise SpaceError(f"{where}: layer {unclaimed[0]} is not claimed by any range")
     return _runs("r", len(ranges), [owner.get(layer, 0) for layer in range(n_layers)])
 
 
 def _knot(layer: int, n: int, n_layers: int) -> tuple[tuple[int, float], ...]:
-    """Weights of the two knots around a layer; integers keep layers at knots exact."""
-    knob, rest = divmod(layer * (n - 1), n_layers - 1)
-    if rest == 0:
+    """Return the weights of the two knots around a layer; at a knot its own value, exactly."""
+    knob, remainder = divmod(layer * (n - 1), n_layers - 1)
+    if remainder == 0:
         return ((knob, 1.0),)
-    share = rest / (n_layers - 1)
+    share = remainder / (n_layers - 1)
     return ((knob, 1.0 - share), (knob + 1, share))

@@ -1,7 +1,7 @@
 """Layer-weight profiles: a recipe's coefficients as one array over source, part and depth.
 
-What `mergefront compare` lays side by side. Not here: drawing (`plots`) and where recipes come
-from (`compare`).
+`mergefront compare` shows several side by side. Not here: drawing (`runs.plots`), and where recipes
+come from (`runs.compare`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Profile:
         return int(self.layers_KPL.shape[2])
 
     def curve(self, source: str, part: Part) -> NDArray[np.float64]:
-        """Return the (L,) coefficients of a source's part over depth; zeros for a source unknown.
+        """Return the (L,) coefficients of a source's part over depth; zeros for an unknown source.
 
         Raises:
             ValueError: if the models have no such part in their layers.
@@ -48,14 +48,14 @@ class Profile:
         return values
 
     def value(self, source: str, group: str) -> float:
-        """Return the coefficient of a group outside the layers; 0 for a source unknown."""
+        """Return the coefficient of a group outside the layers; 0 for an unknown source."""
         return self.outside.get(source, {}).get(group, 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: source -> part -> list over depth (None where there is none)."""
         layers = {
             source: {
-                part: [None if np.isnan(one) else float(one) for one in self.curve(source, part)]
+                part: [None if np.isnan(c) else float(c) for c in self.curve(source, part)]
                 for part in self.parts
             }
             for source in self.sources
@@ -64,17 +64,17 @@ class Profile:
 
 
 def profile(recipe: Recipe | Table, groups: Sequence[Group]) -> Profile:
-    """Lay a recipe's (or a plain table's) coefficients out over depth.
+    """Lay the coefficients of a recipe or of a plain table out over depth.
 
-    Groups that a donor does not name have 0. A recipe's patterns are expanded; its overrides are
-    no coefficients and do not show. A "receiver" row is left out: it scales no donor.
+    Groups that a donor does not name have 0. A recipe's patterns are expanded. Its overrides are no
+    coefficients and are left out, and so is a "receiver" row: it scales no donor.
     """
     table = recipe.resolved(GroupIndex(groups)) if isinstance(recipe, Recipe) else recipe
     names = recipe.donors if isinstance(recipe, Recipe) else tuple(table)
     sources = tuple(name for name in names if name != "receiver")
     n_layers = 1 + max((group.layer for group in groups if group.layer is not None), default=-1)
-    there = {group.part for group in groups if group.layer is not None}
-    parts = tuple(part for part in PARTS if part in there)
+    layer_parts = {group.part for group in groups if group.layer is not None}
+    parts = tuple(part for part in PARTS if part in layer_parts)
     values = np.full((len(sources), len(parts), n_layers), np.nan)
     outside: dict[str, dict[str, float]] = {source: {} for source in sources}
     for row, source in enumerate(sources):
@@ -91,8 +91,8 @@ def profile(recipe: Recipe | Table, groups: Sequence[Group]) -> Profile:
 def distance(a: Profile, b: Profile) -> float:
     """Return the root mean square difference over all sources and groups, each weighted equally.
 
-    A source that only one of the two has counts with 0 in the other. Symmetric, 0 for equal
-    coefficients, and in the coefficients' own unit.
+    A source that only one of the two has counts with 0 in the other. The distance is symmetric, 0
+    for equal coefficients, and in the coefficients' own unit.
 
     Raises:
         ValueError: if the two are of models with other layers or parts.
@@ -106,7 +106,7 @@ def distance(a: Profile, b: Profile) -> float:
     for source in dict.fromkeys((*a.sources, *b.sources)):
         for part in a.parts:
             gap = a.curve(source, part) - b.curve(source, part)
-            squares += [float(one) for one in gap[~np.isnan(gap)] ** 2]
+            squares += [float(square) for square in gap[~np.isnan(gap)] ** 2]
         names = {*a.outside.get(source, {}), *b.outside.get(source, {})}
         squares += [(a.value(source, name) - b.value(source, name)) ** 2 for name in sorted(names)]
     return float(np.sqrt(np.mean(squares))) if squares else 0.0

@@ -5,7 +5,7 @@ Parameters of the method that are searched have the last knobs, one each.
 The YAML file says which donors share knobs, which parts, how knobs spread over the layers, and
 their bounds; `Space.build` fits it to the models at hand. Every pair of donor and mergeable group
 is claimed exactly once, by a knob or by `frozen`; what is frozen stays the receiver's. Not here:
-what a coefficient means (`merging`) and who proposes points (`propose`).
+what a coefficient means (`merging`), and the samplers, which propose points (`sampling`).
 
 Layers -> knobs, over L layers:
 - `all`: one for all; `each`: one a layer (l0, l1, ...);
@@ -19,11 +19,11 @@ Layers -> knobs, over L layers:
 Groups outside the layer stack go with the nearest layer: the embedding with the first, final norm
 and head with the last.
 
-With `donors: choose` each run of layers picks one donor, or the receiver: a knob of n choices has
-[0, 1] in n equal bins.
+With `donors: choose` each run of layers takes one donor, or the receiver: a knob of n choices
+divides [0, 1] into n equal bins.
 
-Reading order: `space_file.SpaceSpec`, `Space.build`, `Space.table`; `claims` has the lines and
-`curves` their maps.
+Reading order: `file.SpaceSpec`, `Space.build`, `Space.table`; `lines` has the lines and `curves`
+their maps.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from mergefront.models.locate import ModelNames
 from mergefront.records import PARTS, Group, Part, Table
 from mergefront.space.file import SpaceSpec
 from mergefront.space.knobs import Knob
-from mergefront.space.lines import Claim, CurveClaim, check_claims, claims_of
+from mergefront.space.lines import CurveLine, FittedLine, check_coverage, fit_line
 
 
 @dataclass(frozen=True)
@@ -50,39 +50,41 @@ class Space:
     spec: SpaceSpec
     donors: tuple[str, ...]
     groups: tuple[Group, ...]
-    claims: tuple[Claim, ...]
+    lines: tuple[FittedLine, ...]
 
     @classmethod
     def build(cls, spec: SpaceSpec, donors: Sequence[str], groups: Sequence[Group]) -> Space:
         """Fit a space to the models.
 
-        Knobs for parts that the receiver has not (the head, where it is tied) vanish.
+        There are no knobs for parts that the receiver lacks (the head, where it is tied).
 
         Raises:
             SpaceError: a donor's part is claimed twice or not at all, a donor is unknown, there
                 are more knobs than layers, ranges leave a layer out, nothing is left to search, or
                 the method refuses candidates within the bounds.
         """
-        check_claims(spec, donors, groups)
+        check_coverage(spec, donors, groups)
         n_layers = 1 + max((group.layer for group in groups if group.layer is not None), default=0)
-        claims = tuple(
-            claim
-            for number, line in enumerate(spec.knobs)
-            for claim in claims_of(number, line, donors, groups, n_layers)
+        lines = tuple(
+            line
+            for number, knob_spec in enumerate(spec.knobs)
+            for line in fit_line(number, knob_spec, donors, groups, n_layers)
         )
-        if not claims:
-            raise SpaceError("the space has no knob that moves anything in this receiver")
-        return _checked(cls(spec, tuple(donors), tuple(groups), claims))
+        if not lines:
+            raise SpaceError("the space has no knob that changes a tensor of this receiver")
+        space = cls(spec, tuple(donors), tuple(groups), lines)
+        _check_method(space)
+        return space
 
     @cached_property
     def knobs(self) -> tuple[Knob, ...]:
-        """All D knobs: those of the claims in turn, then one a parameter that is searched."""
-        whole, start = METHODS[self.spec.method].whole, self.spec.opening
-        own = [
-            Knob(f"parameters.{name}", one.low, one.high, start[name], whole=name in whole)
-            for name, one in self.spec.searched.items()
+        """All D knobs: those of the lines in turn, then one for each parameter that is searched."""
+        whole, start = METHODS[self.spec.method].whole, self.spec.start_parameters
+        parameter_knobs = [
+            Knob(f"parameters.{name}", r.low, r.high, start[name], whole=name in whole)
+            for name, r in self.spec.searched_parameters.items()
         ]
-        return (*(knob for claim in self.claims for knob in claim.knobs), *own)
+        return (*(knob for line in self.lines for knob in line.knobs), *parameter_knobs)
 
     @property
     def dimension(self) -> int:
@@ -92,12 +94,12 @@ class Space:
     @property
     def coefficient_knobs(self) -> tuple[Knob, ...]:
         """The knobs of coefficients; the method's own parameters come after them."""
-        return self.knobs[: self.dimension - len(self.spec.searched)]
+        return self.knobs[: self.dimension - len(self.spec.searched_parameters)]
 
     @property
-    def highest(self) -> float:
+    def highest_coefficient(self) -> float:
         """The largest coefficient that a candidate may have."""
-        return max(claim.line.high for claim in self.claims)
+        return max(line.spec.high for line in self.lines)
 
     @property
     def frozen_groups(self) -> tuple[str, ...]:
@@ -107,8 +109,8 @@ class Space:
     @property
     def parts(self) -> tuple[Part, ...]:
         """Parts that some candidate may change."""
-        named = {part for line in self.spec.knobs for part in line.parts}
-        return tuple(part for part in PARTS if part in named)
+        searched = {part for knob_spec in self.spec.knobs for part in knob_spec.parts}
+        return tuple(part for part in PARTS if part in searched)
 
     def table(self, point: Sequence[float]) -> dict[str, dict[str, float]]:
         """Decode a point in [0, 1]^D: donor -> group -> coefficient, for every unfrozen group.
@@ -119,16 +121,16 @@ class Space:
         if len(point) != self.dimension or not all(0.0 <= u <= 1.0 for u in point):
             raise ValueError(f"expected {self.dimension} values in [0, 1], found {list(point)}")
         table: dict[str, dict[str, float]] = {donor: {} for donor in self.donors}
-        for claim, numbers in self._numbers(point):
-            claim.fill(numbers, table)
+        for line, numbers in self._numbers(point):
+            line.fill(numbers, table)
         return table
 
     def parameters(self, point: Sequence[float]) -> dict[str, Any]:
-        """The method's parameters at a point in [0, 1]^D."""
+        """Return the method's parameters at a point in [0, 1]^D."""
         first = len(self.coefficient_knobs)
         values = zip(self.knobs[first:], point[first:], strict=True)
         searched = {knob.name.removeprefix("parameters."): knob.value(u) for knob, u in values}
-        return {**self.spec.opening, **searched}
+        return {**self.spec.start_parameters, **searched}
 
     def knob_values(self, point: Sequence[float]) -> dict[str, float | str]:
         """Return the value of every knob at a point in [0, 1]^D, by the knob's name."""
@@ -140,29 +142,30 @@ class Space:
 
     def encode(self, numbers: Sequence[float]) -> tuple[float, ...]:
         """Encode the knobs' numbers, clipped to bounds; knobs without one are at their start."""
-        given = [*numbers, *(knob.start for knob in self.knobs[len(numbers) :])]
-        return tuple(knob.position(number) for knob, number in zip(self.knobs, given, strict=True))
+        padded = [*numbers, *(knob.start for knob in self.knobs[len(numbers) :])]
+        return tuple(knob.position(number) for knob, number in zip(self.knobs, padded, strict=True))
 
-    def nearest(self, table: Table, parameters: Mapping[str, Any]) -> tuple[float, ...]:
+    def nearest_point(self, table: Table, parameters: Mapping[str, Any]) -> tuple[float, ...]:
         """Return the point whose table comes nearest to a given one, by least squares.
 
-        Donors and groups that the table does not name count as 0 in it; parameters that are
-        searched here are clipped to their bounds, those not given stand at their start.
+        Donors and groups that the table does not name count as 0 in it. Parameters that are
+        searched here are clipped to their bounds; those that `parameters` lacks have their start.
         """
-        numbers = [number for claim in self.claims for number in claim.fit(table)]
-        opening = self.spec.opening
-        own = [float(parameters.get(name, opening[name])) for name in self.spec.searched]
-        return self.encode([*numbers, *own])
+        numbers = [number for line in self.lines for number in line.fit(table)]
+        start = self.spec.start_parameters
+        for name in self.spec.searched_parameters:
+            numbers.append(float(parameters.get(name, start[name])))
+        return self.encode(numbers)
 
     def uniform_point(self, value: float | Mapping[str, float]) -> tuple[float, ...]:
         """Return the point where a donor's coefficient is `value` everywhere, clipped to bounds.
 
         Raises:
-            SpaceError: if donors that share knobs are given different values, or donors of which
-                each layer takes one are given a value together.
+            SpaceError: if donors that share knobs have different values, or more than one donor
+                has a value where each layer takes one donor only.
         """
         by_donor = value if isinstance(value, Mapping) else dict.fromkeys(self.donors, value)
-        return self.encode([n for claim in self.claims for n in claim.uniform(by_donor)])
+        return self.encode([n for line in self.lines for n in line.uniform(by_donor)])
 
     def start_point(self) -> tuple[float, ...]:
         """Return the point where every knob has its start value."""
@@ -174,11 +177,11 @@ class Space:
         Raises:
             SpaceError: if 0 lies outside a knob's bounds.
         """
-        for claim in self.claims:
-            low, high = claim.line.low, claim.line.high
-            if isinstance(claim, CurveClaim) and not low <= 0.0 <= high:
+        for line in self.lines:
+            low, high = line.spec.low, line.spec.high
+            if isinstance(line, CurveLine) and not low <= 0.0 <= high:
                 raise SpaceError(
-                    f"the receiver is not in this space: knob {claim.knobs[0].name} lies in "
+                    f"the receiver is not in this space: knob {line.knobs[0].name} lies in "
                     f"[{low}, {high}]",
                     hint="let the bounds include 0, or drop `receiver` from the warm starts",
                 )
@@ -191,29 +194,33 @@ class Space:
             "method": self.spec.method,
             "parameters": self.spec.model_dump(mode="json")["parameters"],
             "donors": list(self.donors),
-            "knobs": [_described(knob) for knob in self.knobs],
+            "knobs": [_describe(knob) for knob in self.knobs],
             "frozen": list(self.frozen_groups),
         }
 
-    def _numbers(self, point: Sequence[float]) -> list[tuple[Claim, list[float]]]:
-        """Each claim with its knobs' numbers at a point."""
-        found, first = [], 0
-        for claim in self.claims:
-            mine = point[first : first + len(claim.knobs)]
-            found.append((claim, [k.number(u) for k, u in zip(claim.knobs, mine, strict=True)]))
-            first += len(claim.knobs)
-        return found
+    def _numbers(self, point: Sequence[float]) -> list[tuple[FittedLine, list[float]]]:
+        """Return each line with its knobs' numbers at a point."""
+        pairs, first = [], 0
+        for line in self.lines:
+            values = point[first : first + len(line.knobs)]
+            pairs.append((line, [k.number(u) for k, u in zip(line.knobs, values, strict=True)]))
+            first += len(line.knobs)
+        return pairs
 
 
-def _described(knob: Knob) -> dict[str, Any]:
+def _describe(knob: Knob) -> dict[str, Any]:
     if knob.choices:
         start = knob.choices[int(knob.start)]
         return {"name": knob.name, "choices": list(knob.choices), "start": start}
     return {"name": knob.name, "low": knob.low, "high": knob.high, "start": knob.start}
 
 
-def _checked(space: Space) -> Space:
-    """Ask the method about both corners, and about a point where no two knobs agree."""
+def _check_method(space: Space) -> None:
+    """Ask the method about both corners, and about a point where no two knobs agree.
+
+    Raises:
+        SpaceError: the method refuses the coefficients of a group there.
+    """
     method, n = METHODS[space.spec.method], space.dimension
     for point in ((0.0,) * n, (1.0,) * n, tuple((i + 1) / (n + 1) for i in range(n))):
         parameters, table = space.parameters(point), space.table(point)
@@ -224,4 +231,3 @@ def _checked(space: Space) -> Space:
                     method.check_row(row, space.donors, parameters)
             except ConfigError as error:
                 raise SpaceError(f"group {group}: {error.message}", hint=error.hint) from error
-    return space

@@ -25,7 +25,7 @@ from mergefront.jobs.plan.facts import Hub, ModelFacts, look_up, look_up_adapter
 from mergefront.jobs.plan.memory import Memory, memory_of
 from mergefront.jobs.plan.remark import Remark
 from mergefront.jobs.plan.tasks import TaskSize, task_sizes
-from mergefront.space.budget import suited_candidates
+from mergefront.space.budget import suitable_candidates
 from mergefront.space.file import SpaceSpec, load_space
 from mergefront.space.space import Space
 
@@ -79,7 +79,7 @@ class Plan:
                 "dimension": self.dimension,
                 "layers_known_from": self.stack,
                 "candidates": self.config.budget.candidates,
-                "suits": suited_candidates(self.dimension),
+                "suits": suitable_candidates(self.dimension),
             },
             "tasks": [asdict(one) for one in self.tasks],
             "questions": [asdict(one) | {"asked": one.asked} for one in self.questions],

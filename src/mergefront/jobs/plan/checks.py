@@ -20,7 +20,7 @@ from mergefront.merging.methods import METHODS
 from mergefront.records import SPLITS
 from mergefront.runs.directory import RunDirectory
 from mergefront.runs.history import evaluations, open_study
-from mergefront.space.budget import doubt
+from mergefront.space.budget import judge_budget
 from mergefront.space.file import SpaceSpec
 from mergefront.space.space import Space
 from mergefront.tasks import item_set
@@ -46,8 +46,8 @@ def bases(config: RunConfig, spec: SpaceSpec) -> list[Remark]:
     method = METHODS[spec.method]
     read = {
         source
-        for term in method.terms(tuple(config.donors), spec.opening)
-        for source in method.reads(term, spec.opening)
+        for term in method.terms(tuple(config.donors), spec.start_parameters)
+        for source in method.reads(term, spec.start_parameters)
     }
     remarks = []
     for alias, donor in config.donors.items():
@@ -64,7 +64,7 @@ def bases(config: RunConfig, spec: SpaceSpec) -> list[Remark]:
 
 def budget(config: RunConfig, space: Space | None) -> list[Remark]:
     """Too few candidates for the space's dimension; a search refuses what is an error here."""
-    found = None if space is None else doubt(space, config.budget.candidates)
+    found = None if space is None else judge_budget(space, config.budget.candidates)
     return [] if found is None else [Remark(found.level, "budget", found.message, found.hint)]
 
 

@@ -164,9 +164,9 @@ def _terms(config: RunConfig, spec: SpaceSpec, stack: Stack) -> dict[str, float]
     held = [group for group in stack.groups if group.part in moved]
     method = METHODS[spec.method]
     sizes: dict[str, float] = {}
-    for term in method.terms(tuple(config.donors), spec.opening):
+    for term in method.terms(tuple(config.donors), spec.start_parameters):
         bytes_of = {
-            dtype: _item_size(method, term, spec.opening, DTYPES[dtype])
+            dtype: _item_size(method, term, spec.start_parameters, DTYPES[dtype])
             for dtype in {group.dtype for group in held}
         }
         sizes[term] = float(sum(stack.values[g.name] * bytes_of[g.dtype] for g in held))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from mergefront.jobs.plan import Plan, cost
 from mergefront.jobs.plan.memory import ACTIVATIONS, one_sequence
-from mergefront.space.budget import suited_candidates
+from mergefront.space.budget import suitable_candidates
 
 TableRows = tuple[str, list[str], list[list[str]]]
 
@@ -64,7 +64,7 @@ def _search(plan: Plan) -> TableRows:
         "config": "the receiver's config.json",
         "assumed": f"{cost.ASSUMED_LAYERS} layers assumed, the receiver is not known",
     }[plan.stack]
-    suits = suited_candidates(plan.dimension)
+    suits = suitable_candidates(plan.dimension)
     rows = [
         ["method", plan.spec.method],
         ["space", plan.config.space],

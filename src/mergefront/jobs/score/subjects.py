@@ -154,7 +154,7 @@ def _candidate(run: RunDirectory, pick: str, engine: str | None) -> Subject:
     settings = engine_settings(engine, run.config.engine)
     if pick == RECEIVER:
         space, _ = run_space(run)
-        alone = Recipe(space.spec.method, models_of(run.config), {}, space.spec.opening)
+        alone = Recipe(space.spec.method, models_of(run.config), {}, space.spec.start_parameters)
         return Subject(
             f"{run.config.name}:receiver", settings, recipe=alone, run=run, member=RECEIVER
         )
