@@ -10,38 +10,18 @@ import numpy as np
 from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from mergefront.cli.terminal import err, percent, table
-from mergefront.runs.history import RaceSummary, race_summary, with_tokens
-from mergefront.runs.members import FrontRow, current_front
+from mergefront.cli.front_tables import front_table, race_line
+from mergefront.cli.terminal import err
+from mergefront.runs.history import race_summary, with_tokens
+from mergefront.runs.members import current_front
 from mergefront.stats import pareto
+from mergefront.stats.text import mean_with_error, share
 
 if TYPE_CHECKING:
     from mergefront.records import Estimate, Evaluation
     from mergefront.search.finish import Step
     from mergefront.search.loop import RunningSearch
-
-
-def front_table(objectives: Sequence[str], members: Sequence[FrontRow], chosen_by: str) -> Table:
-    """Current front: number, objectives with standard errors, origin.
-
-    `chosen_by` is "model", or why the scores choose and not the model.
-    """
-    rows = [
-        [str(member.number), *(percent(member.believed[o]) for o in objectives), member.origin]
-        for member in members
-    ]
-    title = (
-        "front on the search items, by the model of all candidates (± one standard error)"
-        if chosen_by == "model"
-        else f"front on the search items, by scores (optimistic; ± one standard error): {chosen_by}"
-    )
-    return table(
-        title,
-        ["candidate", *objectives, "from"],
-        rows,
-    )
 
 
 class Display:
@@ -118,7 +98,7 @@ class Display:
 
     def _scores(self, estimates: Mapping[str, Estimate]) -> str:
         shown = with_tokens(estimates, self.config.costs)
-        return "  ".join(f"{name} {percent(shown[name])}" for name in self.objectives)
+        return "  ".join(f"{name} {mean_with_error(shown[name])}" for name in self.objectives)
 
     def _hypervolume(self) -> float:
         """Of what is believed of the front."""
@@ -154,18 +134,7 @@ class Display:
             if not checks
             else "model: "
             + "; ".join(
-                f"{name}: {100 * one.within_95:.0f} % of {one.n} candidates in their 95 % interval"
+                f"{name}: {share(one.within_95)} of {one.n} candidates in their 95 % interval"
                 for name, one in checks.items()
             )
         )
-
-
-def race_line(race: RaceSummary | None) -> str:
-    """What the race has saved, in a line; empty before there is anything to say."""
-    if race is None or not any(race.left.values()):
-        return ""
-    reasons = ", ".join(f"{number} {why}" for why, number in race.left.items() if number)
-    return (
-        f"race: {100 * race.items:.0f} % of the items asked, in {100 * race.seconds:.0f} % "
-        f"of the seconds; left early: {reasons}"
-    )

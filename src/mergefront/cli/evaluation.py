@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mergefront.cli.terminal import Json, emit_json, err, out, points, say, table
+from mergefront.cli.terminal import Json, emit_json, err, out, say, table
 from mergefront.errors import UserError
 
 if TYPE_CHECKING:
@@ -213,26 +213,31 @@ def _table(tasks: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _cells(summary: Mapping[str, Any], labelled: bool) -> list[str]:
+    from mergefront.stats.text import percent
+
     cells = [
         str(summary["units"]),
         _interval(summary),
-        f"{100 * summary['no_answer']:.1f}",
-        f"{100 * summary['truncated']:.1f}",
+        percent(summary["no_answer"]),
+        percent(summary["truncated"]),
         f"{summary['tokens']:.1f}",
     ]
     if labelled:
-        known = (summary["probability"], summary["mass"])
-        cells += ["" if share is None else f"{100 * share:.1f}" for share in known]
+        shares = (summary["probability"], summary["mass"])
+        cells += ["" if share is None else percent(share) for share in shares]
     return cells
 
 
 def _interval(summary: Mapping[str, float]) -> str:
-    mean, low, high = (100 * summary[key] for key in ("score", "low", "high"))
-    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+    from mergefront.stats.text import interval, percent
+
+    return f"{percent(summary['score'])} {interval(summary['low'], summary['high'])}"
 
 
 def _points(difference: Mapping[str, float]) -> str:
-    return points(difference["mean"], difference["low"], difference["high"])
+    from mergefront.stats.text import gain_with_interval
+
+    return gain_with_interval(difference["mean"], difference["low"], difference["high"])
 
 
 def _compared(task: str, one: Mapping[str, Any]) -> list[str]:

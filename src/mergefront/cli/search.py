@@ -187,7 +187,7 @@ def _run(config: RunConfig, runs: Path) -> None:
 
 def _search_and_finish(prepared: PreparedSearch, stop: Callable[[], bool]) -> None:
     from mergefront.cli.display import Display
-    from mergefront.cli.results import print_front
+    from mergefront.cli.front_tables import print_front
     from mergefront.jobs import artifacts
     from mergefront.runs.front import read_front
     from mergefront.runs.history import SAMPLER, evaluations
@@ -264,7 +264,7 @@ def status(
 
     mergefront status digits
     """
-    from mergefront.cli.display import front_table, race_line
+    from mergefront.cli.front_tables import front_table, race_line
     from mergefront.runs.status import status_of
 
     state = status_of(runs, run)

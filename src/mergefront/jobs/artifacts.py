@@ -41,12 +41,13 @@ Say = Callable[[str], None]
 """Prints one line of progress."""
 
 _CAPTIONS = {
-    "front": "The search cloud, and members from what was believed of them to what validation "
-    "items say, with 95 % intervals.",
-    "calibration": "Each candidate as the model foretells it from all others, against its "
-    "score; bars: 95 % intervals.",
+    "front": "All candidates on search items. A line leads from where each member was believed to "
+    "be to its scores on validation items, with 95 % intervals.",
+    "calibration": "Each candidate's score against the model's prediction from all others, with "
+    "95 % intervals.",
     "race": "How many search items each candidate answered, and why it left.",
-    "history": "What the search had found after each candidate (search items).",
+    "history": "The hypervolume and the best of each objective after each candidate, on search "
+    "items.",
     "profiles": "Coefficients of the picks over depth, by donor and part.",
 }
 

@@ -17,6 +17,7 @@ from mergefront.config import RunConfig, TokenCost
 from mergefront.records import Split
 from mergefront.runs.directory import ItemRecord
 from mergefront.runs.units import of_objective, paired_units
+from mergefront.stats.text import points, points_interval
 
 BEATS, TRADES, UNRESOLVED, WORSE = (
     "beats the receiver",
@@ -201,9 +202,9 @@ def blind_gain_sentences(
 ) -> list[str]:
     """Return a sentence for each gain that is there without images too."""
     return [
-        f"{label} gains {100 * blind.mean:+.1f} points "
-        f"[{100 * blind.low:+.1f}, {100 * blind.high:+.1f}] of {name} without images "
-        f"too ({100 * gains[name].mean:+.1f} with them): that much does not come from seeing."
+        f"{label} gains {points(blind.mean)} points {points_interval(blind.low, blind.high)} of "
+        f"{name} without images too ({points(gains[name].mean)} with them): that much does not "
+        "come from seeing."
         for name, blind in blind_gains.items()
         if gains[name].low > 0 and blind.low > 0
     ]

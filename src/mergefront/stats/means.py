@@ -82,9 +82,9 @@ def normal_interval(estimate: Estimate, confidence: float = CONFIDENCE) -> tuple
     return max(0.0, estimate.mean - half), min(1.0, estimate.mean + half)
 
 
-def score_interval(estimate: Estimate, *, is_cost: bool) -> tuple[float, float]:
+def score_interval(estimate: Estimate) -> tuple[float, float]:
     """Return the 95 % interval that is shown of a mean score: Wilson's, or a cost's normal one."""
-    return normal_interval(estimate) if is_cost else wilson(estimate)
+    return wilson(estimate) if estimate.tokens is None else normal_interval(estimate)
 
 
 def paired_difference(

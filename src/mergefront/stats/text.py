@@ -2,10 +2,12 @@
 
 The terminal, the report, the model card and the messages print through these functions. Means,
 errors and interval ends are fractions; the text has percent, or points for a difference. `tokens`
-is what a cost comes to in tokens; other objectives have None.
+is what a cost comes to in tokens; it is None for other objectives.
 """
 
 from __future__ import annotations
+
+from mergefront.records import Estimate
 
 
 def plural(number: int, noun: str) -> str:
@@ -18,9 +20,9 @@ def percent(fraction: float, decimals: int = 1) -> str:
     return f"{100 * fraction:.{decimals}f}"
 
 
-def share(fraction: float) -> str:
-    """`62 %`."""
-    return f"{percent(fraction, 0)} %"
+def share(fraction: float, decimals: int = 0) -> str:
+    """`62 %`: with its unit, for a sentence."""
+    return f"{percent(fraction, decimals)} %"
 
 
 def points(difference: float) -> str:
@@ -38,10 +40,10 @@ def points_interval(low: float, high: float) -> str:
     return f"[{points(low)}, {points(high)}]"
 
 
-def mean_with_error(mean: float, se: float, tokens: float | None = None) -> str:
+def mean_with_error(estimate: Estimate) -> str:
     """`62.5 ± 1.2`: a mean and its standard error; `62.5 ± 1.2 (96.04 tokens)` for a cost."""
-    cost = "" if tokens is None else f" ({tokens:.2f} tokens)"
-    return f"{percent(mean)} ± {percent(se)}{cost}"
+    tokens = "" if estimate.tokens is None else f" ({estimate.tokens:.2f} tokens)"
+    return f"{percent(estimate.mean)} ± {percent(estimate.se)}{tokens}"
 
 
 def gain_with_interval(mean: float, low: float, high: float, tokens: float | None = None) -> str:

@@ -1,8 +1,6 @@
-"""Figures of a run: the front, its history, layer-weight profiles, and checks of the search.
+"""Figures of a run: the front, the search's history, layer-weight profiles, and two checks.
 
-Figures are built without pyplot, so nothing global changes and no display is needed. `save`
-writes PNG and SVG that are the same, byte for byte, whenever the data are the same. Colours are
-Okabe and Ito's, which stay apart for colour-blind readers; lines differ in marker as well.
+`save` writes a figure as PNG and SVG. matplotlib is imported when a figure is drawn, not before.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The front as a picture: candidates, members as believed and as validated, receiver, reference.
 
-Reading order: `front_figure`, `_front_panel`, then its parts.
+Reading order: `front_figure`, `_draw_panel`, then the functions that it calls. In all of them a
+`pair` is the two objectives of a panel, and a point is two scores in percent.
 """
 
 from __future__ import annotations
@@ -12,8 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mergefront.records import Estimate, Evaluation
-from mergefront.runs.plots.style import BLACK, BLUE, GREY, ORANGE, legend, new_figure
-from mergefront.stats import normal_interval, wilson
+from mergefront.runs.plots.style import (
+    BLACK,
+    BLUE,
+    DARK_GREY,
+    GREY,
+    MIDDLE_GREY,
+    ORANGE,
+    add_legend,
+    new_figure,
+    set_title,
+)
+from mergefront.stats import score_interval
 from mergefront.stats.pareto import non_dominated
 
 if TYPE_CHECKING:
@@ -23,9 +34,11 @@ if TYPE_CHECKING:
 
     from mergefront.runs.front import Front, Member
 
+Estimates = Mapping[str, Estimate]
+"""Objective -> estimate."""
 
-Believed = Mapping[int, Mapping[str, Estimate]]
-"""Number -> objective -> what the model believes of a candidate; empty where scores choose."""
+Believed = Mapping[int, Estimates]
+"""Number -> what the model believes of the candidate; empty where scores choose the members."""
 
 
 def front_figure(
@@ -37,16 +50,15 @@ def front_figure(
 ) -> Figure:
     """Draw a run's front: one panel for the first objective against each other one.
 
-    Args:
-        front: the front of two or more objectives.
-        candidates: all candidates; failed ones are left out. Those whose origin is not `sampler`
-            are marked as warm starts; those that left the race early are small and light.
-        believed: what the model believes of every candidate, if the model chose the members.
+    Dots are scores on search items, which are too high for the best. The line and the shade (the
+    hypervolume; two objectives only) show what is believed, or the scores if the model does not
+    choose. Members and the receiver stand at their validation scores, with 95 % intervals. A thin
+    line leads to a member from the place where it was believed to be, which has a hollow marker.
 
-    Dots are scores on search items, which flatter. The line and the shade (the hypervolume; two
-    objectives only) are of what is believed, or of the scores if the model does not choose. Members
-    of the front and the receiver are drawn where validation items put them, with 95 % Wilson
-    intervals; a thin line leads there from what was believed of a member (hollow).
+    Args:
+        candidates: all candidates; failed ones are left out. A candidate whose origin is not
+            `sampler` is marked as a warm start; one that left the race early is small and light.
+        believed: what the model believes of every candidate, if the model chose the members.
 
     Raises:
         ValueError: fewer than two objectives.
@@ -55,124 +67,119 @@ def front_figure(
     if len(names) < 2:
         raise ValueError("a front needs two objectives; draw the history instead")
     figure, axes = new_figure(1, len(names) - 1, size=(7.2, 5.6) if len(names) == 2 else (5.4, 5.0))
-    done = [c for c in candidates if not c.failure]
-    for axis, other in zip(axes[0], names[1:], strict=True):
-        _front_panel(axis, front, done, (names[0], other), sampler, believed)
+    evaluated = [c for c in candidates if not c.failure]
+    for axis, name in zip(axes[0], names[1:], strict=True):
+        _draw_panel(axis, front, evaluated, (names[0], name), sampler, believed)
         if len(names) == 2:
-            _shade(axis, front, done, believed)
+            _shade_hypervolume(axis, front, evaluated, believed)
         axis.set_xlabel(f"{names[0]} (% of items)")
-        cost = front.costs.get(other)
+        cost = front.costs.get(name)
         unit = "% of items" if cost is None else f"% of {cost.limit} tokens not used"
-        axis.set_ylabel(f"{other} ({unit})")
-    title = f"{front.run}: front of {front.candidates} candidates"
-    figure.suptitle(title, x=0.02, ha="left", fontsize=12, fontweight="bold")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    legend(figure, dict(zip(labels, handles, strict=True)))
+        axis.set_ylabel(f"{name} ({unit})")
+    set_title(figure, f"{front.run}: front of {front.candidates} candidates")
+    add_legend(figure, *axes[0][0].get_legend_handles_labels())
     return figure
 
 
-def _front_panel(
+def _draw_panel(
     axis: Axes,
     front: Front,
-    done: Sequence[Evaluation],
+    candidates: Sequence[Evaluation],
     pair: tuple[str, str],
     sampler: str,
     believed: Believed,
 ) -> None:
-    """Everything but the shade: cloud, members, receiver, reference, limits."""
-    cloud = _cloud(axis, done, pair, sampler)
-    others = [member for member in front.members if not member.picks]
-    picked = [member for member in front.members if member.picks]
-    shown = _beliefs(axis, (others, picked), pair, believed)
-    for members, colour, marker, label in (
-        (others, BLUE, "o", "front"),
-        (picked, ORANGE, "D", "picks"),
-    ):
-        _intervals(
-            axis, [member.validation for member in members], pair, colour, marker,
-            f"{label} (validation, 95 %)",
-        )  # fmt: skip
+    """Draw everything but the shade: cloud, members, receiver, reference, limits."""
+    cloud = _draw_cloud(axis, candidates, pair, sampler)
+    picks = [member for member in front.members if member.picks]
+    groups = (
+        ("front", [member for member in front.members if not member.picks], BLUE, "o"),
+        ("picks", picks, ORANGE, "D"),
+    )
+    visible = [
+        _draw_beliefs(axis, members, pair, believed, label, colour, marker)
+        for label, members, colour, marker in groups
+    ]
+    for label, members, colour, marker in groups:
+        scores = [member.validation for member in members]
+        _draw_intervals(axis, scores, pair, colour, marker, f"{label} (validation, 95 %)")
     receiver = front.receiver["validation"]
-    _intervals(axis, [receiver], pair, BLACK, "*", "receiver (validation, 95 %)", size=13)
-    corner = [100 * front.reference[name] for name in pair]
+    _draw_intervals(axis, [receiver], pair, BLACK, "*", "receiver (validation, 95 %)", size=13)
+    corner = np.array([100 * front.reference[name] for name in pair])
     axis.plot(
         *corner, "+", color=BLACK, markersize=9, zorder=3,
         label=f"reference ({corner[0]:.1f}, {corner[1]:.1f})",
     )  # fmt: skip
-    shown.append(_percent([*(member.validation for member in front.members), receiver], pair))
+    visible.append(_points([*(member.validation for member in front.members), receiver], pair))
     if len(cloud):
-        shown.append(np.quantile(cloud, [0.1, 1.0], axis=0))
-    _limit(axis, np.vstack(shown), np.array(corner))
-    _name(axis, picked, pair)
+        visible.append(np.quantile(cloud, [0.1, 1.0], axis=0))
+    _set_limits(axis, np.vstack(visible), corner)
+    _name_picks(axis, picks, pair)
 
 
-def _cloud(
-    axis: Axes, done: Sequence[Evaluation], pair: tuple[str, str], sampler: str
+def _draw_cloud(
+    axis: Axes, candidates: Sequence[Evaluation], pair: tuple[str, str], sampler: str
 ) -> NDArray[np.float64]:
-    """Draw every candidate's scores on search items: who stayed, who left early, warm starts."""
-    cloud = _percent([c.objectives for c in done], pair)
-    warm = np.array([c.origin != sampler for c in done], dtype=bool)
-    left = np.array([bool(c.raced.left) for c in done], dtype=bool) & ~warm
-    if left.any():
+    """Draw every candidate's scores on search items; return them as N x 2 points."""
+    cloud = _points([c.objectives for c in candidates], pair)
+    warm_N = np.array([c.origin != sampler for c in candidates], dtype=bool)
+    left_N = np.array([bool(c.raced.left) for c in candidates], dtype=bool) & ~warm_N
+    if left_N.any():
         axis.plot(
-            *cloud[left].T, "o", color=GREY, markersize=2.2, alpha=0.5, markeredgewidth=0,
+            *cloud[left_N].T, "o", color=GREY, markersize=2.2, alpha=0.5, markeredgewidth=0,
             label="left the race early", zorder=1.9,
         )  # fmt: skip
     axis.plot(
-        *cloud[~warm & ~left].T, "o", color="#777777", markersize=4, alpha=0.6, markeredgewidth=0,
-        label="candidates (search items)", zorder=2,
+        *cloud[~warm_N & ~left_N].T, "o", color=MIDDLE_GREY, markersize=4, alpha=0.6,
+        markeredgewidth=0, label="candidates (search items)", zorder=2,
     )  # fmt: skip
     axis.plot(
-        *cloud[warm].T, "s", color="white", markeredgecolor="#666666", markersize=5,
+        *cloud[warm_N].T, "s", color="white", markeredgecolor=DARK_GREY, markersize=5,
         label="warm starts (search items)", zorder=2.5,
     )  # fmt: skip
     return cloud
 
 
-def _beliefs(
+def _draw_beliefs(
     axis: Axes,
-    groups: Sequence[Sequence[Member]],
+    members: Sequence[Member],
     pair: tuple[str, str],
     believed: Believed,
-) -> list[NDArray[np.float64]]:
-    """Draw what the model believed of members, each tied to its validated place; return points."""
-    drawn = []
-    for members, colour, marker in zip(groups, (BLUE, ORANGE), ("o", "D"), strict=True):
-        known = [member for member in members if member.number in believed]
-        if not known:
-            continue
-        start = _percent([believed[member.number] for member in known], pair)
-        end = _percent([member.validation for member in known], pair)
+    label: str,
+    colour: str,
+    marker: str,
+) -> NDArray[np.float64]:
+    """Draw what the model believed of members, with a line to the validated place; return it."""
+    modelled = [member for member in members if member.number in believed]
+    start = _points([believed[member.number] for member in modelled], pair)
+    if modelled:
+        end = _points([member.validation for member in modelled], pair)
         axis.plot(
             *np.stack([start, end]).transpose(2, 0, 1), "-", color=colour, linewidth=1.1,
             alpha=0.55, zorder=3,
         )  # fmt: skip
         axis.plot(
             *start.T, marker, color="white", markeredgecolor=colour, markersize=5.5,
-            markeredgewidth=1.3, linewidth=0, zorder=3.5,
-            label=f"{'picks' if colour == ORANGE else 'front'} as believed",
+            markeredgewidth=1.3, linewidth=0, zorder=3.5, label=f"{label} as believed",
         )  # fmt: skip
-        drawn.append(start)
-    return drawn
+    return start
 
 
-def _intervals(
+def _draw_intervals(
     axis: Axes,
-    estimates: Sequence[Mapping[str, Estimate]],
+    scores: Sequence[Estimates],
     pair: tuple[str, str],
     colour: str,
     marker: str,
     label: str,
     size: float = 7,
 ) -> None:
-    """Draw estimates (objective -> mean, se, n) as markers with 95 % intervals in both axes."""
-    if not estimates:
+    """Draw scores as markers with 95 % intervals in both axes."""
+    if not scores:
         return
-    points = _percent(estimates, pair)
-    low, high = (
-        np.array([[100 * _interval(e[name])[side] for name in pair] for e in estimates])
-        for side in (0, 1)
-    )
+    points = _points(scores, pair)
+    intervals = np.array([[score_interval(by_name[name]) for name in pair] for by_name in scores])
+    low, high = 100 * intervals[:, :, 0], 100 * intervals[:, :, 1]
     axis.errorbar(
         points[:, 0], points[:, 1], xerr=[points[:, 0] - low[:, 0], high[:, 0] - points[:, 0]],
         yerr=[points[:, 1] - low[:, 1], high[:, 1] - points[:, 1]],
@@ -181,38 +188,36 @@ def _intervals(
     )  # fmt: skip
 
 
-def _interval(estimate: Estimate) -> tuple[float, float]:
-    """Wilson's interval; a cost's is normal."""
-    return wilson(estimate) if estimate.tokens is None else normal_interval(estimate)
-
-
-def _name(axis: Axes, picked: Sequence[Member], pair: tuple[str, str]) -> None:
+def _name_picks(axis: Axes, picks: Sequence[Member], pair: tuple[str, str]) -> None:
     """Write the picks' names and numbers below them, on lines that do not meet.
 
     A pick near the left edge has its name on its right, one near the lower edge above it, so that
-    it stays off the axes.
+    the name stays off the axes.
     """
-    points = _percent([member.validation for member in picked], pair)
+    points = _points([member.validation for member in picks], pair)
     (low, high), (bottom, top) = axis.get_xlim(), axis.get_ylim()
     for place, index in enumerate(np.argsort(points[:, 0], kind="stable")):
-        member = picked[index]
+        member = picks[index]
         names = ", ".join(pick.replace("best:", "best ") for pick in member.picks)
-        left = points[index, 0] < low + 0.3 * (high - low)
-        up = 1 if points[index, 1] < bottom + 0.2 * (top - bottom) else -1
+        at_left = points[index, 0] < low + 0.3 * (high - low)
+        direction = 1 if points[index, 1] < bottom + 0.2 * (top - bottom) else -1
         axis.annotate(
             f"{names} (#{member.number})", points[index],
-            xytext=(14 if left else -14, up * (30 + 18 * place)), textcoords="offset points",
-            ha="left" if left else "right", va="center", fontsize=9, color=ORANGE, zorder=5,
+            xytext=(14 if at_left else -14, direction * (30 + 18 * place)),
+            textcoords="offset points", ha="left" if at_left else "right", va="center",
+            fontsize=9, color=ORANGE, zorder=5,
             arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8, "shrinkB": 4},
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0},
         )  # fmt: skip
 
 
-def _shade(axis: Axes, front: Front, done: Sequence[Evaluation], believed: Believed) -> None:
+def _shade_hypervolume(
+    axis: Axes, front: Front, candidates: Sequence[Evaluation], believed: Believed
+) -> None:
     """Shade what the candidates dominate above the reference point, by what chose the members."""
     names = front.objectives
     corner = np.array([100 * front.reference[name] for name in names])
-    points = _percent(list(believed.values()) or [c.objectives for c in done], names)
+    points = _points(list(believed.values()) or [c.objectives for c in candidates], names)
     points = points[(points > corner).all(axis=1)] if len(points) else points
     if not len(points):
         return
@@ -229,20 +234,19 @@ def _shade(axis: Axes, front: Front, done: Sequence[Evaluation], believed: Belie
     )  # fmt: skip
 
 
-def _limit(axis: Axes, points: NDArray[np.float64], corner: NDArray[np.float64]) -> None:
+def _set_limits(axis: Axes, points: NDArray[np.float64], corner: NDArray[np.float64]) -> None:
     """Show all points, and the reference point if that leaves them half of either axis."""
     low, high = points.min(axis=0), points.max(axis=0)
-    least = np.maximum(high - low, 1.0)
-    low = np.minimum(low, np.maximum(corner, low - least))
-    high = np.maximum(high, np.minimum(corner, high + least))
-    pad = np.maximum(0.08 * (high - low), 1.0)
-    low, high = np.maximum(low - pad, -2), np.minimum(high + pad, 100.5)
+    extent = np.maximum(high - low, 1.0)
+    low = np.minimum(low, np.maximum(corner, low - extent))
+    high = np.maximum(high, np.minimum(corner, high + extent))
+    margin = np.maximum(0.08 * (high - low), 1.0)
+    low, high = np.maximum(low - margin, -2), np.minimum(high + margin, 100.5)
     axis.set_xlim(low[0], high[0])
     axis.set_ylim(low[1], high[1])
 
 
-def _percent(
-    estimates: Sequence[Mapping[str, Estimate]], names: Sequence[str]
-) -> NDArray[np.float64]:
-    rows = [[100 * by_objective[name].mean for name in names] for by_objective in estimates]
+def _points(scores: Sequence[Estimates], names: Sequence[str]) -> NDArray[np.float64]:
+    """Return means in percent, one row for each of the scores and one column for each name."""
+    rows = [[100 * by_name[name].mean for name in names] for by_name in scores]
     return np.array(rows, dtype=float).reshape(len(rows), len(names))

@@ -1,19 +1,28 @@
-"""The look that all figures share: colours, new figures, legends, files."""
+"""The look that all figures share: the colours, new figures, titles, legends, files.
+
+The colours are Okabe and Ito's, which colour-blind readers can tell apart. The report takes its
+colours from here as well.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-SKY, YELLOW, BLACK, GREY = "#56B4E9", "#E69F00", "#222222", "#9A9A9A"
+SKY, YELLOW, BLACK = "#56B4E9", "#E69F00", "#222222"
+DARK_GREY, MIDDLE_GREY, GREY, LIGHT_GREY = "#666666", "#777777", "#9A9A9A", "#C9C9C9"
 PALETTE = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, BLACK)
+COLOURS = {"text": BLACK, "blue": BLUE, "better": "#00694D", "warning": "#AA1111"}
+"""The report's colours by use: the two that only texts have are dark enough to be read on white."""
+
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 STYLE: dict[str, Any] = {
@@ -21,15 +30,15 @@ STYLE: dict[str, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#666666",
+    "axes.edgecolor": DARK_GREY,
     "axes.labelcolor": BLACK,
     "axes.titlesize": 11,
     "axes.axisbelow": True,
     "axes.grid": True,
     "grid.color": "#E6E6E6",
     "grid.linewidth": 0.8,
-    "xtick.color": "#666666",
-    "ytick.color": "#666666",
+    "xtick.color": DARK_GREY,
+    "ytick.color": DARK_GREY,
     "xtick.labelcolor": BLACK,
     "ytick.labelcolor": BLACK,
     "legend.frameon": False,
@@ -42,7 +51,10 @@ STYLE: dict[str, Any] = {
 def new_figure(
     rows: int, columns: int, *, size: tuple[float, float], **shared: Any
 ) -> tuple[Figure, NDArray[np.object_]]:
-    """Return a figure with `rows` x `columns` panels of `size` inches each, in our style."""
+    """Return a figure and its `rows` x `columns` axes, each panel `size` inches wide and high.
+
+    The figure is made without pyplot, which would keep it in global state and may need a display.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -54,17 +66,26 @@ def new_figure(
     return figure, axes
 
 
-def legend(figure: Figure, entries: Mapping[str, Any]) -> None:
-    """Put a legend below the panels, outside them: label -> handle."""
-    columns = min(len(entries), 3)
+def set_title(figure: Figure, title: str) -> None:
+    """Write the figure's title above its panels, at the left."""
+    figure.suptitle(title, x=0.02, ha="left", fontsize=12, fontweight="bold")
+
+
+def add_legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
+    """Put a legend below the panels; of handles with the same label the last is shown."""
+    entries = dict(zip(labels, handles, strict=True))
     figure.legend(
-        entries.values(), entries.keys(), loc="outside lower left", ncols=columns,
+        entries.values(), entries.keys(), loc="outside lower left", ncols=min(len(entries), 3),
         frameon=False, fontsize=9, handletextpad=0.5, columnspacing=1.6,
     )  # fmt: skip
 
 
 def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
-    """Write `stem`.png and `stem`.svg into `folder` (made if missing); return both paths."""
+    """Write `stem`.png and `stem`.svg into `folder`, which is made if it is missing.
+
+    The same figure gives the same bytes: no date and no version is written, and the SVG's ids are
+    hashed with a fixed salt.
+    """
     import matplotlib
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -57,15 +57,11 @@ def write_report(
         pictures=_pictures(figures),
         config=config,
         provenance=provenance and json.dumps(provenance, indent=1, sort_keys=True, default=str),
-        score_interval=_score_interval,
+        score_interval=score_interval,
         share_interval=_share_interval,
     )
     write_text(path, page)
     return path
-
-
-def _score_interval(mean: float, se: float, n: int, tokens: float | None) -> tuple[float, float]:
-    return score_interval(Estimate(mean, se, n), is_cost=tokens is not None)
 
 
 def _share_interval(share: float, n: int) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jinja2
 
-from mergefront.runs.plots.style import BLUE
+from mergefront.runs.plots.style import COLOURS
 from mergefront.stats import text
 
 
@@ -33,7 +33,9 @@ def open_template(path: Path) -> jinja2.Template:
         text.plural, text.percent, text.share, text.points, text.interval, text.points_interval,
         text.mean_with_error, text.gain_with_interval, text.p_value,
     )  # fmt: skip
-    environment.globals.update({function.__name__: function for function in functions}, blue=BLUE)
+    environment.globals.update(
+        {function.__name__: function for function in functions}, colours=COLOURS
+    )
     return environment.get_template(path.name)
 
 
