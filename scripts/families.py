@@ -30,7 +30,7 @@ from mergefront.merging.recipe import Recipe
 from mergefront.models.anatomy import dissect
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.locate import ModelNames, locate_models
-from mergefront.models.pairing import pair
+from mergefront.models.pairing import pair_tensors
 from mergefront.models.sources import Sources
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -148,8 +148,8 @@ def paired(name: str) -> str:
         for layout in family.layouts:
             receiver = Checkpoint.open(family.make(Path(root) / layout, layout, seed=2))
             anatomy = dissect(receiver)
-            pairs = pair(anatomy, dissect(donor), receiver, donor)
-            counts.add((len(pairs), len(anatomy.language())))
+            pairs = pair_tensors(anatomy, dissect(donor), receiver, donor)
+            counts.add((len(pairs), len(anatomy.mergeable_tensors())))
     ((found, all_),) = counts
     return str(found) if found == all_ else f"{found} of {all_}"
 

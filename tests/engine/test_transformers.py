@@ -18,7 +18,7 @@ from mergefront.engine.inplace import tensor_hash
 from mergefront.engine.prompts import Kept, decode_image
 from mergefront.engine.transformers import _targets
 from mergefront.errors import EngineError
-from mergefront.models.anatomy import dissect, groups
+from mergefront.models.anatomy import dissect, language_groups
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.records import Item
 
@@ -68,7 +68,7 @@ def test_every_language_tensor_finds_its_parameter(family: str, tmp_path: Path) 
         folder = tiny.rewrite(folder, tmp_path / "old", renamed)
     checkpoint = Checkpoint.open(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder)
-    parts = groups(dissect(checkpoint), checkpoint)
+    parts = language_groups(dissect(checkpoint), checkpoint)
     targets = _targets(model, parts)
     assert [t.parameter for t in targets] == [name for group in parts for name in group.tensors]
     parameters = {parameter.data_ptr() for parameter in model.parameters()}

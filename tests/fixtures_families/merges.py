@@ -14,7 +14,7 @@ from mergefront.merging.recipe import Recipe
 from mergefront.models.anatomy import Anatomy, dissect
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.locate import ModelNames, locate_models
-from mergefront.models.pairing import pair
+from mergefront.models.pairing import pair_tensors
 from mergefront.models.sources import Sources
 
 
@@ -25,7 +25,7 @@ def read(folder: Path) -> tuple[Checkpoint, Anatomy]:
 
 def paired(receiver: Path, donor: Path) -> dict[str, str]:
     mine, theirs = read(receiver), read(donor)
-    return pair(mine[1], theirs[1], mine[0], theirs[0])
+    return pair_tensors(mine[1], theirs[1], mine[0], theirs[0])
 
 
 def recipe_of(receiver: Path, donor: Path, *parts: str) -> Recipe:

@@ -24,7 +24,7 @@ from mergefront.merging import build
 from mergefront.merging.plan import plan_of
 from mergefront.merging.recipe import Recipe
 from mergefront.models.checkpoint import Checkpoint
-from mergefront.models.exact_product import LowRank, product
+from mergefront.models.exact_product import LowRankUpdate, exact_product
 from mergefront.models.locate import DonorFolders, ModelFolders, ModelNames, locate_models
 from mergefront.models.sources import Sources
 
@@ -214,9 +214,11 @@ def test_a_product_has_the_same_bits_in_any_order_and_with_any_threads(rank: int
         found = []
         for count in (1, 2):
             torch.set_num_threads(count)
-            found.append(product(left, right))
-            found.append(product(left[:, order], right[order]))
-            found.append(torch.cat([product(left[:100], right), product(left[100:], right)]))
+            found.append(exact_product(left, right))
+            found.append(exact_product(left[:, order], right[order]))
+            found.append(
+                torch.cat([exact_product(left[:100], right), exact_product(left[100:], right)])
+            )
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(one, found[0]) for one in found)
@@ -235,20 +237,22 @@ def test_an_update_depends_neither_on_chunks_nor_on_which_rows_are_asked(
     weight = torch.randn(65, 33, generator=generator).bfloat16()
     left, right = torch.randn(65, 4, generator=generator), torch.randn(4, 33, generator=generator)
     size = torch.rand(65, generator=generator) if dora else None
-    update = LowRank(left, right, 0.75, size)
+    update = LowRankUpdate(left, right, 0.75, size)
     whole = update.apply(weight)
     rows = slice(7, 40)
     assert torch.equal(update.apply(weight[rows], rows), whole[rows])
     monkeypatch.setattr("mergefront.models.exact_product.CHUNK", 40)
     assert torch.equal(update.apply(weight), whole)
     if not dora:
-        assert torch.equal(LowRank(left * 0, right, 0.75).apply(weight), weight.float())
+        assert torch.equal(LowRankUpdate(left * 0, right, 0.75).apply(weight), weight.float())
 
 
 def test_scaling_the_factors_scales_the_product() -> None:
     left, right = torch.randn(20, 8), torch.randn(8, 30)
-    assert torch.equal(product(left * 2.0**-90, right * 2.0**70), product(left, right) * 2.0**-20)
-    assert not product(torch.zeros(2, 3), torch.ones(3, 4)).any()
+    assert torch.equal(
+        exact_product(left * 2.0**-90, right * 2.0**70), exact_product(left, right) * 2.0**-20
+    )
+    assert not exact_product(torch.zeros(2, 3), torch.ones(3, 4)).any()
 
 
 # --- what is refused ----------------------------------------------------------------------------

@@ -20,9 +20,9 @@ from fixtures_models import (
     tiny_qwen2_vl,
 )
 from mergefront.errors import PairingError
-from mergefront.models.anatomy import Anatomy, dissect, groups
+from mergefront.models.anatomy import Anatomy, dissect, language_groups
 from mergefront.models.checkpoint import Checkpoint
-from mergefront.models.pairing import pair
+from mergefront.models.pairing import pair_tensors
 
 Opened = tuple[Checkpoint, Anatomy]
 
@@ -33,7 +33,7 @@ def read(folder: Path) -> Opened:
 
 
 def paired(receiver: Opened, donor: Opened) -> dict[str, str]:
-    return pair(receiver[1], donor[1], receiver[0], donor[0])
+    return pair_tensors(receiver[1], donor[1], receiver[0], donor[0])
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,9 @@ def test_every_tensor_has_its_place(made: dict[str, Path], kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_groups_partition_what_can_be_merged(made: dict[str, Path], kind: str) -> None:
     checkpoint, anatomy = read(made[kind])
-    found = groups(anatomy, checkpoint)
+    found = language_groups(anatomy, checkpoint)
     members = [name for group in found for name in group.tensors]
-    assert sorted(members) == sorted(anatomy.language())
+    assert sorted(members) == sorted(anatomy.mergeable_tensors())
     assert len(set(members)) == len(members)
     layers = [f"{layer}.{part}" for layer in range(3) for part in ("attention", "mlp", "norm")]
     head = [] if anatomy.tied_head else ["head"]
@@ -258,7 +258,7 @@ def test_names_inside_a_layer(made: dict[str, Path], tmp_path: Path, name: str, 
     _, anatomy = read(change(made, tmp_path, lambda t: t.update({full: torch.ones(2, 2)})))
     assert anatomy.places[full].part == part
     assert anatomy.places[full].layer == 1
-    assert (full in anatomy.language()) == (part != "other")
+    assert (full in anatomy.mergeable_tensors()) == (part != "other")
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_what_cannot_be_told_is_named(made: dict[str, Path], tmp_path: Path, nam
 def test_no_prefix_at_all(made: dict[str, Path], tmp_path: Path) -> None:
     tensors = {n.removeprefix("model."): t for n, t in tensors_of(made["llama"]).items()}
     donor = read(rewrite(made["llama"], tmp_path / "bare", tensors))
-    assert donor[1].landmarks.prefix == ""
+    assert donor[1].language_tower.prefix == ""
     assert len(paired(read(made["idefics3"]), donor)) == 30
 
 
@@ -337,7 +337,7 @@ def test_several_dtypes_in_a_group(made: dict[str, Path], tmp_path: Path) -> Non
     with pytest.raises(
         PairingError, match=r"group 0\.mlp has several dtypes, BF16 \(.*up_proj.*\) and F32 "
     ):
-        groups(anatomy, checkpoint)
+        language_groups(anatomy, checkpoint)
 
 
 def test_heads(made: dict[str, Path], tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_heads(made: dict[str, Path], tmp_path: Path) -> None:
     tied = change(made, tmp_path / "a", lambda t: t.update(equal), {"tie_word_embeddings": True})
     checkpoint, anatomy = read(tied)
     assert anatomy.tied_head
-    first, *_, last = groups(anatomy, checkpoint)
+    first, *_, last = language_groups(anatomy, checkpoint)
     assert set(first.tensors) == {"model.embed_tokens.weight", "lm_head.weight"}
     assert last.name == "final.norm"
     pairs = paired((checkpoint, anatomy), read(made["llama tied"]))

@@ -19,10 +19,10 @@ from fixtures_families.merges import bytes_of, export, paired, read, recipe_of
 from fixtures_models import tensors_of
 from mergefront.errors import EngineError, PairingError
 from mergefront.jobs.verify import load_in_transformers, same_tensors
-from mergefront.models.anatomy import groups
+from mergefront.models.anatomy import language_groups
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.locate import locate_models
-from mergefront.models.pairing import pair
+from mergefront.models.pairing import pair_tensors
 from mergefront.models.sources import Sources, check_heads
 
 LOADED = [case for case in CASES if FAMILIES[case[0]].loads(case[1])]
@@ -56,15 +56,15 @@ def test_every_tensor_is_accounted_for(
         "vision",
         "connector",
     }
-    members = [member for group in groups(anatomy, checkpoint) for member in group.tensors]
-    assert sorted(members) == sorted(anatomy.language())
+    members = [member for group in language_groups(anatomy, checkpoint) for member in group.tensors]
+    assert sorted(members) == sorted(anatomy.mergeable_tensors())
     assert len(members) == len(set(members))
 
-    pairs = pair(anatomy, donor, checkpoint, theirs)
-    rest = set(anatomy.language()) - set(pairs)
-    assert rest == ({anatomy.landmarks.embedding} if family.donor == "mllama" else set())
+    pairs = pair_tensors(anatomy, donor, checkpoint, theirs)
+    rest = set(anatomy.mergeable_tensors()) - set(pairs)
+    assert rest == ({anatomy.language_tower.embedding} if family.donor == "mllama" else set())
     unused = set(theirs.headers) - set(pairs.values())
-    assert unused == ({donor.landmarks.embedding} if rest else set())
+    assert unused == ({donor.language_tower.embedding} if rest else set())
     assert len(set(pairs.values())) == len(pairs)
     for mine, other in pairs.items():
         assert anatomy.places[mine].layer == donor.places[other].layer
@@ -100,7 +100,7 @@ def test_a_donor_at_one_is_that_donor_byte_for_byte(
         assert made[mine] == given[other]
     if family.loads(layout):
         model = load(out)
-        if not pairs.keys() >= set(read(receiver)[1].language()):
+        if not pairs.keys() >= set(read(receiver)[1].mergeable_tensors()):
             embed(model, donor)
         with torch.inference_mode():
             said = model(input_ids=WORDS).logits
@@ -136,7 +136,9 @@ def test_the_language_tower_is_that_of_transformers(tmp_path: Path, name: str, l
     _, anatomy = read(folder)
     model = load(folder)
     crossing = native.CROSS_LAYERS if name == "Llama 3.2 Vision" else []
-    order = [n for n in range(len(anatomy.landmarks.layers) + len(crossing)) if n not in crossing]
+    order = [
+        n for n in range(len(anatomy.language_tower.layers) + len(crossing)) if n not in crossing
+    ]
     state = dict(model.state_dict())
     modules = {tensor.data_ptr(): module for module, tensor in state.items()}
     for disk, tensor in revert_weight_conversion(model, state).items():
@@ -199,8 +201,8 @@ def test_donors_in_shards_with_tied_heads_and_other_vocabularies(
     theirs, text = read(donor)
     assert text.tied_head == tied
     assert len({header.file for header in theirs.headers.values()}) == files
-    pairs = pair(anatomy, text, checkpoint, theirs)
-    left = {anatomy.places[n].part for n in set(anatomy.language()) - set(pairs)}
+    pairs = pair_tensors(anatomy, text, checkpoint, theirs)
+    left = {anatomy.places[n].part for n in set(anatomy.mergeable_tensors()) - set(pairs)}
     fits = {"embedding"} if kind == "mllama" else set()
     assert left == ({"embedding", "head"} if vocab != 64 else fits)
     unused = set(theirs.headers) - set(pairs.values())

@@ -12,7 +12,7 @@ import pytest
 from fixtures_adapters import make_adapter
 from fixtures_models import perturbed, rewrite, tensors_of, tiny_llama
 from mergefront.models import lineage
-from mergefront.models.lineage import Finding, check, kinships
+from mergefront.models.lineage import LineageFinding, check_lineage, measure_kinships
 from mergefront.models.locate import DonorFolders, ModelFolders
 from mergefront.models.sources import Sources
 
@@ -54,14 +54,14 @@ def opened(tree: dict[str, Path], base: str | None, **donors: str | tuple[str, s
     return Sources.open(ModelFolders(str(tree["receiver"]), base and str(tree[base]), folders))
 
 
-def kinds(findings: list[Finding]) -> list[tuple[str, str, str | None]]:
+def kinds(findings: list[LineageFinding]) -> list[tuple[str, str, str | None]]:
     return [(one.donor, one.kind, one.suggestion) for one in findings]
 
 
 def test_a_family_as_it_should_be(tree: dict[str, Path]) -> None:
-    assert check(opened(tree, "ancient", a="a", b="b")) == []
-    assert check(opened(tree, "instruct", tuned="tuned", a=("a", "ancient"))) == []
-    assert check(opened(tree, None, a="a")) == []
+    assert check_lineage(opened(tree, "ancient", a="a", b="b")) == []
+    assert check_lineage(opened(tree, "instruct", tuned="tuned", a=("a", "ancient"))) == []
+    assert check_lineage(opened(tree, None, a="a")) == []
 
 
 @pytest.mark.parametrize(
@@ -84,11 +84,11 @@ def test_what_fine_tuning_does_not_explain_is_named(
     donors: dict[str, str | tuple[str, str]],
     wanted: list[tuple[str, str, str | None]],
 ) -> None:
-    assert kinds(check(opened(tree, base, **donors))) == wanted
+    assert kinds(check_lineage(opened(tree, base, **donors))) == wanted
 
 
 def test_the_message_says_what_lies_where(tree: dict[str, Path]) -> None:
-    (found,) = check(opened(tree, "ancient", x="x", y=("y", "stranger")))
+    (found,) = check_lineage(opened(tree, "ancient", x="x", y=("y", "stranger")))
     assert found.message.startswith("donor 'x' lies 14")  # about sqrt(2)
     assert "% of the norm of the base away from it, but only 4" in found.message
     assert found.message.endswith("% from the base of donor 'y'")
@@ -102,7 +102,7 @@ def test_measures_against_numpy(
     if whole:
         monkeypatch.setattr(lineage, "ROWS", 10**6)
         monkeypatch.setattr(lineage, "TENSORS", 10**6)
-    found = kinships(opened(tree, "ancient", b="b"))[0]
+    found = measure_kinships(opened(tree, "ancient", b="b"))[0]
     tensors = {name: tensors_of(tree[name]) for name in ("receiver", "ancient", "b")}
     parts = {"attention": ["self_attn"], "mlp": ["mlp"]}
 
@@ -143,18 +143,18 @@ def test_a_difference_outside_the_sample_is_one(tree: dict[str, Path], tmp_path:
     tensors[name] = tensors[name] + 0.001
     donor = rewrite(tree["ancient"], tmp_path / "donor", tensors)
     sources = opened({**tree, "one": donor}, "ancient", one="one")
-    (found,) = kinships(sources)
+    (found,) = measure_kinships(sources)
     assert found.relative == {"attention": 0.0, "mlp": 0.0}
-    assert check(sources) == []
+    assert check_lineage(sources) == []
 
 
 def test_an_adapter_is_measured_from_its_own_model(tree: dict[str, Path]) -> None:
     donor = DonorFolders(str(tree["a"]), adapter=str(tree["adapter"]))
     sources = Sources.open(ModelFolders(str(tree["receiver"]), None, {"lora": donor}))
-    (found,) = kinships(sources)
+    (found,) = measure_kinships(sources)
     name = "model.layers.1.mlp.up_proj.weight"
     delta = sources.tensor("lora", name) - sources.tensor("base:lora", name)
     assert float(delta.norm()) > 0
     assert found.base == "base:lora"
     assert 0 < found.relative["mlp"] < 1
-    assert kinships(sources) == [found]
+    assert measure_kinships(sources) == [found]

@@ -10,7 +10,7 @@ from fixtures_families import FAMILIES, make_donor, named, write
 from fixtures_families.merges import bytes_of, export, paired, read, recipe_of
 from fixtures_models import rewrite, tensors_of
 from mergefront.errors import PairingError
-from mergefront.models.anatomy import groups
+from mergefront.models.anatomy import language_groups
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +45,10 @@ def test_fused_and_split_projections_are_not_guessed_at(
 def test_cross_attention_layers_are_those_of_the_config(tmp_path: Path) -> None:
     receiver = FAMILIES["Llama 3.2 Vision"].make(tmp_path / "receiver", "transformers 5", seed=2)
     checkpoint, anatomy = read(receiver)
-    assert anatomy.landmarks.layers == (0, 2, 4)
-    assert [g.tensors[0] for g in groups(anatomy, checkpoint) if g.name == "1.attention"] == [
-        "language_model.model.layers.2.self_attn.k_proj.weight"
-    ]
+    assert anatomy.language_tower.layers == (0, 2, 4)
+    assert [
+        g.tensors[0] for g in language_groups(anatomy, checkpoint) if g.name == "1.attention"
+    ] == ["language_model.model.layers.2.self_attn.k_proj.weight"]
     config = {"text_config": checkpoint.config["text_config"] | {"cross_attention_layers": [1]}}
     other = rewrite(receiver, tmp_path / "other", tensors_of(receiver), config)
     with pytest.raises(
@@ -64,7 +64,7 @@ def test_an_embedding_that_is_stored_twice_is_merged_twice(
     both = {"model.embed_tokens.weight", "model.vision_embed_tokens.wte.weight"}
     receiver = write(tmp_path / "receiver", *named.phi3_v(seed=2, tied=False, copy=True))
     checkpoint, anatomy = read(receiver)
-    assert set(groups(anatomy, checkpoint)[0].tensors) == both
+    assert set(language_groups(anatomy, checkpoint)[0].tensors) == both
     export(recipe_of(receiver, donors["phi3"], "embedding"), tmp_path / "out")
     made = bytes_of(tmp_path / "out")
     assert {made[name] for name in both} == {bytes_of(donors["phi3"])["model.embed_tokens.weight"]}
@@ -82,7 +82,7 @@ def test_a_routers_balancing_bias_is_the_receivers(donors: dict[str, Path], tmp_
     checkpoint, anatomy = read(write(tmp_path / "receiver", *made))
     (bias,) = (name for name in checkpoint.headers if "e_score" in name)
     assert anatomy.places[bias].part == "other"
-    assert {group.dtype for group in groups(anatomy, checkpoint)} == {"BF16"}
+    assert {group.dtype for group in language_groups(anatomy, checkpoint)} == {"BF16"}
     assert bias not in paired(tmp_path / "receiver", donors["deepseek_v2"])
-    routers = [n for n in anatomy.language() if n.endswith("mlp.gate.weight")]
+    routers = [n for n in anatomy.mergeable_tensors() if n.endswith("mlp.gate.weight")]
     assert [anatomy.places[name].part for name in routers] == ["mlp"]

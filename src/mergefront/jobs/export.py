@@ -91,7 +91,7 @@ def _write_merged(
         recipe=recipe.hash(),
         sources=sources.file_hashes(),
         tensors=tensors,
-        rounded=(dtype, receiver.float_types()) if receiver.recast(dtype) else None,
+        rounded=(dtype, receiver.float_types()) if receiver.changes_type(dtype) else None,
         vocabulary=None if vocabulary is None else vocabulary.report(),
     )
     provenance.write(folder)
@@ -140,7 +140,7 @@ def merge_file(
         raise UserError(f"{file}: no such recipe file", hint="name a recipe.json")
     recipe = Recipe.read(file)
     sources = Sources.open(locate_models(recipe.models))
-    for finding in lineage.check(sources):
+    for finding in lineage.check_lineage(sources):
         say(f"warning: {finding.message}; {finding.hint}")
     if sources.vocabulary is not None:
         for line in sources.vocabulary.lines():
@@ -150,7 +150,7 @@ def merge_file(
             merge(recipe, sources, out, progress, shard_bytes, dtype)
     except ConfigError as error:  # raised while planning: the recipe does not fit its models
         raise ConfigError(f"{file}: {error.message}", hint=error.hint) from error
-    suffix = f", written in {dtype}" if sources.receiver.recast(dtype) else ""
+    suffix = f", written in {dtype}" if sources.receiver.changes_type(dtype) else ""
     say(f"merged {len(sources.receiver.headers)} tensors by {recipe.method}{suffix}")
 
 

@@ -25,11 +25,11 @@ import torch
 from mergefront.config import VocabularyMode
 from mergefront.errors import PairingError
 from mergefront.models import lineage
-from mergefront.models.lineage import FAR, Finding, Kinship
+from mergefront.models.lineage import FAR, Kinship, LineageFinding
 from mergefront.models.locate import DonorFolders, ModelFolders, locate_model
 from mergefront.models.sources import Sources, align_vocabularies, check_heads
 from mergefront.models.tower import text_config
-from mergefront.models.vocabulary import Match
+from mergefront.models.vocabulary import TokenMatch
 from mergefront.records import PARTS, Group, Part, TextTable
 
 CHUNK: Final = 1 << 22
@@ -70,7 +70,7 @@ class DonorReport:
     tied_head: bool
     dtypes: tuple[str, ...]
     differences: dict[str, tuple[Any, Any]]
-    vocabulary: Match | None
+    vocabulary: TokenMatch | None
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Inspection:
     vocabulary: VocabularyMode
     rows: tuple[int, int] | None
     kinships: tuple[Kinship, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[LineageFinding, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for --json."""
@@ -139,7 +139,7 @@ def inspect(
     )
     sources = Sources.open(folders)
     matches, rows = _token_matches(sources)
-    kinships = tuple(lineage.kinships(sources))
+    kinships = tuple(lineage.measure_kinships(sources))
     return Inspection(
         receiver=str(sources.receiver.folder),
         anchor=_anchor(sources),
@@ -154,7 +154,9 @@ def inspect(
         vocabulary=sources.folders.vocabulary,
         rows=rows,
         kinships=kinships,
-        findings=tuple(finding for kinship in kinships for finding in lineage.judge(kinship)),
+        findings=tuple(
+            finding for kinship in kinships for finding in lineage.judge_kinship(kinship)
+        ),
     )
 
 
@@ -171,7 +173,7 @@ def _donor_folders(name: str) -> DonorFolders:
     return DonorFolders(str(locate_model(model)), adapter=str(locate_model(adapter)))
 
 
-def _token_matches(sources: Sources) -> tuple[dict[str, Match], tuple[int, int] | None]:
+def _token_matches(sources: Sources) -> tuple[dict[str, TokenMatch], tuple[int, int] | None]:
     """Compare the models' tokens with the receiver's: (match by model label, `Inspection.rows`)."""
     models = {model.label: model for model in sources.models.values()}
     receiver = models.pop("receiver")
@@ -220,7 +222,7 @@ def _fate(sources: Sources, tower: str, part: str) -> str:
     return "merges"
 
 
-def _donor(sources: Sources, alias: str, match: Match | None) -> DonorReport:
+def _donor(sources: Sources, alias: str, match: TokenMatch | None) -> DonorReport:
     model = sources.models[alias]
     receiver_config = text_config(sources.receiver.config)
     donor_config = text_config(model.checkpoint.config)
@@ -236,7 +238,7 @@ def _donor(sources: Sources, alias: str, match: Match | None) -> DonorReport:
         adapter=None if model.adapter is None else str(model.adapter.folder),
         adapted=None if model.adapter is None else len(model.adapter.changed),
         paired=len(model.pairs),
-        unpaired=tuple(n for n in sources.anatomy.language() if n not in model.pairs),
+        unpaired=tuple(n for n in sources.anatomy.mergeable_tensors() if n not in model.pairs),
         tied_head=model.anatomy.tied_head,
         dtypes=tuple(sorted(dtypes)),
         differences=differences,

@@ -171,7 +171,7 @@ def verify(
     Raises:
         EngineError: the checkpoint does not load, or is not what was scored.
     """
-    recast = sources.receiver.recast(dtype)
+    recast = sources.receiver.changes_type(dtype)
     loaded = load_in_transformers(folder, settings.trust_remote_code)
     tensors = same_tensors(folder, sources, dtype)
     if recast and loaded is not None and loaded.dtype != dtype:

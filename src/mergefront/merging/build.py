@@ -136,7 +136,7 @@ def write(
     plan = plan_of(recipe, sources)
     choices = {n: plan.choices[group.name] for group in sources.groups for n in group.tensors}
     account: dict[str, list[str]] = {"merged": [], "copied": []}
-    planned = sources.receiver.planned(dtype)
+    planned = sources.receiver.planned_tensors(dtype)
     with CheckpointWriter(out, planned, shard_bytes) as writer:
         done = 0
         for name, one in planned.items():

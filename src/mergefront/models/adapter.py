@@ -27,7 +27,7 @@ from torch import Tensor
 from mergefront.errors import CheckpointError, PairingError
 from mergefront.models.anatomy import Anatomy
 from mergefront.models.checkpoint import ADAPTER_CONFIG, Checkpoint, read_json
-from mergefront.models.exact_product import LowRank
+from mergefront.models.exact_product import LowRankUpdate
 from mergefront.models.safetensors import TensorHeader, read_header
 from mergefront.models.tower import VISION
 
@@ -114,7 +114,7 @@ class Adapter:
         a, b = self._finite(update.a), self._finite(update.b)
         left, right = (a.T, b.T) if update.transposed else (b, a)
         size = None if update.magnitude is None else self._finite(update.magnitude)
-        return LowRank(left, right, update.scale, size).apply(tensor, rows)
+        return LowRankUpdate(left, right, update.scale, size).apply(tensor, rows)
 
     def check_finite(self) -> None:
         """Refuse NaN and infinity in the factors. Raises CheckpointError."""
@@ -196,7 +196,7 @@ class _Reader:
     def _weight(self, own: str, name: str) -> str:
         """Return the model's name of a weight; layers count by number, whatever precedes them."""
         name = name.removeprefix(_PREFIX)
-        tower = self._anatomy.landmarks
+        tower = self._anatomy.language_tower
         inside = _LAYER.search(name)
         candidates = [name]
         if inside is not None and not VISION.search(name[: inside.start()]):

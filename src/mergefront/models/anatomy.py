@@ -24,7 +24,7 @@ Neither is ever merged from a text donor.
 
 Not here: which tensor of a donor fits which of the receiver (`pairing`).
 
-Reading order: `dissect`, `groups`, `GroupIndex`.
+Reading order: `dissect`, `language_groups`, `GroupIndex`.
 """
 
 from __future__ import annotations
@@ -45,20 +45,9 @@ from mergefront.models.tower import (
     VISION,
     LanguageTower,
     find_language_tower,
-    stacks,
-    text_config,
+    numbered_stacks,
 )
 from mergefront.records import PARTS, Group, Part, Tower
-
-__all__ = [
-    "Anatomy",
-    "GroupIndex",
-    "Place",
-    "dissect",
-    "group_name",
-    "groups",
-    "text_config",
-]
 
 _BUFFER: Final = re.compile(r"inv_freq$|masked_bias$|rotary_emb\.|e_score_correction_bias$")
 _MLP: Final = re.compile(r"mlp|feed_forward|ffn|moe|experts", re.IGNORECASE)
@@ -66,7 +55,7 @@ _FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorPlace:
     """Where a tensor sits; `layer` counts language layers from 0 and is None outside the stack."""
 
     tower: Tower
@@ -78,32 +67,32 @@ class Place:
 class Anatomy:
     """Every tensor's place; `landmarks` are the language tower's stack, embedding and head."""
 
-    places: Mapping[str, Place]
-    landmarks: LanguageTower
+    places: Mapping[str, TensorPlace]
+    language_tower: LanguageTower
 
     @property
     def n_layers(self) -> int:
         """Number of language layers."""
-        return self.landmarks.n_layers
+        return self.language_tower.n_layers
 
     @property
     def tied_head(self) -> bool:
         """Whether the head is the embedding."""
-        return self.landmarks.tied_head
+        return self.language_tower.tied_head
 
-    def key(self, name: str) -> tuple[int | None, str]:
+    def prefix_free_key(self, name: str) -> tuple[int | None, str]:
         """Name a language tensor independently of the prefix: (layer, rest of the name)."""
         place = self.places[name]
         if place.layer is not None:
-            number = self.landmarks.layers[place.layer]
-            return place.layer, name.removeprefix(f"{self.landmarks.stack}.{number}.")
-        if name in self.landmarks.head:
+            number = self.language_tower.layers[place.layer]
+            return place.layer, name.removeprefix(f"{self.language_tower.stack}.{number}.")
+        if name in self.language_tower.head:
             return None, "head." + name.rpartition(".")[2]
-        if name == self.landmarks.embedding or name in self.landmarks.copies:
+        if name == self.language_tower.embedding or name in self.language_tower.copies:
             return None, "embedding"
-        return None, name.removeprefix(self.landmarks.prefix)
+        return None, name.removeprefix(self.language_tower.prefix)
 
-    def language(self) -> tuple[str, ...]:
+    def mergeable_tensors(self) -> tuple[str, ...]:
         """Names of the language tower's tensors that can be merged (all but `other`)."""
         return tuple(
             name
@@ -122,15 +111,15 @@ def dissect(checkpoint: Checkpoint) -> Anatomy:
     tower = find_language_tower(checkpoint)
     others = tuple(
         f"{other}."
-        for other in stacks(checkpoint.headers)
+        for other in numbered_stacks(checkpoint.headers)
         if not f"{other}.".startswith(f"{tower.stack}.")
     )
-    places: dict[str, Place] = {}
+    places: dict[str, TensorPlace] = {}
     for name, header in checkpoint.headers.items():
         if name == tower.embedding or name in tower.copies:
-            place = Place("language", None, "embedding")
+            place = TensorPlace("language", None, "embedding")
         elif name in tower.head:
-            place = Place("language", None, "embedding" if tower.tied_head else "head")
+            place = TensorPlace("language", None, "embedding" if tower.tied_head else "head")
         elif name.startswith(f"{tower.stack}."):
             place = _inside_layer(checkpoint, name, tower)
         else:
@@ -140,7 +129,7 @@ def dissect(checkpoint: Checkpoint) -> Anatomy:
     return Anatomy(MappingProxyType(places), tower)
 
 
-def groups(anatomy: Anatomy, checkpoint: Checkpoint) -> tuple[Group, ...]:
+def language_groups(anatomy: Anatomy, checkpoint: Checkpoint) -> tuple[Group, ...]:
     """Return the language groups in order: embedding, 0.attention, 0.mlp, ..., final.norm, head.
 
     Every mergeable language tensor is in exactly one group; a tied head has none.
@@ -149,7 +138,7 @@ def groups(anatomy: Anatomy, checkpoint: Checkpoint) -> tuple[Group, ...]:
         PairingError: if the tensors of one group have several dtypes.
     """
     members: dict[tuple[int | None, Part], list[str]] = {}
-    for name in anatomy.language():
+    for name in anatomy.mergeable_tensors():
         place = anatomy.places[name]
         members.setdefault((place.layer, place.part), []).append(name)
     order: list[tuple[int | None, Part]] = [(None, "embedding")]
@@ -194,21 +183,21 @@ def group_name(layer: int | None, part: Part) -> str:
     return "final.norm" if part == "norm" else part
 
 
-def _inside_layer(checkpoint: Checkpoint, name: str, tower: LanguageTower) -> Place:
+def _inside_layer(checkpoint: Checkpoint, name: str, tower: LanguageTower) -> TensorPlace:
     number, _, rest = name.removeprefix(f"{tower.stack}.").partition(".")
     if int(number) not in tower.layers:
-        return Place("connector", None, "other")
+        return TensorPlace("connector", None, "other")
     layer = tower.layers.index(int(number))
     module = rest.rpartition(".")[0] or rest
     first = rest.partition(".")[0]
     if _BUFFER.search(rest):
-        return Place("language", layer, "other")
+        return TensorPlace("language", layer, "other")
     if NORM.search(module.rpartition(".")[2]):
-        return Place("language", layer, "norm")
+        return TensorPlace("language", layer, "norm")
     if ATTENTION.search(first):
-        return Place("language", layer, "attention")
+        return TensorPlace("language", layer, "attention")
     if _MLP.search(first):
-        return Place("language", layer, "mlp")
+        return TensorPlace("language", layer, "mlp")
     raise PairingError(
         f"{checkpoint.folder}: cannot tell what {name!r} is: neither attention, MLP nor norm"
     )
@@ -216,26 +205,26 @@ def _inside_layer(checkpoint: Checkpoint, name: str, tower: LanguageTower) -> Pl
 
 def _outside_layers(
     checkpoint: Checkpoint, name: str, prefix: str, others: Collection[str]
-) -> Place:
+) -> TensorPlace:
     """Place a tensor outside the language layers; `others` are prefixes of other stacks."""
     own = name.removeprefix(prefix) if name.startswith(prefix) else ""
     if own.count(".") == 1 and NORM.search(own.partition(".")[0]):
-        return Place("language", None, "norm")
+        return TensorPlace("language", None, "norm")
     if own and _BUFFER.search(own):
-        return Place("language", None, "other")
+        return TensorPlace("language", None, "other")
     if CONNECTOR.search(name):
-        return Place("connector", None, "other")
+        return TensorPlace("connector", None, "other")
     if VISION.search(name) or name.startswith(tuple(others)):
-        return Place("vision", None, "other")
+        return TensorPlace("vision", None, "other")
     if others and (not own or not prefix):
-        return Place("connector", None, "other")
+        return TensorPlace("connector", None, "other")
     raise PairingError(
         f"{checkpoint.folder}: cannot tell what {name!r} is: outside the layers of the language "
         "tower, neither embedding, head nor norm, and of no vision tower"
     )
 
 
-def _check_dtype(header: TensorHeader, place: Place) -> None:
+def _check_dtype(header: TensorHeader, place: TensorPlace) -> None:
     mergeable = place.tower == "language" and place.part != "other"
     if mergeable and header.dtype not in _FLOATS:
         raise PairingError(

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from mergefront.errors import CheckpointError
 from mergefront.files import file_hash
 from mergefront.models.safetensors import DTYPES, TensorHeader, read_header
-from mergefront.models.writer import PLAIN, WEIGHT_INDEX, written_dtype
+from mergefront.models.writer import FLOAT_TYPES, WEIGHT_INDEX, written_dtype
 from mergefront.records import Dtype
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
@@ -142,7 +142,7 @@ class Checkpoint:
         """Bytes of all tensors together."""
         return sum(header.n_bytes for header in self.headers.values())
 
-    def planned(self, dtype: Dtype = "auto") -> dict[str, torch.Tensor]:
+    def planned_tensors(self, dtype: Dtype = "auto") -> dict[str, torch.Tensor]:
         """Return name -> a tensor without data, of the shape and type it has written in `dtype`."""
         return {
             name: torch.empty(
@@ -153,9 +153,9 @@ class Checkpoint:
 
     def written_bytes(self, dtype: Dtype = "auto") -> int:
         """Bytes of all tensors together, written in `dtype`."""
-        return sum(tensor.nbytes for tensor in self.planned(dtype).values())
+        return sum(tensor.nbytes for tensor in self.planned_tensors(dtype).values())
 
-    def recast(self, dtype: Dtype) -> bool:
+    def changes_type(self, dtype: Dtype) -> bool:
         """Whether writing in `dtype` rounds or widens any tensor."""
         return dtype != "auto" and set(self.float_types()) != {dtype}
 
@@ -168,7 +168,7 @@ class Checkpoint:
         for header in self.headers.values():
             own = DTYPES[header.dtype]
             total[own] = total.get(own, 0) + header.n_bytes
-        ordered = sorted((own for own in total if own in PLAIN), key=lambda own: -total[own])
+        ordered = sorted((own for own in total if own in FLOAT_TYPES), key=lambda own: -total[own])
         return tuple(str(own).removeprefix("torch.") for own in ordered)
 
 

@@ -1,7 +1,7 @@
 """Low-rank updates of a weight: LoRA and DoRA, the same bits on every machine.
 
 A matrix product sums in whatever order the library, the number of threads and the device choose,
-so that its last bits differ. `product` cuts both factors into pieces so short that every sum of
+so that its last bits differ. `exact_product` cuts both factors into pieces so short that every sum of
 their products is exact in fp64, in any order; what is then rounded is rounded elementwise.
 
 Not here: which file and which weight an update belongs to (`adapter`).
@@ -20,7 +20,7 @@ _MANTISSA: Final = 53
 
 
 @dataclass(frozen=True, eq=False)
-class LowRank:
+class LowRankUpdate:
     """scale * left @ right, left (m, r), right (r, n), added to a weight (m, n).
 
     `magnitude` (m,) makes it DoRA: the sum's rows are scaled to these norms.
@@ -56,7 +56,7 @@ class LowRank:
         return out
 
 
-def product(left: Tensor, right: Tensor) -> Tensor:
+def exact_product(left: Tensor, right: Tensor) -> Tensor:
     """Return left (m, r) @ right (r, n) in fp64, the same bits whatever does the sums.
 
     With bits = (53 - ceil(log2 r)) / 2 the error is below r * 2**-(2 * bits) times the largest

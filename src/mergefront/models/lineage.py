@@ -18,7 +18,7 @@ it is near sqrt(2) = 141 %. The limits below lie between; they warn and never re
 Sampled: `ROWS` rows in the middle of up to `TENSORS` matrices of attention and of MLP in every
 layer; the same every time, some 20 MB for a model of 7 B. Not here: all of the deltas (`deltas`).
 
-Reading order: `check`, `Finding`.
+Reading order: `check_lineage`, `LineageFinding`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ADVICE: Final = "look up on the donor's model card what it was fine-tuned from,
 
 
 @dataclass(frozen=True)
-class Finding:
+class LineageFinding:
     """One thing about one donor that fine-tuning from its base does not explain.
 
     `base` is the source that its delta is taken from, `suggestion` the source whose model would be
@@ -82,15 +82,15 @@ class Kinship:
     same: tuple[str, ...]
 
 
-def check(sources: Sources) -> list[Finding]:
+def check_lineage(sources: Sources) -> list[LineageFinding]:
     """Return what looks wrong with the donors' bases, in the donors' order; empty if nothing does.
 
     Donors without a base, their own or common, are left out: their delta is from the receiver.
     """
-    return [finding for kinship in kinships(sources) for finding in judge(kinship)]
+    return [finding for kinship in measure_kinships(sources) for finding in judge_kinship(kinship)]
 
 
-def kinships(sources: Sources) -> list[Kinship]:
+def measure_kinships(sources: Sources) -> list[Kinship]:
     """Measure how each donor that has a base lies to it and to the other models, in fp64."""
     donors = [alias for alias in sources.donors if f"base:{alias}" in sources.models]
     names: dict[str, str] = {}
@@ -110,12 +110,12 @@ def kinships(sources: Sources) -> list[Kinship]:
     return found
 
 
-def judge(kinship: Kinship) -> Iterator[Finding]:
+def judge_kinship(kinship: Kinship) -> Iterator[LineageFinding]:
     """Say what a donor's measures mean."""
     donor, base, distances = kinship.donor, kinship.base, kinship.distances
 
-    def found(kind: Kind, message: str, hint: str, suggestion: str | None = None) -> Finding:
-        return Finding(kind, donor, base, suggestion, f"donor {donor!r} {message}", hint)
+    def found(kind: Kind, message: str, hint: str, suggestion: str | None = None) -> LineageFinding:
+        return LineageFinding(kind, donor, base, suggestion, f"donor {donor!r} {message}", hint)
 
     if base in kinship.same:
         message = f"has the weights of {_called(base)}, from which its delta is taken: it is zero"

@@ -3,7 +3,7 @@
 Tensors pair that have the same name within the same text layer (or are both the embedding, the
 head, the final norm), whatever stands before it. Not here: what each tensor is (`anatomy`).
 
-Reading order: `pair`.
+Reading order: `pair_tensors`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Key = tuple[int | None, str]
 _BACKBONE: Final = "a donor must have the receiver's language backbone, bias for bias"
 
 
-def pair(
+def pair_tensors(
     receiver: Anatomy, donor: Anatomy, receiver_ckpt: Checkpoint, donor_ckpt: Checkpoint
 ) -> dict[str, str]:
     """Map every mergeable language tensor of the receiver to the donor's.
@@ -35,13 +35,13 @@ def pair(
     """
     _check_sizes(receiver, donor, receiver_ckpt, donor_ckpt)
     where = f"donor {donor_ckpt.folder} does not fit receiver {receiver_ckpt.folder}"
-    theirs = {donor.key(name): name for name in donor.language()}
+    theirs = {donor.prefix_free_key(name): name for name in donor.mergeable_tensors()}
     if donor.tied_head:
-        theirs.setdefault((None, "head.weight"), donor.landmarks.embedding)
+        theirs.setdefault((None, "head.weight"), donor.language_tower.embedding)
     used: set[Key] = {(None, "head.weight")}  # an untied donor of a tied receiver: see check_heads
     pairs: dict[str, str] = {}
-    for name in receiver.language():
-        key = receiver.key(name)
+    for name in receiver.mergeable_tensors():
+        key = receiver.prefix_free_key(name)
         used.add(key)
         other = theirs.get(key)
         if other is None:
@@ -88,7 +88,7 @@ def _values(checkpoint: Checkpoint, names: Collection[str]) -> int:
 
 
 def _modules(anatomy: Anatomy, names: Collection[str]) -> str:
-    return ", ".join(sorted(anatomy.key(name)[1] for name in names))
+    return ", ".join(sorted(anatomy.prefix_free_key(name)[1] for name in names))
 
 
 def _check_sizes(
@@ -106,8 +106,8 @@ def _check_sizes(
 
 
 def _depth_of(anatomy: Anatomy) -> tuple[int, str]:
-    return anatomy.n_layers, f"{anatomy.landmarks.stack}.*"
+    return anatomy.n_layers, f"{anatomy.language_tower.stack}.*"
 
 
 def _width_of(anatomy: Anatomy) -> tuple[int, str]:
-    return anatomy.landmarks.hidden, anatomy.landmarks.embedding
+    return anatomy.language_tower.hidden, anatomy.language_tower.embedding

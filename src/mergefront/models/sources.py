@@ -26,11 +26,11 @@ from torch import Tensor
 
 from mergefront.errors import CheckpointError, PairingError, UserError
 from mergefront.models.adapter import Adapter
-from mergefront.models.anatomy import Anatomy, GroupIndex, dissect, groups
+from mergefront.models.anatomy import Anatomy, GroupIndex, dissect, language_groups
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.locate import ModelFolders
-from mergefront.models.pairing import pair
-from mergefront.models.vocabulary import Alignment, Vocabulary, align, read_tokens
+from mergefront.models.pairing import pair_tensors
+from mergefront.models.vocabulary import Vocabulary, VocabularyAlignment, align_rows, read_tokens
 from mergefront.records import Group
 
 TOKEN_PARTS: Final = ("embedding", "head")
@@ -73,7 +73,7 @@ class SourceModel:
             return None
         rows = [
             self.checkpoint.headers[name].shape[0]
-            for name in self.anatomy.language()
+            for name in self.anatomy.mergeable_tensors()
             if self.anatomy.places[name].part in TOKEN_PARTS
         ]
         return Vocabulary(str(folders[0]), tokens, min(rows))
@@ -93,24 +93,28 @@ def open_model(receiver: SourceModel, label: str, folder: str, adapter: str | No
         opened_adapter = Adapter.open(Path(adapter), checkpoint, anatomy)
         checkpoint = opened_adapter.model
         anatomy = dissect(checkpoint)
-    pairs = pair(receiver.anatomy, anatomy, receiver.checkpoint, checkpoint)
+    pairs = pair_tensors(receiver.anatomy, anatomy, receiver.checkpoint, checkpoint)
     return SourceModel(label, checkpoint, anatomy, pairs, opened_adapter)
 
 
 def pair_token_rows(receiver: SourceModel, model: SourceModel) -> SourceModel:
     """Pair embedding and head as well where only their numbers of rows differ."""
-    name_by_key = {model.anatomy.key(name): name for name in model.anatomy.language()}
+    name_by_key = {
+        model.anatomy.prefix_free_key(name): name for name in model.anatomy.mergeable_tensors()
+    }
     if model.anatomy.tied_head:
-        name_by_key.setdefault((None, "head.weight"), model.anatomy.landmarks.embedding)
+        name_by_key.setdefault((None, "head.weight"), model.anatomy.language_tower.embedding)
     token_pairs = {
-        name: name_by_key[receiver.anatomy.key(name)]
+        name: name_by_key[receiver.anatomy.prefix_free_key(name)]
         for name in receiver.pairs
         if name not in model.pairs
     }
     return replace(model, pairs={**model.pairs, **token_pairs})
 
 
-def align_vocabularies(receiver: SourceModel, models: Collection[SourceModel]) -> Alignment:
+def align_vocabularies(
+    receiver: SourceModel, models: Collection[SourceModel]
+) -> VocabularyAlignment:
     """Match the receiver's embedding rows with those of other models, by token string.
 
     Raises:
@@ -126,8 +130,8 @@ def align_vocabularies(receiver: SourceModel, models: Collection[SourceModel]) -
                 hint="put the tokenizer's files there, or use `vocabulary: receiver`",
             )
         vocabularies[model.label] = vocabulary
-    rows = receiver.checkpoint.headers[receiver.anatomy.landmarks.embedding].shape[0]
-    return align(vocabularies.pop("receiver"), rows, vocabularies)
+    rows = receiver.checkpoint.headers[receiver.anatomy.language_tower.embedding].shape[0]
+    return align_rows(vocabularies.pop("receiver"), rows, vocabularies)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +143,7 @@ class Sources:
     anatomy: Anatomy
     groups: tuple[Group, ...]
     models: Mapping[str, SourceModel]
-    vocabulary: Alignment | None = None
+    vocabulary: VocabularyAlignment | None = None
     _finite: set[tuple[str, str]] = field(default_factory=set, repr=False)
 
     @classmethod
@@ -152,7 +156,7 @@ class Sources:
         """
         receiver = Checkpoint.open(Path(folders.receiver))
         anatomy = dissect(receiver)
-        own_pairs = {name: name for name in anatomy.language()}
+        own_pairs = {name: name for name in anatomy.mergeable_tensors()}
         receiver_model = SourceModel("receiver", receiver, anatomy, own_pairs)
         opened: dict[tuple[str, str | None], SourceModel] = {}
         models = {"receiver": receiver_model}
@@ -167,7 +171,9 @@ class Sources:
             }
             models = {source: paired.get(model.label, model) for source, model in models.items()}
             vocabulary = align_vocabularies(receiver_model, paired.values())
-        return cls(folders, receiver, anatomy, groups(anatomy, receiver), models, vocabulary)
+        return cls(
+            folders, receiver, anatomy, language_groups(anatomy, receiver), models, vocabulary
+        )
 
     @property
     def donors(self) -> tuple[str, ...]:
@@ -300,7 +306,9 @@ def check_heads(sources: Sources, touched_parts: Collection[str]) -> None:
     touched = {"embedding", "head"} & set(touched_parts)
     hint = "freeze embedding and head: `frozen: [embedding, head]`"
     names = [
-        name for name in sources.anatomy.language() if sources.anatomy.places[name].part in touched
+        name
+        for name in sources.anatomy.mergeable_tensors()
+        if sources.anatomy.places[name].part in touched
     ]
     for model in sources.models.values():
         where = f"{model.label} {model.checkpoint.folder}"

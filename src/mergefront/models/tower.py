@@ -103,7 +103,7 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config
 
 
-def stacks(names: Iterable[str]) -> dict[str, set[int]]:
+def numbered_stacks(names: Iterable[str]) -> dict[str, set[int]]:
     """Return every prefix that is followed by a number, with the numbers found."""
     found: dict[str, set[int]] = {}
     for name in names:
@@ -123,7 +123,7 @@ def _first(config: Mapping[str, Any], keys: Iterable[str]) -> int | None:
 
 def _stack_and_embedding(checkpoint: Checkpoint, text: Mapping[str, Any]) -> tuple[str, str]:
     """Return (numbered stack, word embedding); the embedding is (V, hidden)."""
-    numbers = stacks(checkpoint.headers)
+    numbers = numbered_stacks(checkpoint.headers)
     attending = {
         name[: match.start()]
         for name in checkpoint.headers
@@ -183,7 +183,7 @@ def _text_layers(checkpoint: Checkpoint, stack: str, text: Mapping[str, Any]) ->
     The config's depth counts every layer of the stack; `cross_attention_layers` of a config names
     those that are no text layers.
     """
-    numbers = stacks(checkpoint.headers)[stack]
+    numbers = numbered_stacks(checkpoint.headers)[stack]
     found = len(numbers)
     said = _first(text, _DEPTHS)
     gap = next((number for number in range(max(numbers)) if number not in numbers), None)

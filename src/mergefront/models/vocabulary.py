@@ -35,7 +35,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class Match:
+class TokenMatch:
     """One model's tokens beside the receiver's; `unmatched` are examples of the receiver's."""
 
     tokens: int
@@ -46,7 +46,7 @@ class Match:
 
 
 @dataclass(frozen=True, eq=False)
-class Alignment:
+class VocabularyAlignment:
     """The receiver's rows in every other model.
 
     `index[label]` is (R,) int64: the row of that model, -1 where it has none; `common` (R,) bool
@@ -56,7 +56,7 @@ class Alignment:
     receiver: Vocabulary
     index: Mapping[str, Tensor]
     common: Tensor
-    matches: Mapping[str, Match]
+    matches: Mapping[str, TokenMatch]
 
     def aligned(self, label: str, own: Tensor, receiver: Tensor) -> Tensor:
         """Return a model's embedding or head (rows first) in the receiver's rows and order.
@@ -98,7 +98,9 @@ class Alignment:
         return made
 
 
-def align(receiver: Vocabulary, rows: int, others: Mapping[str, Vocabulary]) -> Alignment:
+def align_rows(
+    receiver: Vocabulary, rows: int, others: Mapping[str, Vocabulary]
+) -> VocabularyAlignment:
     """Match the receiver's `rows` rows with those of the others (label -> vocabulary)."""
     owner: dict[int, str] = {}
     for token, row in sorted(receiver.tokens.items()):
@@ -107,7 +109,7 @@ def align(receiver: Vocabulary, rows: int, others: Mapping[str, Vocabulary]) -> 
     common = torch.zeros(rows, dtype=torch.bool)
     common[list(owner)] = True
     index: dict[str, Tensor] = {}
-    matches: dict[str, Match] = {}
+    matches: dict[str, TokenMatch] = {}
     for label, other in others.items():
         mine = torch.full((rows,), -1, dtype=torch.int64)
         for row, token in owner.items():
@@ -117,12 +119,12 @@ def align(receiver: Vocabulary, rows: int, others: Mapping[str, Vocabulary]) -> 
         index[label] = mine
         common &= mine >= 0
         matches[label] = _match(owner, mine.tolist(), other)
-    return Alignment(receiver, index, common, matches)
+    return VocabularyAlignment(receiver, index, common, matches)
 
 
-def _match(owner: Mapping[int, str], rows: Sequence[int], other: Vocabulary) -> Match:
+def _match(owner: Mapping[int, str], rows: Sequence[int], other: Vocabulary) -> TokenMatch:
     missing = [token for row, token in sorted(owner.items()) if rows[row] < 0]
-    return Match(
+    return TokenMatch(
         tokens=len(other.tokens),
         rows=other.rows,
         matched=len(owner) - len(missing),

@@ -30,7 +30,7 @@ SHARD_BYTES: Final = 4 * 10**9
 _WEIGHTS: Final = re.compile(
     r"\.(safetensors|bin|pt|pth|ckpt|pkl|gguf|h5|msgpack|onnx|npz|npy|tflite)$"
 )
-PLAIN: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+FLOAT_TYPES: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """The floating types that a value may be rounded from and to; 8-bit floats come with scales."""
 _CONFIG_KEYS: Final = ("dtype", "torch_dtype")
 _LEFT_BEHIND: Final = frozenset({"README.md", WEIGHT_INDEX, "pytorch_model.bin.index.json"})
@@ -174,7 +174,7 @@ def written_dtype(own: torch.dtype, dtype: Dtype) -> torch.dtype:
 
     Integers, truth values and 8-bit floats stay what they are.
     """
-    if dtype == "auto" or own not in PLAIN:
+    if dtype == "auto" or own not in FLOAT_TYPES:
         return own
     chosen: torch.dtype = getattr(torch, dtype)
     return chosen

@@ -105,7 +105,7 @@ def prepare_search(
         check_budget(space, config.budget.candidates)
     items = item_set(config.objective_tasks, config.items, Path())
     sources.check_finite()
-    for finding in lineage.check(sources):
+    for finding in lineage.check_lineage(sources):
         logger.warning("%s; %s", finding.message, finding.hint)
     hashes = sources.file_hashes()
     if not resumed:  # what is refused so far leaves no directory

@@ -18,7 +18,7 @@ from mergefront.jobs.plan.facts import ModelFacts
 from mergefront.jobs.plan.remark import Remark
 from mergefront.models.anatomy import dissect
 from mergefront.models.checkpoint import Checkpoint
-from mergefront.models.pairing import pair
+from mergefront.models.pairing import pair_tensors
 from mergefront.models.tower import text_config
 
 
@@ -177,7 +177,7 @@ def _paired(receiver: Checkpoint, other: Checkpoint, role: str) -> tuple[str, li
     """Pair every tensor as a search would."""
     try:
         mine, theirs = _dissected(receiver), _dissected(other)
-        pairs = pair(mine, theirs, receiver, other)
+        pairs = pair_tensors(mine, theirs, receiver, other)
     except PairingError as problem:
         return "", [Remark("error", role, problem.message, problem.hint)]
     return f"all {len(pairs)} tensors pair", []

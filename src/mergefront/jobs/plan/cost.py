@@ -17,7 +17,7 @@ from mergefront.config import BLIND_ITEMS, RunConfig
 from mergefront.errors import PairingError
 from mergefront.jobs.plan.backbone import Backbone
 from mergefront.jobs.plan.facts import ModelFacts
-from mergefront.models.anatomy import dissect, group_name, groups
+from mergefront.models.anatomy import dissect, group_name, language_groups
 from mergefront.records import PARTS, Group, Part
 
 ASSUMED_LAYERS: Final = 32
@@ -43,7 +43,7 @@ def groups_of(receiver: ModelFacts, backbone: Backbone | None) -> Stack:
     found = receiver.checkpoint
     if found is not None and not receiver.broken:
         try:
-            made = groups(dissect(found), found)
+            made = language_groups(dissect(found), found)
         except (PairingError, OSError):
             made = ()
         if made:

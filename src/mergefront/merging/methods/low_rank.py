@@ -32,7 +32,7 @@ from torch import Tensor
 from mergefront.merging.method import Measures, Mix, Slot
 from mergefront.merging.methods.base import ANCHORS, DeltaMethod, added, anchor_of, delta
 from mergefront.merging.methods.spectral import svd
-from mergefront.models.exact_product import product
+from mergefront.models.exact_product import exact_product
 
 TOP: Final = "top:"
 KEPT: Final = 64
@@ -102,7 +102,7 @@ class Directions:
         s = self.values
         kept = float(s[:rank].square().sum())
         scale = (float(s.square().sum()) / kept) ** 0.5 if rescale and kept > 0.0 else 1.0
-        return product(self.left[:, :rank] * (s[:rank] * scale), self.right[:rank]).float()
+        return exact_product(self.left[:, :rank] * (s[:rank] * scale), self.right[:rank]).float()
 
 
 def _prefix(parameters: Mapping[str, Any]) -> str:
