@@ -1,10 +1,12 @@
-"""Low-rank updates of a weight: LoRA and DoRA, the same bits on every machine.
+"""Low-rank updates of a weight, LoRA and DoRA, with the same bits on every machine.
 
-A matrix product sums in whatever order the library, the number of threads and the device choose,
-so that its last bits differ. `exact_product` cuts both factors into pieces so short that every sum of
-their products is exact in fp64, in any order; what is then rounded is rounded elementwise.
+A matrix product sums in an order that library, number of threads and device choose, so that its
+last bits differ. `exact_product` cuts both factors into pieces so short that every sum of their
+products is exact in fp64, in any order. All later roundings are elementwise.
 
-Not here: which file and which weight an update belongs to (`adapter`).
+Not here: the file of an update, and the weight that it belongs to (`adapter`).
+
+Reading order: `LowRankUpdate`, `exact_product`.
 """
 
 from __future__ import annotations
