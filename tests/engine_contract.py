@@ -183,8 +183,9 @@ class EngineContract:
     """How to open the written checkpoint, if otherwise (same layout, dtype and kernels)."""
 
     @pytest.fixture(scope="class")
-    def case(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
-        case = open_case(tmp_path_factory.mktemp("models"), self.KIND, self.SETTINGS)
+    @classmethod
+    def case(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+        case = open_case(tmp_path_factory.mktemp("models"), cls.KIND, cls.SETTINGS)
         yield case
         children = multiprocessing.active_children()
         case.engine.close()
@@ -194,7 +195,8 @@ class EngineContract:
         assert not multiprocessing.active_children()
 
     @pytest.fixture(scope="class")
-    def items(self) -> list[Item]:
+    @classmethod
+    def items(cls) -> list[Item]:
         return make_items(24)
 
     def test_law_1_candidates_never_depend_on_the_one_before(
