@@ -253,7 +253,9 @@ def test_version_and_changelog_agree(mergefront_cli: Command) -> None:
     code, out, _ = mergefront_cli("--version")
     assert (code, out.strip()) == (0, f"mergefront {mergefront.__version__}")
     changelog = Path(__file__).parents[2] / "CHANGELOG.md"
-    assert changelog.read_text().split("## ")[1].startswith(mergefront.__version__)
+    sections = [line for line in changelog.read_text().splitlines() if line.startswith("## ")]
+    assert sections[0] == "## Unreleased"
+    assert sections[1].startswith(f"## {mergefront.__version__} - ")
 
 
 def test_zoo_and_schema_are_data_on_stdout(mergefront_cli: Command) -> None:

@@ -16,11 +16,11 @@ import logging
 import os
 import sys
 import traceback
+from importlib import metadata
 from typing import Annotated
 
 import typer
 
-import mergefront
 from mergefront.cli import evaluation, installation, models, results, search, tasks
 from mergefront.cli.terminal import complain
 from mergefront.errors import MergefrontError
@@ -45,7 +45,7 @@ _OS_HINT = "check that the path exists and may be written to, and that its disk 
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"mergefront {mergefront.__version__}")
+        typer.echo(f"mergefront {metadata.version('mergefront')}")
         raise typer.Exit()
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-import mergefront
 from mergefront.merging.recipe import Recipe
 from mergefront.models.sources import Sources
 from mergefront.runs.front import Front, Member, UnvalidatedCandidate
@@ -78,6 +78,6 @@ def model_card(
         left_early=member and any(score.partial > 0 for score in member.search.values()),
         recast=recast,
         scored_in=scored_in,
-        version=mergefront.__version__,
+        version=version("mergefront"),
     )
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"))

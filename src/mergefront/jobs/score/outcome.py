@@ -6,10 +6,10 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import mergefront
 from mergefront.files import whole_folder
 from mergefront.jobs.score.asking import Answered
 from mergefront.jobs.score.marks import Marked, compare, summarise, task_scores
@@ -34,7 +34,7 @@ def report(
         "format": "mergefront/scores@1",
         "split": which,
         "mode": questions.mode(),
-        "mergefront": mergefront.__version__,
+        "mergefront": version("mergefront"),
         "scorer": SCORER_VERSION,
         "items": {
             task: {
