@@ -54,7 +54,7 @@ def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(compile(block, "docs/api.md", "exec"), names)
     front = names["front"]
-    assert isinstance(front, dict)
-    assert front["candidates"] == 6
+    assert isinstance(front, mergefront.Front)
+    assert front.candidates == 6
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     assert (tmp_path / "recipe.json").is_file()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mergefront.config import Donor, EngineConfig, RunConfig, load_run_config
-    from mergefront.engine import open_engine
+    from mergefront.engine import Engine, open_engine
     from mergefront.errors import MergefrontError, UserError
     from mergefront.jobs.export import merge
     from mergefront.merging.plan import plan_of
@@ -26,27 +26,30 @@ if TYPE_CHECKING:
     from mergefront.records import Answer, Evaluation, Item
     from mergefront.runs.compare import compare, resolve
     from mergefront.runs.directory import RunDirectory
-    from mergefront.runs.front import read_front
+    from mergefront.runs.front import Front, Member, read_front
     from mergefront.runs.status import open_run
     from mergefront.search.finish import finish
-    from mergefront.search.loop import Search
-    from mergefront.search.setup import assemble
+    from mergefront.search.loop import RunningSearch, start_search
+    from mergefront.search.setup import PreparedSearch, prepare_search
 
 __all__ = [
     "Answer",
     "Donor",
+    "Engine",
     "EngineConfig",
     "Evaluation",
+    "Front",
     "Item",
+    "Member",
     "MergefrontError",
     "ModelNames",
+    "PreparedSearch",
     "Recipe",
     "RunConfig",
     "RunDirectory",
-    "Search",
+    "RunningSearch",
     "Sources",
     "UserError",
-    "assemble",
     "compare",
     "finish",
     "load_run_config",
@@ -55,25 +58,30 @@ __all__ = [
     "open_engine",
     "open_run",
     "plan_of",
+    "prepare_search",
     "read_front",
     "resolve",
+    "start_search",
 ]
 
 _MODULES = {
     "Answer": "records",
     "Donor": "config",
+    "Engine": "engine",
     "EngineConfig": "config",
     "Evaluation": "records",
+    "Front": "runs.front",
     "Item": "records",
+    "Member": "runs.front",
     "MergefrontError": "errors",
     "ModelNames": "models.locate",
+    "PreparedSearch": "search.setup",
     "Recipe": "merging.recipe",
     "RunConfig": "config",
     "RunDirectory": "runs.directory",
-    "Search": "search.loop",
+    "RunningSearch": "search.loop",
     "Sources": "models.sources",
     "UserError": "errors",
-    "assemble": "search.setup",
     "compare": "runs.compare",
     "finish": "search.finish",
     "load_run_config": "config",
@@ -82,8 +90,10 @@ _MODULES = {
     "open_engine": "engine",
     "open_run": "runs.status",
     "plan_of": "merging.plan",
+    "prepare_search": "search.setup",
     "read_front": "runs.front",
     "resolve": "runs.compare",
+    "start_search": "search.loop",
 }
 
 
