@@ -33,7 +33,7 @@ from mergefront.config import RunConfig
 from mergefront.jobs.plan import Hub, Plan, cost, make_plan
 from mergefront.jobs.plan.backbone import backbone_of
 from mergefront.jobs.plan.facts import look_up
-from mergefront.jobs.plan.memory import ACTIVATIONS, GIB, ROOM, Memory, memory_of
+from mergefront.jobs.plan.memory import ACTIVATIONS, GIB, ROOM, Memory, engine_memory
 from mergefront.merging.methods import METHODS
 from mergefront.merging.slots import SourceSlot
 from mergefront.runs.reopen import lay_out
@@ -112,7 +112,7 @@ def test_a_plan_of_the_zoo_counts_what_a_search_opens(tmp_path: Path) -> None:
     assert all(size * GIB == pytest.approx(4 * values) for size in held.values())
     live = sum(math.prod(header.shape) for header in sources.receiver.headers.values())
     assert plan.memory.weights == pytest.approx(4 * live / GIB)
-    asked = {(one.objective, one.split): one.asked for one in plan.questions}
+    asked = {(q.objective, q.split): q.total for q in plan.questions}
     assert asked["reasoning", "search"] == 400 * 200
     assert asked["perception", "validation"] == 2000 * (config.report.finalists + 1)
     assert asked["perception", "blind"] == 500 * (2 + 1 + len(config.objectives))
@@ -257,14 +257,14 @@ def test_offline_it_says_what_is_unknown(models: Path, tmp_path: Path, cache: Pa
     cached(cache, "org/vlm", models / "vlm", "config.json")
     plan = make_plan(hub_run(tmp_path), hub=None)
     assert plan.works
-    assert (plan.stack, plan.dimension) == ("config", 7)
+    assert (plan.layers_source, plan.dimension) == ("config", 7)
     assert plan.verdicts["donor d"].startswith("unknown")
     notes = {remark.subject: remark.message for remark in plan.remarks}
-    assert "no tensors" in notes["receiver"]
+    assert "only its config.json is known" in notes["receiver"]
     assert "nothing is known" in notes["donor d"]
     assert "--offline" in notes["donor d"]
     bare = make_plan(hub_run(tmp_path, receiver="org/other"), hub=None)
-    assert (bare.stack, bare.dimension, bare.memory.weights) == ("assumed", 7, None)
+    assert (bare.layers_source, bare.dimension, bare.memory.weights) == ("assumed", 7, None)
     deep = make_plan(hub_run(tmp_path, receiver="org/other", space="every_layer"), hub=None)
     assert deep.dimension is None
 
@@ -346,15 +346,15 @@ def test_sizes_by_config_are_those_of_the_tensors(family: str, tmp_path: Path) -
     folder = makers[kind](tmp_path / "m", seed=0, **({"tied": True} if tied else {}))
     facts = look_up("receiver", str(folder), None, None)
     assert facts.config is not None
-    exact = cost.groups_of(facts, None)
+    exact = cost.group_sizes(facts, None)
     blind = type(facts)("receiver", "x", "unknown", config=facts.config)
-    guessed = cost.groups_of(blind, backbone_of(facts.config))
+    guessed = cost.group_sizes(blind, backbone_of(facts.config))
     assert (exact.source, guessed.source) == ("headers", "config")
-    assert exact.values is not None
-    assert guessed.values is not None
-    for name, values in exact.values.items():
+    assert exact.parameters is not None
+    assert guessed.parameters is not None
+    for name, values in exact.parameters.items():
         slack = 0.02 * values if "qwen2" in kind and "attention" in name else 0  # biases
-        assert abs(guessed.values[name] - values) <= slack, name
+        assert abs(guessed.parameters[name] - values) <= slack, name
 
 
 def plan_memory(models: Path, tmp_path: Path, gpu: float, **engine: Any) -> Memory:
@@ -372,15 +372,15 @@ def test_the_advised_share_keeps_every_source_on_the_device(
 ) -> None:
     """Planned again with the advice taken, nothing waits in host memory and answers have room."""
     first = placed(weights, donors, gpu, share, encoded)
-    pinned = [name for name, where in (first.placed or {}).items() if where != "device"]
+    pinned = [name for name, where in (first.placement or {}).items() if where != "device"]
     assert first.pinned == pytest.approx(sum(size for name, size in first.terms if name in pinned))
     if first.best_utilization is not None:
         assert pinned
         again = placed(weights, donors, gpu, first.best_utilization, encoded)
-        assert set((again.placed or {}).values()) == {"device"}
+        assert set((again.placement or {}).values()) == {"device"}
         assert again.kv_room is not None
         assert again.kv_room >= 16 * again.context * (again.kv_token_kib or 0) / (1 << 20)
-        held = sum(size for _, size in again.terms) + again.encoded
+        held = sum(size for _, size in again.terms) + again.encoder_cache
         assert held + weights + ACTIVATIONS + again.kv_room <= gpu + 1e-6
 
 
@@ -400,14 +400,16 @@ def placed(weights: float, donors: int, gpu: float, share: float, encoded: float
         "x",
     )  # fmt: skip
     spec = load_space(files.find_yaml("search_spaces", "real_pairs"))
-    groups = cost.groups_of(look_up("receiver", "org/none", None, None), None).groups
+    groups = cost.group_sizes(look_up("receiver", "org/none", None, None), None).groups
     moved = [g for g in groups if g.part in ("attention", "mlp", "norm")]
     each = int(0.9 * weights * GIB / 2 / len(moved))
     values = {g.name: each if g in moved else 0 for g in groups}
     values["embedding"] = int(weights * GIB / 2) - each * len(moved)
     facts = look_up("receiver", "org/none", None, None)
     backbone = backbone_of({"num_hidden_layers": 32, "num_key_value_heads": 8, "head_dim": 128})
-    return memory_of(config, spec, facts, cost.Stack(groups, values, "config"), backbone, gpu)
+    return engine_memory(
+        config, spec, facts, cost.GroupSizes(groups, values, "config"), backbone, gpu
+    )
 
 
 def test_a_gpu_that_is_too_small_and_one_that_is_split(models: Path, tmp_path: Path) -> None:
@@ -419,7 +421,7 @@ def test_a_gpu_that_is_too_small_and_one_that_is_split(models: Path, tmp_path: P
     assert one.weights == pytest.approx(2 * (two.weights or 0))
     assert [size for _, size in one.terms] == pytest.approx([2 * size for _, size in two.terms])
     host = plan_memory(models, tmp_path, 80.0, snapshot_device="cpu")
-    assert set((host.placed or {}).values()) == {"pinned RAM"}
+    assert set((host.placement or {}).values()) == {"pinned RAM"}
     worker = ROOT / "src" / "mergefront" / "engine" / "worker.py"  # imports only inside vLLM
     assert f"\nROOM = {ROOM}\n" in worker.read_text()
 
@@ -428,16 +430,16 @@ def test_time_is_questions_times_rate_and_the_budget_is_held_against_it() -> Non
     plan = make_plan("digits", hub=None, seconds_per_1000=36.0)
     took = plan.duration
     assert took is not None
-    asked = {split: sum(q.asked for q in plan.questions if q.split == split)
+    asked = {split: sum(q.total for q in plan.questions if q.split == split)
              for split in ("search", "validation", "test", "blind")}  # fmt: skip
     assert took.search == pytest.approx(asked["search"] * 0.036 / 3600)
     assert took.total == pytest.approx(sum(asked.values()) * 0.036 / 3600)
     assert took.candidate_seconds == pytest.approx(800 * 0.036)
     reserve = cost.MARGIN * (took.validation + took.test)
-    assert took.fits == int((1.0 - reserve) * 3600 // (800 * 0.036))
+    assert took.affordable == int((1.0 - reserve) * 3600 // (800 * 0.036))
     warned = [r for r in plan.remarks if r.subject == "budget"]
     assert [r.level for r in warned] == ["warning"]
-    assert f"about {took.fits} of 200" in warned[0].message
+    assert f"about {took.affordable} of 200" in warned[0].message
 
 
 def test_earlier_runs_say_how_long_questions_take(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Do the language models of receiver, donors and bases fit together? Judged without weights.
 
-Configs are compared field by field (a field that a config leaves out has the default of its
-model type), and, where the tensors' headers are known, every tensor is paired as a search would.
+Configs are compared field by field; a field that a config leaves out has the default of its model
+type. Where the tensors' headers are known, every tensor is paired as a search pairs them.
 
-Reading order: `Backbone`, `judge`, `lineage`.
+Reading order: `Backbone`, `compare_backbones`, `lineage_remarks`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 from mergefront.errors import PairingError
 from mergefront.jobs.plan.facts import ModelFacts
 from mergefront.jobs.plan.remark import Remark
-from mergefront.models.anatomy import dissect
+from mergefront.models.anatomy import Anatomy, dissect
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.pairing import pair_tensors
 from mergefront.models.tower import text_config
@@ -24,7 +24,7 @@ from mergefront.models.tower import text_config
 
 @dataclass(frozen=True)
 class Backbone:
-    """A language model's sizes as its config says; None where it does not say."""
+    """A language model's sizes as its config states them; None where it does not."""
 
     layers: int | None = None
     hidden: int | None = None
@@ -43,8 +43,8 @@ class Backbone:
 _MUST_EQUAL: Final = ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim")
 _SHOULD_EQUAL: Final = {
     "rope_theta": "its attention was trained under other rotary frequencies than the receiver "
-    "uses: expect less of its attention deltas, and smaller coefficients",
-    "rope_scaling": "its rotary frequencies are scaled otherwise",
+    "uses, so that its attention deltas may help less and need smaller coefficients",
+    "rope_scaling": "its rotary frequencies are scaled in another way",
     "activation": "its MLPs use another activation function",
 }
 _PLAIN_ROPE: Final = ("default", "mrope", "None")
@@ -64,64 +64,65 @@ _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 def backbone_of(config: Mapping[str, Any]) -> Backbone:
     """Read the language model's sizes from a config.json, of a VLM or an LLM."""
     text = text_config(config)
-    found: dict[str, Any] = {
+    sizes: dict[str, Any] = {
         name: _field(text, keys, nested=text is not config) for name, keys in _KEYS.items()
     }
     rope = text.get("rope_parameters") or {}
     scaling = text.get("rope_scaling") or rope
-    found["rope_theta"] = rope.get("rope_theta") or _field(
+    sizes["rope_theta"] = rope.get("rope_theta") or _field(
         text, ("rope_theta",), nested=text is not config
     )
     kind = str(scaling.get("rope_type", scaling.get("type"))) if scaling else "None"
-    found["rope_scaling"] = None if kind in _PLAIN_ROPE else kind
-    if found["kv_heads"] is None:
-        found["kv_heads"] = found["heads"]
-    if found["head_dim"] is None and found["hidden"] and found["heads"]:
-        found["head_dim"] = found["hidden"] // found["heads"]
+    sizes["rope_scaling"] = None if kind in _PLAIN_ROPE else kind
+    if sizes["kv_heads"] is None:
+        sizes["kv_heads"] = sizes["heads"]
+    if sizes["head_dim"] is None and sizes["hidden"] and sizes["heads"]:
+        sizes["head_dim"] = sizes["hidden"] // sizes["heads"]
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
-    found["tied_head"] = tied if isinstance(tied, bool) else None
-    return Backbone(**found)
+    sizes["tied_head"] = tied if isinstance(tied, bool) else None
+    return Backbone(**sizes)
 
 
-def judge(
-    receiver: ModelFacts, other: ModelFacts, moved: Collection[str], *, by_token: bool = False
+def compare_backbones(
+    receiver: ModelFacts, model: ModelFacts, moved: Collection[str], *, by_token: bool = False
 ) -> tuple[str, list[Remark]]:
     """Say whether a donor (or base) has the receiver's backbone: (verdict, remarks).
 
     Args:
-        moved: parts that the search space moves; embedding and head only matter if among them.
-        by_token: rows of embedding and head are matched by token, so vocabularies may differ.
+        moved: parts that the search space moves; embedding and head are compared only if they are
+            among these.
+        by_token: rows of embedding and head are matched by token, so that vocabularies may differ.
     """
-    if other.broken or receiver.broken:
-        return "cannot be used" if other.broken else "not compared", []
-    if receiver.config is None or other.config is None:
+    if model.broken or receiver.broken:
+        return "cannot be used" if model.broken else "not compared", []
+    if receiver.config is None or model.config is None:
         return "unknown: a config.json is missing", []
-    mine, theirs = backbone_of(receiver.config), backbone_of(other.config)
-    remarks = _differences(mine, theirs, other.role, moved, by_token)
-    a, b = receiver.checkpoint, other.checkpoint
-    paired = ""
+    remarks = _differences(
+        backbone_of(receiver.config), backbone_of(model.config), model.role, moved, by_token
+    )
+    pairing = ""
     if not any(remark.level == "error" for remark in remarks):
-        if a is None or b is None:
-            paired = "by its config; tensors not seen"
+        if receiver.checkpoint is None or model.checkpoint is None:
+            pairing = "by its config; tensors not seen"
         else:
-            paired, problems = _paired(a, b, other.role)
-            remarks += problems
+            pairing, errors = _pairing(receiver.checkpoint, model.checkpoint, model.role)
+            remarks += errors
     if any(remark.level == "error" for remark in remarks):
         return "does not fit", remarks
     doubts = any(remark.level == "warning" for remark in remarks)
-    return f"{'fits, with doubts' if doubts else 'fits'}: {paired}", remarks
+    return f"{'fits, with doubts' if doubts else 'fits'}: {pairing}", remarks
 
 
-def lineage(donor: ModelFacts, base: ModelFacts) -> list[Remark]:
-    """Say where donor and base do not look like child and ancestor, by config and card."""
+def lineage_remarks(donor: ModelFacts, base: ModelFacts) -> list[Remark]:
+    """Say where config and card of a donor do not look like those of a child of its base."""
     remarks = []
-    if donor.card_bases and not any(_same_model(base.model, one) for one in donor.card_bases):
+    if donor.card_bases and not any(_same_model(base.model, name) for name in donor.card_bases):
         remarks.append(
             Remark(
                 "warning",
                 donor.role,
-                f"its card names {', '.join(donor.card_bases)} as ancestor, the configuration "
-                f"takes its delta from {base.model}",
+                f"its model card names {', '.join(donor.card_bases)} as its ancestor, but the "
+                f"configuration takes its delta from {base.model}",
                 "name its true ancestor as this donor's `base`",
             )
         )
@@ -133,7 +134,7 @@ def lineage(donor: ModelFacts, base: ModelFacts) -> list[Remark]:
             Remark(
                 "warning",
                 donor.role,
-                f"its rope_theta is {child.rope_theta:g}, that of {base.role} "
+                f"its rope_theta is {child.rope_theta:g}, that of the {base.role} is "
                 f"{parent.rope_theta:g}: that base may not be its ancestor",
                 "check the donor's model card",
             )
@@ -143,7 +144,7 @@ def lineage(donor: ModelFacts, base: ModelFacts) -> list[Remark]:
             Remark(
                 "error",
                 donor.role,
-                "donor and base are the same model: its delta is zero",
+                "donor and base are the same model, so that its delta is zero",
                 "name the model that the donor was fine-tuned from",
             )
         )
@@ -151,59 +152,62 @@ def lineage(donor: ModelFacts, base: ModelFacts) -> list[Remark]:
 
 
 def _differences(
-    mine: Backbone, theirs: Backbone, role: str, moved: Collection[str], by_token: bool
+    receiver: Backbone, model: Backbone, role: str, moved: Collection[str], by_token: bool
 ) -> list[Remark]:
     remarks = []
-    for one in fields(Backbone):
-        ours, found = getattr(mine, one.name), getattr(theirs, one.name)
-        if ours == found or (one.name != "rope_scaling" and None in (ours, found)):
+    for field in fields(Backbone):
+        name = field.name
+        expected, found = getattr(receiver, name), getattr(model, name)
+        if expected == found or (name != "rope_scaling" and None in (expected, found)):
             continue
-        said = f"{one.name.replace('_', ' ')} is {_plain(found)}, the receiver's {_plain(ours)}"
-        if one.name in _MUST_EQUAL:
+        message = (
+            f"{name.replace('_', ' ')} is {_plain(found)}, the receiver's is {_plain(expected)}"
+        )
+        if name in _MUST_EQUAL:
             hint = "a donor must have the receiver's language backbone"
-            remarks.append(Remark("error", role, said, hint))
-        elif one.name in _SHOULD_EQUAL:
-            remarks.append(Remark("warning", role, f"{said}: {_SHOULD_EQUAL[one.name]}"))
-        elif one.name in ("vocab", "tied_head")[by_token:] and {"embedding", "head"} & set(moved):
-            hint = "freeze them: `frozen: [embedding, head]`"
-            said += ": embedding and head cannot be merged"
-            remarks.append(Remark("error", role, said, hint))
-        elif one.name == "vocab":
-            remarks.append(Remark("note", role, f"{said}: embedding and head stay the receiver's"))
+            remarks.append(Remark("error", role, message, hint))
+        elif name in _SHOULD_EQUAL:
+            remarks.append(Remark("warning", role, f"{message}: {_SHOULD_EQUAL[name]}"))
+        elif name in ("vocab", "tied_head")[by_token:] and {"embedding", "head"} & set(moved):
+            hint = "freeze them in the search space: `frozen: [embedding, head]`"
+            message += ": embedding and head cannot be merged"
+            remarks.append(Remark("error", role, message, hint))
+        elif name == "vocab":
+            message += ": embedding and head stay the receiver's"
+            remarks.append(Remark("note", role, message))
     return remarks
 
 
-def _paired(receiver: Checkpoint, other: Checkpoint, role: str) -> tuple[str, list[Remark]]:
-    """Pair every tensor as a search would."""
+def _pairing(receiver: Checkpoint, model: Checkpoint, role: str) -> tuple[str, list[Remark]]:
+    """Pair every tensor as a search does: (how many pair, errors)."""
     try:
-        mine, theirs = _dissected(receiver), _dissected(other)
-        pairs = pair_tensors(mine, theirs, receiver, other)
-    except PairingError as problem:
-        return "", [Remark("error", role, problem.message, problem.hint)]
+        pairs = pair_tensors(_anatomy(receiver), _anatomy(model), receiver, model)
+    except PairingError as error:
+        return "", [Remark("error", role, error.message, error.hint)]
     return f"all {len(pairs)} tensors pair", []
 
 
-def _dissected(checkpoint: Checkpoint) -> Any:
-    """The anatomy of a checkpoint of which, maybe, only headers are known.
+def _anatomy(checkpoint: Checkpoint) -> Anatomy:
+    """Classify the tensors of a checkpoint whose weights may not be on this machine.
 
-    A head beside a tied config is compared with the embedding, for which tensors are needed; one
-    that is not here is taken at its config's word.
+    Where a tied config comes with a head, `dissect` compares the head's values with the
+    embedding's. Without the weights, the config is believed.
     """
     if any(header.file.is_file() for header in checkpoint.headers.values()):
         return dissect(checkpoint)
     text = text_config(checkpoint.config)
     if text.get("tie_word_embeddings", checkpoint.config.get("tie_word_embeddings")):
-        kept = {
+        headers = {
             name: header
             for name, header in checkpoint.headers.items()
             if not name.endswith("lm_head.weight")
         }
-        checkpoint = Checkpoint(checkpoint.folder, checkpoint.config, kept)
+        checkpoint = Checkpoint(checkpoint.folder, checkpoint.config, headers)
     return dissect(checkpoint)
 
 
 def _field(text: Mapping[str, Any], keys: tuple[str, ...], *, nested: bool) -> Any:
-    """A field under any of its names; what a nested config leaves out is its type's default."""
+    """Read a field under any of its names; the default of its type if a nested config lacks it."""
     for key in keys:
         if text.get(key) is not None:
             return text[key]
@@ -213,7 +217,7 @@ def _field(text: Mapping[str, Any], keys: tuple[str, ...], *, nested: bool) -> A
 
 @cache
 def _defaults(model_type: str) -> Mapping[str, Any]:
-    """Default fields of a transformers model type; empty for one it does not know."""
+    """Return the default config of a model type; empty if transformers does not know the type."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 
     if model_type not in CONFIG_MAPPING_NAMES:
@@ -228,7 +232,7 @@ def _plain(value: Any) -> str:
 
 
 def _same_model(configured: str, card: str) -> bool:
-    """Compare names as far as they go: a folder's last part counts, a revision does not."""
+    """Compare the last part of both names, without revision, case and "meta-"."""
     last = configured.partition("@")[0].rstrip("/").rpartition("/")[2].lower()
-    named = card.rstrip("/").rpartition("/")[2].lower()
-    return last.removeprefix("meta-") == named.removeprefix("meta-")
+    card_name = card.rstrip("/").rpartition("/")[2].lower()
+    return last.removeprefix("meta-") == card_name.removeprefix("meta-")

@@ -1,94 +1,118 @@
-"""What a search costs before it is begun: groups and their sizes, questions, time.
+"""What a search costs before it begins: groups and their sizes, questions, time.
 
-Every figure is computed from the configuration and the models' headers; what is assumed is a
-named constant here and is printed with the result. Not here: `memory`.
+Every figure is computed from the configuration, the models' headers and what earlier runs measured;
+what is assumed is a named constant here. Not here: memory (`memory`).
 
-Reading order: `groups_of`, `questions`, `duration`.
+Reading order: `group_sizes`, `count_questions`, `question_rate`, `estimate_duration`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, Literal
 
 from mergefront.config import BLIND_ITEMS, RunConfig
-from mergefront.errors import PairingError
+from mergefront.errors import MergefrontError, PairingError
 from mergefront.jobs.plan.backbone import Backbone
 from mergefront.jobs.plan.facts import ModelFacts
 from mergefront.models.anatomy import dissect, group_name, language_groups
 from mergefront.records import PARTS, Group, Part
+from mergefront.runs.directory import RunDirectory
+from mergefront.runs.history import evaluations, open_study
 
 ASSUMED_LAYERS: Final = 32
 MARGIN: Final = 1.2
-"""The search keeps a fifth more time for validation and test than candidates so far suggest."""
+"""A search keeps a fifth more time for validation and test than its candidates so far suggest."""
+_MEASURED_CANDIDATES: Final = 20
+
+SizeSource = Literal["headers", "config", "assumed"]
 
 
 @dataclass(frozen=True)
-class Stack:
-    """The language groups of a receiver, and the number of values in each.
+class GroupSizes:
+    """The language groups of a receiver, and how many parameters each has.
 
-    `source`: headers (exact), config (from its sizes, for a dense gated transformer) or assumed
-    (nothing known but that there are layers; values are None).
+    `source` says how they are known: headers (exact), config (from its sizes, for a dense gated
+    transformer), or assumed (`ASSUMED_LAYERS` layers; `parameters` is None).
     """
 
     groups: tuple[Group, ...]
-    values: Mapping[str, int] | None
-    source: str
+    parameters: Mapping[str, int] | None
+    source: SizeSource
 
 
-def groups_of(receiver: ModelFacts, backbone: Backbone | None) -> Stack:
-    """The receiver's language groups as well as they are known."""
-    found = receiver.checkpoint
-    if found is not None and not receiver.broken:
-        try:
-            made = language_groups(dissect(found), found)
-        except (PairingError, OSError):
-            made = ()
-        if made:
-            values = {
-                group.name: sum(math.prod(found.headers[name].shape) for name in group.tensors)
-                for group in made
-            }
-            return Stack(made, values, "headers")
-    known = backbone is not None and backbone.layers is not None
-    layers = backbone.layers if known and backbone else ASSUMED_LAYERS
+def group_sizes(receiver: ModelFacts, backbone: Backbone | None) -> GroupSizes:
+    """Return the receiver's language groups as well as they are known."""
+    return _sizes_by_headers(receiver) or _sizes_by_config(backbone)
+
+
+def _sizes_by_headers(receiver: ModelFacts) -> GroupSizes | None:
+    checkpoint = receiver.checkpoint
+    if checkpoint is None or receiver.broken:
+        return None
+    try:
+        receiver_groups = language_groups(dissect(checkpoint), checkpoint)
+    except (PairingError, OSError):  # OSError: a tensor must be read that is not on this machine
+        return None
+    if not receiver_groups:
+        return None
+    parameters = {
+        group.name: sum(math.prod(checkpoint.headers[name].shape) for name in group.tensors)
+        for group in receiver_groups
+    }
+    return GroupSizes(receiver_groups, parameters, "headers")
+
+
+def _sizes_by_config(backbone: Backbone | None) -> GroupSizes:
+    layers = None if backbone is None else backbone.layers
     names: list[tuple[int | None, Part]] = [(None, "embedding")]
-    names += [(layer, part) for layer in range(layers or 0) for part in PARTS[:3]]
+    names += [
+        (layer, part)
+        for layer in range(ASSUMED_LAYERS if layers is None else layers)
+        for part in PARTS[:3]
+    ]
     names += [(None, "norm"), (None, "head")]
-    made = tuple(Group(group_name(layer, part), layer, part, (), "BF16") for layer, part in names)
-    sizes = _sizes(backbone) if known and backbone else None
+    receiver_groups = tuple(
+        Group(group_name(layer, part), layer, part, (), "BF16") for layer, part in names
+    )
+    sizes = None if backbone is None or layers is None else _sizes_by_kind(backbone)
     if sizes is None:
-        return Stack(made, None, "config" if known else "assumed")
-    return Stack(made, {group.name: sizes[_kind(group)] for group in made}, "config")
+        return GroupSizes(receiver_groups, None, "assumed" if layers is None else "config")
+    parameters = {group.name: sizes[_kind(group)] for group in receiver_groups}
+    return GroupSizes(receiver_groups, parameters, "config")
 
 
 def _kind(group: Group) -> str:
     return "final" if group.layer is None and group.part == "norm" else group.part
 
 
-def _sizes(of: Backbone) -> dict[str, int] | None:
-    """Values by kind of group in a dense transformer with a gated MLP; None if a size is unknown.
+def _sizes_by_kind(backbone: Backbone) -> dict[str, int] | None:
+    """Count the parameters of a group, by kind, in a dense transformer with a gated MLP.
 
-    Biases and norms of queries and keys are left out: thousandths.
+    None if a size is unknown. Biases and the norms of queries and keys are left out: they are
+    thousandths.
     """
-    h, f, n, k, d = of.hidden, of.intermediate, of.heads, of.kv_heads, of.head_dim
-    if not (h and f and n and k and d and of.vocab):
+    h, f, n = backbone.hidden, backbone.intermediate, backbone.heads
+    k, d, vocab = backbone.kv_heads, backbone.head_dim, backbone.vocab
+    if not (h and f and n and k and d and vocab):
         return None
     return {
         "attention": h * d * (2 * n + 2 * k),
         "mlp": 3 * h * f,
         "norm": 2 * h,
         "final": h,
-        "embedding": of.vocab * h,
-        "head": 0 if of.tied_head else of.vocab * h,
+        "embedding": vocab * h,
+        "head": 0 if backbone.tied_head else vocab * h,
     }
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Questions asked of one objective on one split: items a time, times, all."""
+    """How often the items of one objective and split are asked: `items` each of `times` times."""
 
     objective: str
     split: str
@@ -96,26 +120,30 @@ class Questions:
     times: int
 
     @property
-    def asked(self) -> int:
+    def total(self) -> int:
         return self.items * self.times
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for --json."""
+        return asdict(self) | {"asked": self.total}
 
-def questions(config: RunConfig) -> list[Questions]:
-    """How often what is asked: at most, for candidates that equal the receiver cost nothing.
+
+def count_questions(config: RunConfig) -> list[Questions]:
+    """Count the questions of a search, at most: candidates that equal the receiver cost nothing.
 
     Every candidate answers the search items, the finalists and the receiver the validation items,
-    the picks (knee, guarded, best of each objective) and the receiver the test items, and without
-    images ("blind") some validation items.
+    the picks (knee, guarded, best of each objective) and the receiver the test items and, without
+    images ("blind"), some validation items.
     """
-    chosen = min(2 + len(config.objectives), config.budget.candidates) + 1
+    models_tested = min(2 + len(config.objectives), config.budget.candidates) + 1
     times = {
         "search": config.budget.candidates,
         "validation": min(config.report.finalists, config.budget.candidates) + 1,
-        "test": chosen,
+        "test": models_tested,
     }
     items = {split: int(getattr(config.items, split)) for split in times}
     if config.report.blind:
-        times["blind"], items["blind"] = chosen, min(items["validation"], BLIND_ITEMS)
+        times["blind"], items["blind"] = models_tested, min(items["validation"], BLIND_ITEMS)
     return [
         Questions(objective, split, items[split], count)
         for objective in config.objective_tasks
@@ -124,8 +152,50 @@ def questions(config: RunConfig) -> list[Questions]:
 
 
 @dataclass(frozen=True)
+class QuestionRate:
+    """Seconds that 1,000 questions take, building and scoring included, and who says so."""
+
+    seconds_per_1000: float
+    source: str
+
+
+def question_rate(
+    seconds_per_1000: float | None, runs: Path | None, config: RunConfig
+) -> QuestionRate | None:
+    """Return the rate that the user gave, or that an earlier run measured; None if neither.
+
+    An earlier run counts if it has the same receiver and engine; of the most recent one the median
+    of the last candidates is taken.
+    """
+    if seconds_per_1000 is not None:
+        return QuestionRate(seconds_per_1000, "given")
+    files = [] if runs is None else sorted(runs.glob("*/config.yaml"), key=_changed, reverse=True)
+    for file in files:
+        try:
+            run = RunDirectory.open(file.parent)
+            if (run.config.receiver, run.config.engine) != (config.receiver, config.engine):
+                continue
+            timed = [e for e in evaluations(open_study(run), run) if e.seconds.generate > 0]
+            sizes = run.manifest()["items"]["splits"]["search"]
+        except MergefrontError:
+            continue
+        items = sum(int(entry["n"]) for entry in sizes.values())
+        if timed and items:
+            seconds = median(e.seconds.total for e in timed[-_MEASURED_CANDIDATES:])
+            return QuestionRate(1000 * seconds / items, f"measured by run {run.config.name}")
+    return None
+
+
+def _changed(file: Path) -> float:
+    return file.stat().st_mtime
+
+
+@dataclass(frozen=True)
 class Duration:
-    """Hours by phase at `rate` seconds for 1,000 questions, and where that rate is from."""
+    """Hours by phase of a search at `rate` seconds for 1,000 questions.
+
+    `affordable` is how many candidates the budget's hours are enough for, None without a limit.
+    """
 
     rate: float
     source: str
@@ -133,23 +203,32 @@ class Duration:
     search: float
     validation: float
     test: float
-    fits: int | None
+    affordable: int | None
 
     @property
     def total(self) -> float:
         return self.search + self.validation + self.test
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for --json."""
+        data = asdict(self)
+        affordable = data.pop("affordable")
+        return data | {"fits": affordable, "total": self.total}
 
-def duration(config: RunConfig, asked: Sequence[Questions], rate: float, source: str) -> Duration:
-    """Hours that the questions take; `fits`: candidates for which the budget has room."""
+
+def estimate_duration(
+    config: RunConfig, questions: Sequence[Questions], rate: QuestionRate
+) -> Duration:
+    """Return the hours that the questions take."""
+    seconds = rate.seconds_per_1000
     phases = {"search": ("search",), "validation": ("validation", "blind"), "test": ("test",)}
     hours = {
-        phase: rate * sum(q.asked for q in asked if q.split in splits) / 1000 / 3600
+        phase: seconds * sum(q.total for q in questions if q.split in splits) / 1000 / 3600
         for phase, splits in phases.items()
     }
-    candidate = rate * sum(q.items for q in asked if q.split == "search") / 1000
-    fits = None
+    candidate = seconds * sum(q.items for q in questions if q.split == "search") / 1000
+    affordable = None
     if config.budget.hours is not None:
-        left = config.budget.hours - MARGIN * (hours["validation"] + hours["test"])
-        fits = max(0, int(left * 3600 // candidate)) if candidate > 0 else None
-    return Duration(rate, source, candidate, **hours, fits=fits)
+        remaining = config.budget.hours - MARGIN * (hours["validation"] + hours["test"])
+        affordable = max(0, int(remaining * 3600 // candidate)) if candidate > 0 else None
+    return Duration(seconds, rate.source, candidate, **hours, affordable=affordable)

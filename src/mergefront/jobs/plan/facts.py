@@ -1,8 +1,8 @@
 """What can be known of a model without its weights: config.json, tensor headers, bytes, card.
 
-A model that is here (a folder, the zoo, the hub's local cache) is read from disk; of one that is
-not, the hub is asked for config.json and the headers of its safetensors files, never for tensors.
-Not here: what the facts mean for a merge (`backbone`, `cost`).
+A model on this machine (a folder, the zoo, the hub's local cache) is read from disk. Of any other
+the hub is asked for config.json and the headers of its safetensors files, never for tensors. Not
+here: what the facts mean for a merge (`backbone`, `cost`).
 
 Reading order: `ModelFacts`, `look_up`, `Hub`.
 """
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -34,9 +35,10 @@ _GATED: Final = "gated: accept its licence on the hub and log in (hf auth login)
 class ModelFacts:
     """One model of a run. What could not be learnt is None, and `trouble` says why.
 
-    `state`: here (a folder or the zoo), cached (in the hub's local cache), hub (asked just now),
-    unknown. `broken`: the model cannot be used as it is. `card_bases`: ancestors that its card
-    names. `n_bytes`: weight files, of which `to_download` are not here.
+    `role` names the model in messages ("receiver", "donor x"). `state` says where the facts are
+    from: here (a folder or the zoo), cached (the hub's local cache), hub (asked just now), unknown.
+    A `broken` model cannot be used as it is. `card_bases` are the ancestors that its card names.
+    The weight files have `n_bytes`, of which `to_download` are not on this machine.
     """
 
     role: str
@@ -53,27 +55,40 @@ class ModelFacts:
 
     @property
     def checkpoint(self) -> Checkpoint | None:
-        """The headers as an opened checkpoint; its tensors cannot be read unless it is here."""
+        """The headers as a checkpoint, None if unknown; its tensors may not be on this machine."""
         if self.config is None or self.headers is None:
             return None
         return Checkpoint(Path(self.model), dict(self.config), self.headers)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for --json, without config and headers."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("config", "headers")
+        }
+
 
 @dataclass
 class Hub:
-    """The Hugging Face hub, asked for descriptions only.
+    """The Hugging Face hub, asked for descriptions of models only.
 
-    After the first connection that fails it asks no more: `silent` says why.
+    The first connection that fails is the last one that is tried; `unreachable` says why.
     """
 
     endpoint: str | None = None
-    silent: str = ""
-    _api: HfApi | None = field(default=None, repr=False)
+    unreachable: str = ""
+
+    @cached_property
+    def _api(self) -> HfApi:
+        from huggingface_hub import HfApi
+
+        return HfApi(endpoint=self.endpoint)
 
     def facts(
         self, role: str, name: str, revision: str | None, *, adapter: bool = False
     ) -> ModelFacts:
-        """Describe a model (or adapter) of the hub; what the hub refuses is said in `trouble`."""
+        """Describe a model or an adapter; what the hub refuses stands in `trouble`."""
         from huggingface_hub.errors import (
             GatedRepoError,
             HfHubHTTPError,
@@ -83,31 +98,28 @@ class Hub:
         )
         from huggingface_hub.errors import HTTPError as ConnectionFailed  # type: ignore[attr-defined]
 
-        shown = _shown(name, revision)
-        if self.silent:
-            return ModelFacts(role, shown, "unknown", trouble=self.silent)
+        label = _label(name, revision)
+        if self.unreachable:
+            return ModelFacts(role, label, "unknown", trouble=self.unreachable)
         try:
             return self._ask(role, name, revision, adapter)
         except GatedRepoError:
-            return ModelFacts(role, shown, "unknown", trouble=_GATED)
+            return ModelFacts(role, label, "unknown", trouble=_GATED)
         except RevisionNotFoundError:
-            said = f"the hub has no revision {revision!r} of it"
-            return ModelFacts(role, shown, "unknown", trouble=said, broken=True)
+            trouble = f"the hub has no revision {revision!r} of it"
+            return ModelFacts(role, label, "unknown", trouble=trouble, broken=True)
         except RepositoryNotFoundError:
-            said = "the hub has no such model, or it is private and you are not logged in"
-            return ModelFacts(role, shown, "unknown", trouble=said, broken=True)
+            trouble = "the hub has no such model, or it is private and you are not logged in"
+            return ModelFacts(role, label, "unknown", trouble=trouble, broken=True)
         except (HfHubHTTPError, ConnectionFailed, OfflineModeIsEnabled, OSError) as problem:
-            self.silent = f"the hub cannot be reached ({type(problem).__name__})"
-            return ModelFacts(role, shown, "unknown", trouble=self.silent)
+            self.unreachable = f"the hub cannot be reached ({type(problem).__name__})"
+            return ModelFacts(role, label, "unknown", trouble=self.unreachable)
 
     def _ask(self, role: str, name: str, revision: str | None, adapter: bool) -> ModelFacts:
-        from huggingface_hub import HfApi
         from huggingface_hub.errors import GatedRepoError
 
-        if self._api is None:
-            self._api = HfApi(endpoint=self.endpoint)
         info = self._api.model_info(name, revision=revision, files_metadata=True, timeout=_TIMEOUT)
-        sizes = {one.rfilename: one.size or 0 for one in info.siblings or ()}
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         weights = sum(
             sizes[file] for file in downloaded_files(sizes) if file.endswith(".safetensors")
         )
@@ -117,18 +129,18 @@ class Hub:
             "commit": info.sha,
             "card_bases": _card_bases(info.card_data),
         }
-        shown = _shown(name, revision)
-        if problem := _refused(sizes, weights, adapter):
-            return ModelFacts(role, shown, "hub", trouble=problem, broken=True, **facts)
+        label = _label(name, revision)
+        if trouble := _file_trouble(sizes, weights, adapter):
+            return ModelFacts(role, label, "hub", trouble=trouble, broken=True, **facts)
         if adapter:
-            return ModelFacts(role, shown, "hub", **facts)
+            return ModelFacts(role, label, "hub", **facts)
         try:
             file = self._api.hf_hub_download(name, "config.json", revision=info.sha)
             facts["config"] = json.loads(Path(file).read_text(encoding="utf-8"))
             headers, trouble = self._headers(name, info.sha)
         except GatedRepoError:
-            return ModelFacts(role, shown, "hub", trouble=_GATED, **facts)
-        return ModelFacts(role, shown, "hub", headers=headers, trouble=trouble, **facts)
+            return ModelFacts(role, label, "hub", trouble=_GATED, **facts)
+        return ModelFacts(role, label, "hub", headers=headers, trouble=trouble, **facts)
 
     def _headers(
         self, name: str, commit: str | None
@@ -136,15 +148,14 @@ class Hub:
         from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
-        assert self._api is not None
-        disable_progress_bars()  # stderr is ours
+        disable_progress_bars()  # the command line prints its own progress on stderr
         try:
-            found = self._api.get_safetensors_metadata(name, revision=commit, timeout=_TIMEOUT)
+            metadata = self._api.get_safetensors_metadata(name, revision=commit, timeout=_TIMEOUT)
         except (NotASafetensorsRepoError, SafetensorsParsingError) as problem:
             return None, f"its tensor headers cannot be read ({type(problem).__name__})"
         return {
             tensor: TensorHeader(tensor, entry.dtype, tuple(entry.shape), Path(file))
-            for file, described in found.files_metadata.items()
+            for file, described in metadata.files_metadata.items()
             for tensor, entry in described.tensors.items()
         }, ""
 
@@ -152,20 +163,18 @@ class Hub:
 def look_up(role: str, model: str, revision: str | None, hub: Hub | None) -> ModelFacts:
     """Learn what can be known of a model by its name: `zoo:NAME`, a folder or a hub id.
 
-    Args:
-        role: what it is in the run, for messages: "receiver", "donor x".
-        hub: where to ask for what is not here; None: nowhere.
+    `hub` is asked for what is not on this machine; with None, nothing is asked.
     """
     name, _, pinned = model.partition("@")
     if model.startswith("zoo:") or Path(model).expanduser().is_dir():
-        return _opened(role, model, "here", locate_model(model))
+        return _facts_on_disk(role, model, "here", locate_model(model))
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        said = "no such folder, and no hub id (owner/name)"
-        return ModelFacts(role, model, "unknown", trouble=said, broken=True)
+        trouble = "no such folder, and no hub id (owner/name)"
+        return ModelFacts(role, model, "unknown", trouble=trouble, broken=True)
     revision = revision or pinned or None
     cached = _in_cache(name, revision)
     if cached is not None:
-        facts = _opened(role, _shown(name, revision), "cached", cached)
+        facts = _facts_on_disk(role, _label(name, revision), "cached", cached)
         if not facts.broken:
             return facts
     if hub is not None:
@@ -176,43 +185,43 @@ def look_up(role: str, model: str, revision: str | None, hub: Hub | None) -> Mod
     else:
         trouble = _OFFLINE
     config = None if cached is None else _config(cached)
-    return ModelFacts(role, _shown(name, revision), "unknown", config=config, trouble=trouble)
+    return ModelFacts(role, _label(name, revision), "unknown", config=config, trouble=trouble)
 
 
 def look_up_adapter(role: str, name: str, revision: str | None, hub: Hub | None) -> ModelFacts:
-    """Learn what can be known of a LoRA adapter: whether it is there, and its bytes."""
+    """Learn what can be known of a LoRA adapter: whether it exists, and its bytes."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
         weights = sum(size for file, size in sizes.items() if file.endswith(".safetensors"))
-        problem = _refused(sizes, weights, adapter=True)
+        trouble = _file_trouble(sizes, weights, adapter=True)
         return ModelFacts(
             role,
             name,
             "here",
             n_bytes=weights,
             to_download=0,
-            trouble=problem,
-            broken=bool(problem),
+            trouble=trouble,
+            broken=bool(trouble),
         )
     if hub is None:
-        return ModelFacts(role, _shown(name, revision), "unknown", trouble=_OFFLINE)
+        return ModelFacts(role, _label(name, revision), "unknown", trouble=_OFFLINE)
     return hub.facts(role, name, revision, adapter=True)
 
 
-def _opened(role: str, shown: str, state: State, folder: Path) -> ModelFacts:
-    """Facts of a model on disk; one that cannot be opened is broken."""
+def _facts_on_disk(role: str, label: str, state: State, folder: Path) -> ModelFacts:
+    """Describe a model's folder; a model that cannot be opened is broken."""
     try:
-        found = Checkpoint.open(folder)
-    except CheckpointError as problem:
-        return ModelFacts(role, shown, state, trouble=str(problem), broken=True)
-    files = {header.file for header in found.headers.values()}
+        checkpoint = Checkpoint.open(folder)
+    except CheckpointError as error:
+        return ModelFacts(role, label, state, trouble=str(error), broken=True)
+    files = {header.file for header in checkpoint.headers.values()}
     return ModelFacts(
         role,
-        shown,
+        label,
         state,
-        config=found.config,
-        headers=found.headers,
+        config=checkpoint.config,
+        headers=checkpoint.headers,
         n_bytes=sum(file.stat().st_size for file in files),
         to_download=0,
         commit=folder.name if state == "cached" else None,
@@ -220,13 +229,13 @@ def _opened(role: str, shown: str, state: State, folder: Path) -> ModelFacts:
 
 
 def _in_cache(name: str, revision: str | None) -> Path | None:
-    """The snapshot folder in the hub's cache that has the model's config.json."""
+    """Return the snapshot folder in the hub's cache that has the model's config.json, if any."""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    found = try_to_load_from_cache(
+    file = try_to_load_from_cache(
         name, "config.json", revision=revision, cache_dir=constants.HF_HUB_CACHE
     )
-    return Path(found).parent if isinstance(found, str) else None
+    return Path(file).parent if isinstance(file, str) else None
 
 
 def _config(folder: Path) -> dict[str, Any] | None:
@@ -237,8 +246,8 @@ def _config(folder: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _refused(sizes: Mapping[str, int], weights: int, adapter: bool) -> str:
-    """Why a repository's files cannot serve as a source; empty if they may."""
+def _file_trouble(sizes: Mapping[str, int], weights: int, adapter: bool) -> str:
+    """Say why a repository's files cannot serve as a source; empty if they can."""
     names = [PurePosixPath(file) for file in sizes]
     needed = "adapter_config.json" if adapter else "config.json"
     if needed not in sizes:
@@ -250,19 +259,19 @@ def _refused(sizes: Mapping[str, int], weights: int, adapter: bool) -> str:
     pickles = sorted(str(name) for name in names if name.suffix in PICKLES)
     if pickles:
         return (
-            f"only pickled weights ({pickles[0]}), which are never read: load it with transformers "
-            "in a sandbox and save_pretrained, then name that folder"
+            f"it has only pickled weights ({pickles[0]}), which are never read: load it with "
+            "transformers in a sandbox, save it with save_pretrained, then name that folder"
         )
     return "it has no *.safetensors weights"
 
 
 def _card_bases(card: Any) -> tuple[str, ...]:
-    """The `base_model` entry of a model card: one name, several, or none."""
-    named = None if card is None else card.get("base_model")
-    if isinstance(named, str):
-        return (named,)
-    return tuple(str(one) for one in named) if isinstance(named, list) else ()
+    """Read the `base_model` entry of a model card: one name, several, or none."""
+    names = None if card is None else card.get("base_model")
+    if isinstance(names, str):
+        return (names,)
+    return tuple(str(name) for name in names) if isinstance(names, list) else ()
 
 
-def _shown(name: str, revision: str | None) -> str:
+def _label(name: str, revision: str | None) -> str:
     return name if revision is None else f"{name}@{revision[:12]}"

@@ -1,15 +1,17 @@
-"""What one engine needs of its GPUs and of host memory, and where it would put it.
+"""How much GPU and host memory one engine needs, and what it would put where.
 
-The rules are those of the engine: vLLM takes its share of a GPU for weights, activations and KV
-cache; the sources of a merge and the encoded images lie beside that share; a source that does not
-fit waits in pinned host memory.
+The rules are those of the engine. vLLM takes its share of a GPU for weights, activations and KV
+cache. The terms of a merge and the encoded images lie beside that share; a term that does not fit
+there waits in pinned host memory.
+
+Reading order: `Memory`, `engine_memory`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor
 from mergefront.config import RunConfig
 from mergefront.engine.prompts import MAX_CONTEXT
 from mergefront.jobs.plan.backbone import Backbone
-from mergefront.jobs.plan.cost import Stack
+from mergefront.jobs.plan.cost import GroupSizes
 from mergefront.jobs.plan.facts import ModelFacts
 from mergefront.merging.methods import METHODS, Method
 from mergefront.models.safetensors import DTYPES
@@ -31,37 +33,68 @@ GIB: Final = float(1 << 30)
 ACTIVATIONS: Final = 2.0
 """GiB that vLLM is assumed to need for activations and CUDA graphs of a model of 7-8 B."""
 UTILIZATION: Final = 0.92
-"""vLLM's share of a GPU where the configuration does not say."""
+"""vLLM's share of a GPU unless the configuration sets it."""
 ROOM: Final = 1.25
-"""The worker keeps a term on the device only if that leaves a quarter more than it needs."""
+"""The worker keeps a term on the device only if a quarter more than its size is free there."""
+_ADVISED_SEQUENCES: Final = 16
+"""A share is advised only if the KV cache then holds so many answers of full length."""
 
 _ENGINE_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
 class Memory:
-    """GiB of one engine, on each of its GPUs; None where not known.
+    """GiB of one engine on each of its GPUs; None where not known.
 
-    `terms`: (name, GiB) of what the method holds beside the model. `kv_token_kib`: KV cache of a
-    token. `placed`: term -> "device" or "pinned RAM", given the GPU's memory.
+    `terms` are (name, GiB) of what the method keeps beside the model, `encoder_cache` the encoded
+    images, `kv_token_kib` the KV cache of one token in KiB. `context` is the longest prompt plus
+    answer in tokens. The rest needs the memory of a GPU: `kv_room` is left for the KV cache,
+    `placement` maps a term to "device" or "pinned RAM", and `best_utilization` is the largest share
+    for vLLM at which every term stays on the device, None if there is none or none is needed.
     """
 
     weights: float | None
     terms: tuple[tuple[str, float], ...]
-    encoded: float
+    encoder_cache: float
     kv_token_kib: float | None
     context: int
     gpus: int
     gpu_gib: float | None = None
     kv_room: float | None = None
-    placed: Mapping[str, str] | None = None
+    placement: Mapping[str, str] | None = None
     best_utilization: float | None = None
 
     @property
     def pinned(self) -> float:
         """GiB of pinned host memory, over all GPUs."""
-        there = {} if self.placed is None else self.placed
-        return self.gpus * sum(size for name, size in self.terms if there.get(name) != "device")
+        place = {} if self.placement is None else self.placement
+        return self.gpus * sum(size for name, size in self.terms if place.get(name) != "device")
+
+    @property
+    def on_device(self) -> float:
+        """GiB of the terms that stay on each GPU."""
+        place = {} if self.placement is None else self.placement
+        return sum(size for name, size in self.terms if place.get(name) == "device")
+
+    def answers(self, n: int = 1) -> float:
+        """Return the GiB of KV cache for n answers of full length."""
+        return n * self.context * (self.kv_token_kib or 0.0) / (1 << 20)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for --json."""
+        return {
+            "weights": self.weights,
+            "terms": self.terms,
+            "encoded": self.encoder_cache,
+            "kv_token_kib": self.kv_token_kib,
+            "context": self.context,
+            "gpus": self.gpus,
+            "gpu_gib": self.gpu_gib,
+            "kv_room": self.kv_room,
+            "placed": self.placement,
+            "best_utilization": self.best_utilization,
+            "pinned": self.pinned,
+        }
 
 
 def local_gpu_gib() -> float | None:
@@ -71,22 +104,24 @@ def local_gpu_gib() -> float | None:
     return float(torch.cuda.get_device_properties(0).total_memory) / GIB
 
 
-def memory_of(
+def engine_memory(
     config: RunConfig,
     spec: SpaceSpec,
     receiver: ModelFacts,
-    stack: Stack,
+    sizes: GroupSizes,
     backbone: Backbone | None,
     gpu_gib: float | None,
 ) -> Memory:
-    """What an engine needs, and where it would put it on GPUs of `gpu_gib` GiB each."""
+    """Return what an engine needs, and where it would put it on GPUs of `gpu_gib` GiB each."""
     gpus = config.engine.tensor_parallel_size
-    weights = _weights(config, receiver, stack)
-    terms = tuple((name, size / gpus / GIB) for name, size in _terms(config, spec, stack).items())
+    weights = _weight_bytes(config, receiver, sizes)
+    terms = tuple(
+        (name, size / gpus / GIB) for name, size in _term_bytes(config, spec, sizes).items()
+    )
     kv = None
     if backbone and backbone.layers and backbone.kv_heads and backbone.head_dim:
-        each = 2 * backbone.layers * backbone.kv_heads * backbone.head_dim
-        kv = each * _engine_size(config, receiver) / gpus / 1024
+        values = 2 * backbone.layers * backbone.kv_heads * backbone.head_dim  # keys and values
+        kv = values * _engine_value_bytes(config, receiver) / gpus / 1024
     context = context_of(config, backbone)
     need = Memory(
         None if weights is None else weights / gpus / GIB,
@@ -96,47 +131,41 @@ def memory_of(
 
 
 def context_of(config: RunConfig, backbone: Backbone | None) -> int:
-    """Longest prompt plus answer in tokens, as the engine would take it."""
-    own = backbone.positions if backbone is not None else None
-    return config.engine.max_model_len or min(MAX_CONTEXT, own or MAX_CONTEXT)
+    """Return the longest prompt plus answer in tokens, as the engine would set it."""
+    positions = backbone.positions if backbone is not None else None
+    return config.engine.max_model_len or min(MAX_CONTEXT, positions or MAX_CONTEXT)
 
 
 def _placed(need: Memory, config: RunConfig, gpu_gib: float) -> Memory:
-    """Put the terms where the worker would: in order, on the device while it has room."""
+    """Place the terms as the worker does: in order, on the device while it has room."""
     settings = config.engine
     share = settings.gpu_memory_utilization or UTILIZATION
     weights = need.weights or 0.0
     room = settings.memory_gb or share * gpu_gib - weights - ACTIVATIONS
-    free = gpu_gib - (weights + ACTIVATIONS + room) - need.encoded
-    placed = {}
+    free = gpu_gib - (weights + ACTIVATIONS + room) - need.encoder_cache
+    placement = {}
     for name, size in need.terms:
         on_device = settings.snapshot_device != "cpu" and (
             settings.snapshot_device == "device" or free > ROOM * size
         )
-        placed[name] = "device" if on_device else "pinned RAM"
+        placement[name] = "device" if on_device else "pinned RAM"
         free -= size if on_device else 0.0
     largest = max((size for _, size in need.terms), default=0.0)
-    wanted = sum(size for _, size in need.terms) + (ROOM - 1) * largest + need.encoded
-    best = math.floor(100 * (gpu_gib - wanted) / gpu_gib) / 100
-    fits = best * gpu_gib - weights - ACTIVATIONS >= _sequences(need, 16)
-    return Memory(
-        need.weights, need.terms, need.encoded, need.kv_token_kib, need.context, need.gpus,
-        gpu_gib, room, placed, best if fits and "pinned RAM" in placed.values() else None,
-    )  # fmt: skip
+    beside = sum(size for _, size in need.terms) + (ROOM - 1) * largest + need.encoder_cache
+    best = math.floor(100 * (gpu_gib - beside) / gpu_gib) / 100
+    fits = best * gpu_gib - weights - ACTIVATIONS >= need.answers(_ADVISED_SEQUENCES)
+    advise = fits and "pinned RAM" in placement.values()
+    return replace(
+        need,
+        gpu_gib=gpu_gib,
+        kv_room=room,
+        placement=placement,
+        best_utilization=best if advise else None,
+    )
 
 
-def _sequences(need: Memory, n: int) -> float:
-    """GiB of KV cache for n answers of full length."""
-    return n * need.context * (need.kv_token_kib or 0.0) / (1 << 20)
-
-
-def one_sequence(need: Memory) -> float:
-    """GiB of KV cache for one answer of full length."""
-    return _sequences(need, 1)
-
-
-def _engine_size(config: RunConfig, receiver: ModelFacts) -> int:
-    """Bytes of a value in the engine."""
+def _engine_value_bytes(config: RunConfig, receiver: ModelFacts) -> int:
+    """Return the bytes of a value in the engine."""
     if config.engine.dtype != "auto":
         return _ENGINE_BYTES[config.engine.dtype]
     for header in (receiver.headers or {}).values():
@@ -144,38 +173,40 @@ def _engine_size(config: RunConfig, receiver: ModelFacts) -> int:
             return 4
         if header.dtype in ("F16", "BF16"):
             return 2
-    said = (receiver.config or {}).get("dtype", (receiver.config or {}).get("torch_dtype"))
-    return _ENGINE_BYTES.get(str(said), 2)
+    fields = receiver.config or {}
+    return _ENGINE_BYTES.get(str(fields.get("dtype", fields.get("torch_dtype"))), 2)
 
 
-def _weights(config: RunConfig, receiver: ModelFacts, stack: Stack) -> float | None:
-    """Bytes of the receiver in the engine; of its language model alone without headers."""
-    size = _engine_size(config, receiver)
+def _weight_bytes(config: RunConfig, receiver: ModelFacts, sizes: GroupSizes) -> float | None:
+    """Count the receiver's bytes in the engine; without headers, those of its language model."""
+    size = _engine_value_bytes(config, receiver)
     if receiver.headers is not None:
         return float(size * sum(math.prod(h.shape) for h in receiver.headers.values()))
-    return None if stack.values is None else float(size * sum(stack.values.values()))
+    return None if sizes.parameters is None else float(size * sum(sizes.parameters.values()))
 
 
-def _terms(config: RunConfig, spec: SpaceSpec, stack: Stack) -> dict[str, float]:
-    """Bytes of the terms that the method keeps of all groups that a candidate may change."""
-    if stack.values is None:
+def _term_bytes(config: RunConfig, spec: SpaceSpec, sizes: GroupSizes) -> dict[str, float]:
+    """Count the bytes of the terms that the method keeps of all groups that a knob can move."""
+    if sizes.parameters is None:
         return {}
     moved = {part for line in spec.knobs for part in line.parts}
-    held = [group for group in stack.groups if group.part in moved]
+    moved_groups = [group for group in sizes.groups if group.part in moved]
     method = METHODS[spec.method]
-    sizes: dict[str, float] = {}
+    bytes_by_term: dict[str, float] = {}
     for term in method.terms(tuple(config.donors), spec.start_parameters):
-        bytes_of = {
+        value_bytes = {
             dtype: _item_size(method, term, spec.start_parameters, DTYPES[dtype])
-            for dtype in {group.dtype for group in held}
+            for dtype in {group.dtype for group in moved_groups}
         }
-        sizes[term] = float(sum(stack.values[g.name] * bytes_of[g.dtype] for g in held))
-    return sizes
+        bytes_by_term[term] = float(
+            sum(sizes.parameters[g.name] * value_bytes[g.dtype] for g in moved_groups)
+        )
+    return bytes_by_term
 
 
 @dataclass(frozen=True)
 class _Specimen:
-    """A tensor of a few values with its counterparts: shows in which dtype a method keeps what."""
+    """A tensor of a few values with its counterparts, to see in which dtype a method keeps it."""
 
     dtype: torch.dtype
     name: str = "specimen"
@@ -197,5 +228,5 @@ class _Specimen:
 
 
 def _item_size(method: Method, term: str, parameters: Mapping[str, Any], dtype: torch.dtype) -> int:
-    """Bytes of a value of a term, as the method itself prepares it of tensors of `dtype`."""
+    """Return the bytes of a value of a term, as the method itself prepares it of `dtype`."""
     return method.prepare(term, _Specimen(dtype), parameters).element_size()

@@ -1,18 +1,18 @@
-"""A plan as tables for people: (title, columns, rows)."""
+"""A plan as tables for a person. Not here: the remarks, which the command line prints as lines."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mergefront.jobs.plan import Plan, cost
-from mergefront.jobs.plan.memory import ACTIVATIONS, one_sequence
+from mergefront.jobs.plan.cost import ASSUMED_LAYERS
+from mergefront.jobs.plan.memory import ACTIVATIONS
+from mergefront.jobs.plan.planner import Plan
+from mergefront.records import TextTable
 from mergefront.space.budget import suitable_candidates
 
-TableRows = tuple[str, list[str], list[list[str]]]
 
-
-def tables(plan: Plan) -> list[TableRows]:
-    """Return everything but the remarks."""
+def tables(plan: Plan) -> list[TextTable]:
+    """Return a plan's tables in reading order."""
     return [
         _models(plan),
         _verdicts(plan),
@@ -23,126 +23,119 @@ def tables(plan: Plan) -> list[TableRows]:
     ]
 
 
-def _models(plan: Plan) -> TableRows:
+def _models(plan: Plan) -> TextTable:
     rows = []
-    for one in plan.models:
-        config = one.config or {}
-        backbone = plan.backbones.get(one.role)
-        dtypes = sorted({header.dtype for header in (one.headers or {}).values()})
+    for facts in plan.models:
+        config = facts.config or {}
+        backbone = plan.backbones.get(facts.role)
+        dtypes = sorted({header.dtype for header in (facts.headers or {}).values()})
         heads = "?"
         if backbone is not None and backbone.heads is not None:
             heads = f"{backbone.heads}/{backbone.kv_heads}x{backbone.head_dim}"
         rows.append([
-            one.role,
-            one.model,
-            one.state,
+            facts.role,
+            facts.model,
+            facts.state,
             (config.get("architectures") or ["?"])[0],
             _text(backbone and backbone.layers),
             _text(backbone and backbone.hidden),
             heads,
             _text(backbone and backbone.vocab),
             "+".join(dtypes) or "?",
-            _gb(one.n_bytes),
-            _gb(one.to_download),
+            _gb(facts.n_bytes),
+            _gb(facts.to_download),
         ])  # fmt: skip
-    known = {one.model: one.to_download for one in plan.models}
-    total = sum(size or 0 for size in known.values())
-    more = " and what is not known" if None in known.values() else ""
+    downloads = {facts.model: facts.to_download for facts in plan.models}
+    total = sum(size or 0 for size in downloads.values())
+    more = " and what is not known" if None in downloads.values() else ""
     columns = ["role", "model", "where", "architecture", "layers", "hidden", "heads/kv x dim",
                "vocab", "dtype", "GB", "to download"]  # fmt: skip
-    return f"models: {total / 1e9:.1f} GB to download{more}", columns, rows
+    return TextTable(f"models: {total / 1e9:.1f} GB to download{more}", columns, rows)
 
 
-def _verdicts(plan: Plan) -> TableRows:
+def _verdicts(plan: Plan) -> TextTable:
     rows = [[role, verdict] for role, verdict in plan.verdicts.items()]
-    return "fit to the receiver's language model", ["model", "verdict"], rows
+    return TextTable("fit to the receiver's language model", ["model", "verdict"], rows)
 
 
-def _search(plan: Plan) -> TableRows:
-    known = {
+def _search(plan: Plan) -> TextTable:
+    layers = {
         "headers": "the receiver's tensors",
         "config": "the receiver's config.json",
-        "assumed": f"{cost.ASSUMED_LAYERS} layers assumed, the receiver is not known",
-    }[plan.stack]
-    suits = suitable_candidates(plan.dimension)
+        "assumed": f"{ASSUMED_LAYERS} assumed layers, since the receiver is not known",
+    }[plan.layers_source]
+    suited = suitable_candidates(plan.dimension)
     rows = [
         ["method", plan.spec.method],
         ["space", plan.config.space],
-        ["dimensions D", f"{_text(plan.dimension)} (from {known})"],
+        ["dimensions D", f"{_text(plan.dimension)} (from {layers})"],
         ["candidates", str(plan.config.budget.candidates)],
-        ["suits D", "?" if suits is None else f"{suits[0]:,} to {suits[1]:,} candidates"],
+        ["suits D", "?" if suited is None else f"{suited[0]:,} to {suited[1]:,} candidates"],
         ["sampler", plan.config.search.sampler],
         ["engine", plan.config.engine.kind],
     ]
-    return "search", ["what", "value"], rows
+    return TextTable("search", ["what", "value"], rows)
 
 
-def _questions(plan: Plan) -> TableRows:
+def _questions(plan: Plan) -> TextTable:
     rows = [
-        [one.objective, one.split, f"{one.items:,}", f"{one.times:,}", f"{one.asked:,}"]
-        for one in plan.questions
+        [q.objective, q.split, f"{q.items:,}", f"{q.times:,}", f"{q.total:,}"]
+        for q in plan.questions
     ]
-    total = sum(one.asked for one in plan.questions)
     rows += [
         [name, f"answers to {' and '.join(cost.tokens_of)}, by length", "", "", "0"]
         for name, cost in plan.config.costs.items()
     ]
-    rows += [
-        [
-            f"  {one.task}",
-            f"whole, {one.where}",
-            "?" if one.rows is None else f"{one.rows:,}",
-            "",
-            "",
-        ]
-        for one in plan.tasks
-    ]
-    title = f"questions: {total:,} in all, at most"
-    return title, ["objective", "split", "items", "times asked", "questions"], rows
+    for size in plan.tasks:
+        count = "?" if size.rows is None else f"{size.rows:,}"
+        rows.append([f"  {size.task}", f"whole, {size.location}", count, "", ""])
+    title = f"questions: {sum(q.total for q in plan.questions):,} in all, at most"
+    return TextTable(title, ["objective", "split", "items", "times asked", "questions"], rows)
 
 
-def _memory(plan: Plan) -> TableRows:
+def _memory(plan: Plan) -> TextTable:
     need = plan.memory
-    placed = need.placed or {}
+    placement = need.placement or {}
     rows = [["receiver in the engine", _gib(need.weights), "device"]]
     rows += [
-        [f"source {name}", _gib(size), placed.get(name, "device or RAM")]
+        [f"source {name}", _gib(size), placement.get(name, "device or RAM")]
         for name, size in need.terms
     ]
-    rows.append(["encoded images, up to", _gib(need.encoded), "device"])
+    rows.append(["encoded images, up to", _gib(need.encoder_cache), "device"])
     rows.append(["activations, assumed", _gib(ACTIVATIONS), "device"])
     if need.kv_token_kib is not None:
-        one = one_sequence(need)
-        rows.append([f"KV cache of {need.context:,} tokens", _gib(one), "device"])
+        rows.append([f"KV cache of {need.context:,} tokens", _gib(need.answers()), "device"])
     if need.kv_room is not None:
         rows.append(["room for the KV cache", _gib(need.kv_room), "device"])
     if need.pinned:
         rows.append(["sources in pinned host RAM", _gib(need.pinned), "host, all GPUs"])
-    each = f"each of {need.gpus} GPUs" if need.gpus > 1 else "one engine"
+    gpus = f"each of {need.gpus} GPUs" if need.gpus > 1 else "one engine"
     size = "" if need.gpu_gib is None else f" of {need.gpu_gib:g} GiB"
-    how = {"headers": "", "config": ", language model only, from its config"}.get(
-        plan.stack, ", receiver not known"
-    )
-    return f"memory on {each}{size}{how}", ["what", "GiB", "where"], rows
+    basis = {
+        "headers": "",
+        "config": ", language model only, from its config",
+        "assumed": ", receiver not known",
+    }[plan.layers_source]
+    return TextTable(f"memory on {gpus}{size}{basis}", ["what", "GiB", "where"], rows)
 
 
-def _time(plan: Plan) -> Iterable[TableRows]:
-    took = plan.duration
-    if took is None:
+def _time(plan: Plan) -> Iterable[TextTable]:
+    duration = plan.duration
+    if duration is None:
         return
     budget = plan.config.budget.hours
     rows = [
-        ["a candidate", f"{took.candidate_seconds:,.1f} s"],
-        ["search", f"{took.search:.2f} h"],
-        ["validation", f"{took.validation:.2f} h"],
-        ["test", f"{took.test:.2f} h"],
-        ["all", f"{took.total:.2f} h"],
+        ["a candidate", f"{duration.candidate_seconds:,.1f} s"],
+        ["search", f"{duration.search:.2f} h"],
+        ["validation", f"{duration.validation:.2f} h"],
+        ["test", f"{duration.test:.2f} h"],
+        ["all", f"{duration.total:.2f} h"],
         ["budget.hours", "none" if budget is None else f"{budget:g} h"],
     ]
-    if took.fits is not None:
-        rows.append(["candidates that fit the budget", f"{took.fits:,}"])
-    title = f"time at {took.rate:,.1f} s for 1,000 questions ({took.source})"
-    yield title, ["what", "time"], rows
+    if duration.affordable is not None:
+        rows.append(["candidates that fit the budget", f"{duration.affordable:,}"])
+    title = f"time at {duration.rate:,.1f} s for 1,000 questions ({duration.source})"
+    yield TextTable(title, ["what", "time"], rows)
 
 
 def _text(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Are there as many questions as the configuration asks for? As far as that is known unloaded."""
+"""Are there as many questions as the configuration needs? Answered without loading them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from mergefront import zoo
 from mergefront.config import RunConfig
@@ -14,79 +14,96 @@ from mergefront.records import SPLITS, Split
 from mergefront.tasks import Task, cache, load_task, task_path
 from mergefront.tasks.splits import SHARES
 
-DOUBT: Final = 2.0
+SLACK: Final = 2.0
 """Standard deviations by which a split by hash may fall short of its expected size."""
+
+Location = Literal["here", "cached", "to fetch"]
+"""Where a task's questions are: in mergefront, in the cache of fetched ones, or on the hub."""
 
 
 @dataclass(frozen=True)
 class TaskSize:
-    """One task of one objective. `wanted` and `there`: items by split; `there` None if unknown.
+    """Items of one task of one objective, by split: how many are needed, how many are available.
 
-    `exact`: counted; else expected from the whole set's size and the splits' shares. `where` its
-    questions lie: on this machine, in the cache of fetched ones, or still on the hub.
+    `rows` is the size of the whole set. `available` is None if unknown; it is `exact` if the items
+    were counted, else it is expected from `rows` and the splits' shares.
     """
 
     objective: str
     task: str
     rows: int | None
-    wanted: Mapping[Split, int]
-    there: Mapping[Split, int] | None
+    needed: Mapping[Split, int]
+    available: Mapping[Split, int] | None
     exact: bool
     max_tokens: int
-    where: Literal["here", "cached", "to fetch"]
+    location: Location
 
     @property
-    def short(self) -> list[Split]:
-        """Splits with fewer items than wanted, or expected to have."""
-        there = self.there
-        return [] if there is None else [s for s in SPLITS if there[s] < self.wanted[s]]
+    def short_splits(self) -> list[Split]:
+        """Splits that have fewer items than needed, or are expected to."""
+        sizes = self.available
+        return [] if sizes is None else [s for s in SPLITS if sizes[s] < self.needed[s]]
 
     @property
-    def doubtful(self) -> list[Split]:
-        """Splits whose expected size is enough, but may fall short by chance."""
-        there, rows = self.there, self.rows
-        if there is None or self.exact or not rows:
+    def uncertain_splits(self) -> list[Split]:
+        """Splits whose expected size is enough, but that may fall short by chance."""
+        sizes, rows = self.available, self.rows
+        if sizes is None or self.exact or not rows:
             return []
-        slack = {s: DOUBT * math.sqrt(there[s] * max(0.0, 1 - there[s] / rows)) for s in SPLITS}
-        return [s for s in SPLITS if 0 <= there[s] - self.wanted[s] < slack[s]]
+        # A split by hash draws each row with the split's share: its size is binomial.
+        slack = {s: SLACK * math.sqrt(sizes[s] * max(0.0, 1 - sizes[s] / rows)) for s in SPLITS}
+        return [s for s in SPLITS if 0 <= sizes[s] - self.needed[s] < slack[s]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for --json."""
+        return {
+            "objective": self.objective,
+            "task": self.task,
+            "rows": self.rows,
+            "wanted": dict(self.needed),
+            "there": None if self.available is None else dict(self.available),
+            "exact": self.exact,
+            "max_tokens": self.max_tokens,
+            "where": self.location,
+        }
 
 
 def task_sizes(config: RunConfig) -> list[TaskSize]:
-    """Every task of a run, each with its even part of its objective's items.
+    """Return the sizes of all tasks; the items of an objective are shared evenly by its tasks.
 
     Raises:
         ConfigError: there is no such task, or its file is faulty.
     """
-    found = []
+    sizes = []
     for objective, names in config.objective_tasks.items():
         for number, name in enumerate(names):
             task = load_task(task_path(name, Path()))
-            wanted = {
-                split: _part(int(getattr(config.items, split)), len(names), number)
+            needed = {
+                split: _task_share(int(getattr(config.items, split)), len(names), number)
                 for split in SPLITS
             }
-            size = _size(objective, task, wanted)
+            size = _task_size(objective, task, needed)
             if config.items.reuse_search_items and size.rows is not None:
-                size = replace(size, there=dict.fromkeys(SPLITS, size.rows))
-            found.append(size)
-    return found
+                size = replace(size, available=dict.fromkeys(SPLITS, size.rows))
+            sizes.append(size)
+    return sizes
 
 
-def _size(objective: str, task: Task, wanted: Mapping[Split, int]) -> TaskSize:
+def _task_size(objective: str, task: Task, needed: Mapping[Split, int]) -> TaskSize:
     rows, exact = task.rows, False
-    there: dict[Split, int] | None = None
+    available: dict[Split, int] | None = None
     if task.data.zoo is not None:
         splits = [row["split"] for row in zoo.questions(task.data.zoo)]
         rows, exact = len(splits), True
-        there = {split: splits.count(split) for split in SPLITS}
+        available = {split: splits.count(split) for split in SPLITS}
     elif rows is not None and task.fields.split is None:
-        there = {split: int(rows * share) for split, share in zip(SPLITS, SHARES, strict=True)}
-    where: Literal["here", "cached", "to fetch"] = "here"
+        available = {split: int(rows * share) for split, share in zip(SPLITS, SHARES, strict=True)}
+    location: Location = "here"
     if task.data.hub is not None:
-        where = "to fetch" if cache.find(task.data) is None else "cached"
-    return TaskSize(objective, task.name, rows, wanted, there, exact, task.max_tokens, where)
+        location = "to fetch" if cache.find(task.data) is None else "cached"
+    return TaskSize(objective, task.name, rows, needed, available, exact, task.max_tokens, location)
 
 
-def _part(total: int, n: int, number: int) -> int:
-    """What the number-th of n tasks gets of an objective's items."""
+def _task_share(total: int, n: int, number: int) -> int:
+    """Return how many of an objective's `total` items the number-th of its n tasks has."""
     return total // n + (number < total % n)

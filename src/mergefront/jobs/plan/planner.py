@@ -1,0 +1,205 @@
+"""The plan of a run, made of what `facts`, `backbone`, `cost`, `memory` and `tasks` compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mergefront import files
+from mergefront.config import RunConfig, load_run_config
+from mergefront.errors import SpaceError
+from mergefront.jobs.plan import checks
+from mergefront.jobs.plan.backbone import (
+    Backbone,
+    backbone_of,
+    compare_backbones,
+    lineage_remarks,
+)
+from mergefront.jobs.plan.cost import (
+    Duration,
+    GroupSizes,
+    Questions,
+    SizeSource,
+    count_questions,
+    estimate_duration,
+    group_sizes,
+    question_rate,
+)
+from mergefront.jobs.plan.facts import Hub, ModelFacts, look_up, look_up_adapter
+from mergefront.jobs.plan.memory import Memory, engine_memory
+from mergefront.jobs.plan.remark import Remark
+from mergefront.jobs.plan.tasks import TaskSize, task_sizes
+from mergefront.space.budget import suitable_candidates
+from mergefront.space.file import SpaceSpec, load_space
+from mergefront.space.space import Space
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything `mergefront plan` prints.
+
+    `backbones` and `verdicts` map a model's role to its language model's sizes and to whether that
+    fits the receiver's. `dimension` is computed from the layers that `layers_source` names: exact
+    from "headers" and "config", for an assumed number of layers otherwise, None if it depends on
+    that number.
+    """
+
+    config: RunConfig
+    spec: SpaceSpec
+    models: tuple[ModelFacts, ...]
+    backbones: dict[str, Backbone]
+    verdicts: dict[str, str]
+    dimension: int | None
+    layers_source: SizeSource
+    tasks: tuple[TaskSize, ...]
+    questions: tuple[Questions, ...]
+    memory: Memory
+    duration: Duration | None
+    remarks: tuple[Remark, ...]
+
+    @property
+    def works(self) -> bool:
+        """Whether no remark is an error."""
+        return all(remark.level != "error" for remark in self.remarks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for --json."""
+        return {
+            "run": self.config.name,
+            "works": self.works,
+            "models": [self._model_dict(facts) for facts in self.models],
+            "search": {
+                "method": self.spec.method,
+                "dimension": self.dimension,
+                "layers_known_from": self.layers_source,
+                "candidates": self.config.budget.candidates,
+                "suits": suitable_candidates(self.dimension),
+            },
+            "tasks": [size.to_dict() for size in self.tasks],
+            "questions": [questions.to_dict() for questions in self.questions],
+            "memory": self.memory.to_dict(),
+            "duration": None if self.duration is None else self.duration.to_dict(),
+            "remarks": [remark.to_dict() for remark in self.remarks],
+        }
+
+    def _model_dict(self, facts: ModelFacts) -> dict[str, Any]:
+        backbone = self.backbones.get(facts.role)
+        return facts.to_dict() | {
+            "backbone": None if backbone is None else asdict(backbone),
+            "verdict": self.verdicts.get(facts.role),
+        }
+
+
+def make_plan(
+    name: str,
+    *,
+    hub: Hub | None,
+    gpu_gib: float | None = None,
+    seconds_per_1000: float | None = None,
+    runs: Path | None = None,
+) -> Plan:
+    """Plan the run of a configuration: a YAML file, or the name of a shipped one.
+
+    Args:
+        hub: asked for what is not on this machine; with None, nothing is asked.
+        gpu_gib: memory of one GPU; without it, the plan does not say what goes where.
+        seconds_per_1000: how long 1,000 questions take.
+        runs: directory of earlier runs, whose measured times are used without `seconds_per_1000`.
+
+    Raises:
+        ConfigError: the configuration, its space or a task file is faulty or missing.
+    """
+    config = load_run_config(name)
+    spec = load_space(files.find_yaml("search_spaces", config.space))
+    models = tuple(_look_up_models(config, hub))
+    backbones = {m.role: backbone_of(m.config) for m in models if m.config is not None}
+    verdicts, fit_remarks = _compare_models(models, spec, config.vocabulary == "by_token")
+    receiver, receiver_backbone = models[0], backbones.get("receiver")
+    sizes = group_sizes(receiver, receiver_backbone)
+    space, space_remarks = _build_space(config, spec, sizes)
+    tasks = tuple(task_sizes(config))
+    questions = tuple(count_questions(config))
+    memory = engine_memory(config, spec, receiver, sizes, receiver_backbone, gpu_gib)
+    rate = question_rate(seconds_per_1000, runs, config)
+    duration = None if rate is None else estimate_duration(config, questions, rate)
+    remarks = (
+        *checks.model_remarks(models),
+        *checks.base_remarks(config, spec),
+        *fit_remarks,
+        *space_remarks,
+        *checks.budget_remarks(config, space),
+        *checks.item_remarks(config, tasks, memory.context),
+        *checks.token_cost_remarks(config, tasks),
+        *checks.engine_remarks(config, receiver),
+        *checks.memory_remarks(config, memory),
+        *checks.time_remarks(config, duration),
+        *checks.disk_remarks(models),
+    )
+    return Plan(
+        config=config,
+        spec=spec,
+        models=models,
+        backbones=backbones,
+        verdicts=verdicts,
+        dimension=None if space is None else space.dimension,
+        layers_source=sizes.source,
+        tasks=tasks,
+        questions=questions,
+        memory=memory,
+        duration=duration,
+        remarks=remarks,
+    )
+
+
+def _look_up_models(config: RunConfig, hub: Hub | None) -> list[ModelFacts]:
+    """Describe the receiver first, then the common base, then every donor and its own base."""
+    models = [look_up("receiver", config.receiver, config.revision, hub)]
+    if config.base is not None:
+        models.append(look_up("base", config.base, None, hub))
+    for alias, donor in config.donors.items():
+        models.append(look_up(f"donor {alias}", donor.model, donor.revision, hub))
+        if donor.adapter is not None:
+            role = f"adapter of {alias}"
+            models.append(look_up_adapter(role, donor.adapter, donor.adapter_revision, hub))
+        if donor.base is not None:
+            models.append(look_up(f"base of {alias}", donor.base, None, hub))
+    return models
+
+
+def _compare_models(
+    models: Sequence[ModelFacts], spec: SpaceSpec, by_token: bool
+) -> tuple[dict[str, str], list[Remark]]:
+    """Compare every model with the receiver, and every donor without an adapter with its base."""
+    receiver, by_role = models[0], {facts.role: facts for facts in models}
+    moved = {part for line in spec.knobs for part in line.parts}
+    verdicts: dict[str, str] = {}
+    remarks: list[Remark] = []
+    for facts in models[1:]:
+        if facts.role.startswith("adapter"):
+            continue
+        verdict, fit_remarks = compare_backbones(receiver, facts, moved, by_token=by_token)
+        verdicts[facts.role] = verdict
+        is_base = facts.role.startswith("base")
+        remarks += [r for r in fit_remarks if not is_base or r.level == "error"]
+    for role, donor in by_role.items():
+        alias = role.removeprefix("donor ")
+        base = by_role.get(f"base of {alias}", by_role.get("base"))
+        if alias != role and base is not None and f"adapter of {alias}" not in by_role:
+            remarks += lineage_remarks(donor, base)
+    return verdicts, remarks
+
+
+def _build_space(
+    config: RunConfig, spec: SpaceSpec, sizes: GroupSizes
+) -> tuple[Space | None, list[Remark]]:
+    """Build the space; None if it does not fit the models, or needs the number of layers."""
+    if sizes.source == "assumed" and any(line.layers == "each" for line in spec.knobs):
+        return None, []
+    try:
+        return Space.build(spec, list(config.donors), sizes.groups), []
+    except SpaceError as error:
+        if sizes.source == "assumed":
+            return None, []
+        return None, [Remark("error", "space", error.message, error.hint)]
