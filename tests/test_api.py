@@ -46,6 +46,7 @@ def test_the_import_is_light(statement: str) -> None:
     assert (result.returncode, result.stdout) == (0, "set()\n"), result.stderr
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after another, as a reader would paste them."""
     monkeypatch.chdir(tmp_path)

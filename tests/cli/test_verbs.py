@@ -122,6 +122,7 @@ def test_faulty_spaces_and_models_without_base(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_directory_of_another_configuration(
     mergefront_cli: Command, models: Path, tmp_path: Path
 ) -> None:

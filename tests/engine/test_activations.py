@@ -32,6 +32,8 @@ from mergefront.records import Item
 from mergefront.search.setup import measure_activations, prepare_search
 from mergefront.search.warm_starts import warm_points
 
+pytestmark = pytest.mark.slow
+
 ITEMS = make_items(4, length=20)
 GROUPS = [f"{layer}.{part}" for layer in range(3) for part in ("attention", "mlp", "norm")]
 SMALL = 2.0**-9

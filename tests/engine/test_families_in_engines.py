@@ -19,6 +19,8 @@ from mergefront.errors import EngineError
 from mergefront.models.locate import ModelFolders
 from mergefront.models.sources import Sources
 
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
+
 WITHOUT_TORCHVISION = ("SmolVLM", "PaliGemma 2", "MiniCPM-V 2.6 (Qwen2)", "Phi-3.5-Vision")
 
 

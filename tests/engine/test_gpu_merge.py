@@ -14,6 +14,8 @@ import pytest
 
 from mergefront.merging.methods import METHODS
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_merge.py"
 
 

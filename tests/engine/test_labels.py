@@ -94,6 +94,8 @@ def test_words_and_labels_mix_and_agree(reference: Engine, questions: list[Item]
     assert sum(marks) / len(marks) > 0.8  # the receiver knows these
 
 
+@pytest.mark.engine
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="vLLM is not installed")
 def test_vllm_finds_the_same(reference: Engine, questions: list[Item]) -> None:
     spoken = replace(questions[3], labels=(), max_tokens=4)

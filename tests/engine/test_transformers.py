@@ -22,6 +22,8 @@ from mergefront.models.anatomy import dissect, language_groups
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.records import Item
 
+pytestmark = pytest.mark.slow
+
 TRANSFORMERS = SETTINGS.model_copy(update={"kind": "transformers", "batch_size": 8})
 
 

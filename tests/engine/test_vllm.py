@@ -37,6 +37,8 @@ from mergefront.yaml_file import load_yaml
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
+
 
 def vllm_of(case: Case) -> Any:
     """The engine with its private fields, which no Protocol has."""

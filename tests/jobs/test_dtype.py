@@ -32,6 +32,8 @@ from mergefront.models.writer import set_config_dtype
 from mergefront.records import Dtype
 from mergefront.tasks import ItemSet
 
+pytestmark = pytest.mark.slow
+
 FLOATS: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
 command = pytest.fixture(runner)
 

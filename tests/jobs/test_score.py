@@ -30,6 +30,8 @@ from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.front import read_front
 from mergefront.runs.history import estimates_of, open_study
 
+pytestmark = pytest.mark.slow
+
 CONFIG: dict[str, Any] = {
     **ZOO_RUN,
     "space": "ties_density",

@@ -202,6 +202,7 @@ def test_a_tensor_of_many_pieces_is_that_of_one(name: str, monkeypatch: pytest.M
     assert bits(merged(method, where, row, DONORS, {}, torch.float32)) == bits(whole)
 
 
+@pytest.mark.slow
 @METHOD
 def test_neither_chunks_nor_threads_matter(name: str) -> None:
     """Terms, measures and the mix: bit for bit the same at any number of threads."""

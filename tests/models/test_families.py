@@ -25,6 +25,8 @@ from mergefront.models.locate import locate_models
 from mergefront.models.pairing import pair_tensors
 from mergefront.models.sources import Sources, check_heads
 
+pytestmark = pytest.mark.slow
+
 LOADED = [case for case in CASES if FAMILIES[case[0]].loads(case[1])]
 ALL = ("*", "embedding", "head")
 AS_RECEIVER: dict[str, dict[str, Any]] = {

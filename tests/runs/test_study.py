@@ -70,6 +70,7 @@ def append_for_ever(path: str) -> None:
     fill(Path(path), 1_000_000)
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_moment_leaves_a_study_that_opens(tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
     context = multiprocessing.get_context("spawn")

@@ -35,6 +35,8 @@ from mergefront.runs.tracking import (
 )
 from mergefront.stats.pareto import hypervolume
 
+pytestmark = pytest.mark.slow
+
 FOUND = candidates(12)
 
 

@@ -70,6 +70,7 @@ def test_no_files_are_written(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimension", [6, 14])
 def test_they_cover_more_than_random_search_and_nsga2(dimension: int) -> None:
     def covered(name: str, seed: int) -> float:

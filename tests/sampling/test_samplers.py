@@ -42,11 +42,13 @@ class TestNsga3(SamplerContract):
     trials = 45
 
 
+@pytest.mark.slow
 class TestTpe(SamplerContract):
     name = "tpe"
     trials = 20  # Optuna starts to model after 10
 
 
+@pytest.mark.slow
 class TestGp(SamplerContract):
     name = "gp"
     dimension = 1  # more are slow, and so are trials in flight
@@ -82,6 +84,7 @@ def test_every_sampler_has_a_contract_and_a_name_in_the_configuration() -> None:
     assert set(get_args(SamplerName)) == {*SAMPLERS, AUTO}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dimension", "trials"),
     [

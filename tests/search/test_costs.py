@@ -502,6 +502,7 @@ def trajectory(run: RunDirectory) -> list[tuple[object, ...]]:
     ]
 
 
+@pytest.mark.slow
 def test_a_search_asks_nothing_for_its_cost(run: tuple[RunDirectory, Path, int]) -> None:
     made, _, asked = run
     found = evaluations(open_study(made), made)
@@ -552,6 +553,7 @@ def test_a_search_with_a_cost_reports_it_and_keeps_its_bound(
     assert status.race.items < 1
 
 
+@pytest.mark.slow
 def test_killed_with_a_cost_a_run_goes_on_to_the_same_trajectory(
     run: tuple[RunDirectory, Path, int],
 ) -> None:

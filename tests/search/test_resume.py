@@ -10,11 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import yaml
 
 from fixtures_cli import ZOO_RUN
 from mergefront.runs.directory import RunDirectory
 from mergefront.runs.history import evaluations, open_study
+
+pytestmark = pytest.mark.slow
 
 CONFIG = {
     **ZOO_RUN,

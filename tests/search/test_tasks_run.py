@@ -24,6 +24,8 @@ from mergefront.runs.front import read_front
 from mergefront.runs.history import estimates_of
 from mergefront.tasks.task_file import LIBRARY
 
+pytestmark = pytest.mark.slow
+
 NAMES = {"reasoning": ["mathverse", "mathvista_math"], "perception": ["realworldqa", "ocrbench"]}
 ROWS = 120
 

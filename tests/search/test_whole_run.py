@@ -33,6 +33,8 @@ from mergefront.search.setup import prepare_search
 from mergefront.tasks import item_set
 from mergefront.yaml_file import validate
 
+pytestmark = [pytest.mark.slow, pytest.mark.engine]
+
 KIND = "vllm" if importlib.util.find_spec("vllm") else "transformers"
 CONFIG: dict[str, Any] = {
     **ZOO_RUN,

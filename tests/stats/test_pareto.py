@@ -103,6 +103,7 @@ def test_uncrowded_improvement_is_volume_added_or_distance_to_adding(
             assert uncrowded_improvement(moved, front_K2, reference) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_objectives", [1, 2, 3, 4])
 @pytest.mark.parametrize("n_members", [0, 1, 5])
 def test_uncrowded_improvement_in_one_to_four_objectives(n_objectives: int, n_members: int) -> None:

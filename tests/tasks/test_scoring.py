@@ -540,6 +540,7 @@ def repeated_blocks(samples: int) -> Iterator[tuple[str, str]]:
         yield before + block + after, before + block * (10_000 // len(block)) + after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_no_repetition_makes_a_rule_slow(rule: RuleName, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mark takes 10 to 50 ms; a quadratic pattern takes a second, an exponential one years."""

@@ -116,6 +116,7 @@ BAD = [
 ]
 
 
+@pytest.mark.slow
 def test_an_answer_that_takes_too_long_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "CPU_SECONDS", 0.5)
     pool.close()  # so that the next workers know of it

@@ -52,6 +52,7 @@ def look(url: str, home: Path, *files: Path, offline: bool) -> tuple[list[dict[s
     return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
+@pytest.mark.slow
 def test_a_hub_is_read_once_and_then_not_needed(tmp_path: Path) -> None:
     build_reasoning(tmp_path / "hub")
     whole = LIBRARY / "we_math.yaml"
