@@ -19,11 +19,19 @@ from fixtures_cli import ZOO_RUN, Command, runner
 from mergefront import stats
 from mergefront.cli import main
 from mergefront.config import EngineConfig
+from mergefront.engine.asking import MarkedAnswer
 from mergefront.errors import UserError
-from mergefront.jobs import score as evaluate
-from mergefront.jobs.score import asking, subjects
-from mergefront.jobs.score.marks import Marked, compare, summarise, task_scores
-from mergefront.jobs.score.outcome import doubts
+from mergefront.jobs import score as scoring
+from mergefront.jobs.score import answers as model_answers
+from mergefront.jobs.score import models
+from mergefront.jobs.score.report import caveats
+from mergefront.jobs.score.summary import (
+    compare,
+    label_mass,
+    label_probability,
+    summarise,
+    task_scores,
+)
 from mergefront.records import Answer, Item, Rule, Score, Status
 from mergefront.runs import compare as comparing
 from mergefront.runs.directory import RECEIVER, RunDirectory
@@ -83,9 +91,9 @@ def score(command: Command) -> Callable[..., dict[str, Any]]:
 
 def marked(
     name: str, value: float, *, task: str = "t", status: Status = "ok", images: int = 1, **item: Any
-) -> Marked:
+) -> MarkedAnswer:
     asked = Item(name, task, "?", (b"",) * images, ("A",), item.pop("cluster", name), **item)
-    return Marked(asked, Answer("A", 3, status != "truncated"), Score(value, "A", status))
+    return MarkedAnswer(asked, Answer("A", 3, status != "truncated"), Score(value, "A", status))
 
 
 def test_a_summary_counts_units_once_and_rates_by_item() -> None:
@@ -110,23 +118,21 @@ def test_the_probability_of_the_right_labels() -> None:
     item = Item("i", "t", "?", (), ("B",), "c", choices=("x", "y", "z"), rule=Rule("choice"))
     item = replace(item, labels=("A", "B", "C"))
     logs = tuple(math.log(p) for p in (0.1, 0.2, 0.1))  # 0.6 is on other words
-    assert Marked(item, Answer("B", 1, True, logs), Score(1, "B", "ok")).probability == (
-        pytest.approx(0.5)
-    )
-    said = Marked(item, Answer("B", 1, True, logs), Score(1, "B", "ok"))
-    assert said.mass == pytest.approx(0.4)
-    subject = evaluate.Subject("m", EngineConfig())
-    (doubt,) = doubts([evaluate.Answered(subject, {"t": [said]}, {})])
-    assert doubt.startswith("m begins only 40 % of its replies to t with a label")
-    sure = Marked(item, Answer("B", 1, True, (-5.0, -0.1, -5.0)), Score(1, "B", "ok"))
-    assert not doubts([evaluate.Answered(subject, {"t": [sure]}, {})])
-    silent = Answer("", 1, True, (-math.inf,) * 3)
-    assert Marked(item, silent, Score(0, "", "no_answer")).probability == 0.0
+    reply = MarkedAnswer(item, Answer("B", 1, True, logs), Score(1, "B", "ok"))
+    assert label_probability(reply) == pytest.approx(0.5)
+    assert label_mass(reply) == pytest.approx(0.4)
+    model = scoring.ScoredModel("m", EngineConfig())
+    (caveat,) = caveats([scoring.ModelAnswers(model, {"t": [reply]}, {})])
+    assert caveat.startswith("m begins only 40 % of its replies to t with a label")
+    sure = MarkedAnswer(item, Answer("B", 1, True, (-5.0, -0.1, -5.0)), Score(1, "B", "ok"))
+    assert not caveats([scoring.ModelAnswers(model, {"t": [sure]}, {})])
+    silent = MarkedAnswer(item, Answer("", 1, True, (-math.inf,) * 3), Score(0, "", "no_answer"))
+    assert label_probability(silent) == 0.0
     assert summarise([marked("a", 1.0)]).probability is None
 
 
 def test_comparisons_pair_units_and_adjust_over_tasks() -> None:
-    def answers(values: list[float], task: str, **item: Any) -> list[Marked]:
+    def answers(values: list[float], task: str, **item: Any) -> list[MarkedAnswer]:
         return [marked(str(i), v, task=task, **item) for i, v in enumerate(values)]
 
     a, b = [1.0, 1, 1, 1, 1, 1, 0, 1], [0.0, 0, 0, 0, 0, 0, 0, 1]
@@ -242,21 +248,21 @@ def test_engines_are_started_once_where_they_can_be_shared(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = []
-    inner = subjects.open_engine  # type: ignore[attr-defined]  # replaced where it is used
+    inner = models.open_engine  # type: ignore[attr-defined]  # replaced where it is used
 
     def counting(*arguments: Any, **named: Any) -> Any:
         started.append(arguments)
         return inner(*arguments, **named)
 
-    monkeypatch.setattr(subjects, "open_engine", counting)
+    monkeypatch.setattr(models, "open_engine", counting)
     runs = run.path.parent
-    candidate = evaluate.resolve("x:1", runs)
-    plain = evaluate.resolve("zoo:vlm", runs, "transformers")
-    questions = evaluate.chosen(["digits_perception"], "search", 12)
-    three = [candidate, evaluate.receiver_of(candidate), plain]
+    candidate = scoring.find_model("x:1", runs)
+    plain = scoring.find_model("zoo:vlm", runs, "transformers")
+    questions = scoring.questions_of_tasks(["digits_perception"], "search", 12)
+    three = [candidate, scoring.receiver_of(candidate), plain]
     asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(asking, "CHUNK", 5)
-    found = evaluate.evaluate(three, questions, progress=lambda *done: asked.append(done))
+    monkeypatch.setattr(model_answers, "CHUNK", 5)
+    found = scoring.ask_models(three, questions, progress=lambda *done: asked.append(done))
     assert len(started) == 2
     assert asked == [(n, 36) for n in (5, 10, 12, 17, 22, 24, 29, 34, 36)]
     assert [m.item for m in found[0].tasks["digits_perception"]] == questions.flat()
@@ -297,7 +303,7 @@ def test_labels_are_for_the_items_that_have_some(tmp_path: Path) -> None:
     }  # fmt: skip
     path = tmp_path / "both.yaml"
     path.write_text(yaml.safe_dump(task))
-    questions = evaluate.chosen([str(path)], "all").by_labels()
+    questions = scoring.questions_of_tasks([str(path)], "all").by_labels()
     assert {i.rule.name: i.labels for i in questions.flat()} == {
         "yes_no": ("yes", "no"), "number": ()
     }  # fmt: skip
@@ -323,21 +329,21 @@ def test_limits_keep_units_whole(tmp_path: Path) -> None:
     }  # fmt: skip
     path = tmp_path / "pairs.yaml"
     path.write_text(yaml.safe_dump(task))
-    questions = evaluate.chosen([str(path)], "all", 7)
+    questions = scoring.questions_of_tasks([str(path)], "all", 7)
     assert Counter(Counter(i.unit for i in questions.flat()).values()) == {3: 2}
     with pytest.raises(UserError, match="task pairs: it has no validation items"):
-        evaluate.chosen([str(path)], "validation")
+        scoring.questions_of_tasks([str(path)], "validation")
 
 
 def test_the_engine_is_named_or_found(tmp_path: Path) -> None:
     own = EngineConfig(kind="vllm", dtype="bfloat16")
-    assert evaluate.engine_settings(None, own) == own
-    assert evaluate.engine_settings("transformers", own).dtype == "bfloat16"
+    assert scoring.engine_settings(None, own) == own
+    assert scoring.engine_settings("transformers", own).dtype == "bfloat16"
     with pytest.raises(UserError, match="expected vllm or transformers, or a YAML file"):
-        evaluate.engine_settings("tgi")
+        scoring.engine_settings("tgi")
     (tmp_path / "e.yaml").write_text("{kind: transformers, speed: 9}")
     with pytest.raises(UserError, match="speed: unknown field"):
-        evaluate.engine_settings(str(tmp_path / "e.yaml"))
+        scoring.engine_settings(str(tmp_path / "e.yaml"))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,9 @@ from mergefront.cli.terminal import Json, emit_json, err, out, say, table
 from mergefront.errors import UserError
 
 if TYPE_CHECKING:
-    from mergefront.jobs.score import Questions, Subject, Which
+    from mergefront.jobs.score import Questions, ScoredModel, ScoreReport, SplitChoice
+    from mergefront.jobs.score.summary import Summary, TaskComparison, TaskScores
+    from mergefront.stats import Difference
 
 Model = Annotated[
     str,
@@ -56,8 +58,8 @@ MODES = {
 }
 
 
-class WhichSplit(StrEnum):
-    """Items that can be asked."""
+class SplitOption(StrEnum):
+    """The splits whose items can be asked."""
 
     search = "search"
     validation = "validation"
@@ -66,7 +68,7 @@ class WhichSplit(StrEnum):
 
 
 Split = Annotated[
-    WhichSplit | None,
+    SplitOption | None,
     typer.Option(help="Items asked. Default: validation for a run's candidate, else all."),
 ]
 
@@ -99,155 +101,158 @@ def score(
     the token limit; both count as wrong. Held-out items of a run's own tasks are opened for its
     candidates with a note in its study.
     """
-    from mergefront.jobs import score as evaluate
+    from mergefront.jobs.score import ask_models, make_report, record_openings, write_report
 
     if folder is not None and folder.exists():
         raise UserError(f"output folder {folder} exists already", hint="give another with --out")
-    subjects = _subjects(model, against, runs, engine)
-    default = WhichSplit.validation if subjects[0].run else WhichSplit.all
-    which: Which = (split or default).value
+    models = _models(model, against, runs, engine)
+    default = SplitOption.validation if models[0].run else SplitOption.all
+    split_choice: SplitChoice = (split or default).value
     with err.status("reading items"):
-        questions = _questions(subjects, tasks, which, limit)
+        questions = _questions(models[0], tasks, split_choice, limit)
         if labels:
             questions = questions.by_labels()
-    notes = evaluate.openings(subjects, questions)
+    notes = record_openings(models, questions)
     for note in notes:
         say(f"note: {note}")
-    n, kind = len(questions.flat()), subjects[0].settings.kind
-    say(f"{n} {'' if which == 'all' else which + ' '}items, {MODES[questions.mode()]}, {kind}")
-    with _bar() as progress:
-        found = evaluate.evaluate(subjects, questions, blind=blind, progress=progress)
-    told = evaluate.report(found, questions, which, notes)
-    for note in told["notes"][len(notes) :]:
+    items = "items" if split_choice == "all" else f"{split_choice} items"
+    say(f"{len(questions.flat())} {items}, {MODES[questions.mode()]}, {models[0].settings.kind}")
+    with _progress_bar() as progress:
+        answers = ask_models(models, questions, blind=blind, progress=progress)
+    report = make_report(answers, questions, split_choice, notes)
+    for note in report.notes[len(notes) :]:
         say(f"note: {note}")
     if folder is not None:
-        evaluate.write(folder, found, questions, told)
+        write_report(folder, report, answers, questions)
         say(f"wrote {folder}")
-    show = emit_json if as_json else _print
-    show(told)
+    if as_json:
+        emit_json(report.to_dict())
+    else:
+        _print(report)
 
 
-def _subjects(model: str, against: str | None, runs: Path, engine: str | None) -> list[Subject]:
-    from mergefront.jobs import score as evaluate
+def _models(model: str, against: str | None, runs: Path, engine: str | None) -> list[ScoredModel]:
+    from mergefront.jobs.score import find_model, receiver_of
 
-    first = evaluate.resolve(model, runs, engine)
+    first = find_model(model, runs, engine)
     if against is None:
         return [first]
     if against == "receiver":
-        return [first, evaluate.receiver_of(first)]
-    return [first, evaluate.resolve(against, runs, engine)]
+        return [first, receiver_of(first)]
+    return [first, find_model(against, runs, engine)]
 
 
 def _questions(
-    subjects: list[Subject], tasks: str | None, which: Which, limit: int | None
+    model: ScoredModel, tasks: str | None, split_choice: SplitChoice, limit: int | None
 ) -> Questions:
-    from mergefront.jobs import score as evaluate
+    from mergefront.jobs.score import questions_of_run, questions_of_tasks
 
     if tasks is not None:
         names = [name.strip() for name in tasks.split(",") if name.strip()]
         if names:
-            return evaluate.chosen(names, which, limit)
-    run = subjects[0].run
-    if run is None or tasks is not None:
+            return questions_of_tasks(names, split_choice, limit)
+    if model.run is None or tasks is not None:
         raise UserError(
-            f"no task to score {subjects[0].name} on" if tasks is None else "--tasks is empty",
+            f"no task to score {model.name} on" if tasks is None else "--tasks is empty",
             hint="add --tasks digits_perception; `mergefront tasks list` names the library",
         )
-    return evaluate.of_run(run, which, limit)
+    return questions_of_run(model.run, split_choice, limit)
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
+def _progress_bar() -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal; elsewhere a line at every tenth."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     if not err.is_terminal:
-        told = [0]
+        tenths = 0
 
-        def tell(done: int, total: int) -> None:
-            if 10 * done // total > told[0]:
-                told[0] = 10 * done // total
-                say(f"asked {done} of {total}")
+        def say_tenths(count: int, total: int) -> None:
+            nonlocal tenths
+            if 10 * count // total > tenths:
+                tenths = 10 * count // total
+                say(f"asked {count} of {total}")
 
-        yield tell
+        yield say_tenths
         return
     columns = ("asking", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         bar = progress.add_task("asking", total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
+        yield lambda count, total: progress.update(bar, completed=count, total=total)
 
 
-def _print(told: Mapping[str, Any]) -> None:
-    how = f"{told['split']} items" if told["split"] != "all" else "all items"
-    for one in told["models"]:
-        title = f"{one['name']}: {how}, {one['engine']}, {MODES[told['mode']]}"
+def _print(report: ScoreReport) -> None:
+    items = f"{report.split} items" if report.split != "all" else "all items"
+    for model in report.models:
+        title = f"{model.name}: {items}, {model.engine}, {MODES[report.mode]}"
         out.print(title, soft_wrap=True, markup=False)
-        out.print(table("", *_table(one["tasks"])))
-        if one is not told["models"][-1] or told["comparison"]:
+        out.print(table("", *_table(model.tasks)))
+        if model is not report.models[-1] or report.comparison:
             out.print()
-    if told["comparison"]:
-        a, b = (one["name"] for one in told["models"])
+    if report.comparison:
+        a, b = (model.name for model in report.models)
         title = f"{a} minus {b}, paired on the same items, in points with 95 % intervals"
         out.print(title, soft_wrap=True, markup=False)
         columns = ["task", "n", "difference", "differ on", "p", "p (Holm)", "test"]
-        rows = [_compared(task, one) for task, one in told["comparison"].items()]
+        rows = [_comparison_row(task, pair) for task, pair in report.comparison.items()]
         out.print(table("", columns, rows))
 
 
-def _table(tasks: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    labelled = any(one["whole"]["probability"] is not None for one in tasks.values())
-    blind = any(one["blind"] for one in tasks.values())
+def _table(tasks: Mapping[str, TaskScores]) -> tuple[list[str], list[list[str]]]:
+    labelled = any(scores.whole.probability is not None for scores in tasks.values())
+    blind = any(scores.blind for scores in tasks.values())
     columns = ["task", "n", "score % [95 %]", "no answer %", "cut off %", "tokens"]
     columns += ["p(right) %", "on labels %"] if labelled else []
     columns += ["without images %", "images add"] if blind else []
     rows = []
-    for task, one in tasks.items():
-        without = [_interval(one["blind"]["summary"]), _points(one["blind"]["gain"])] if (
-            one["blind"]) else []  # fmt: skip
-        rows.append([task, *_cells(one["whole"], labelled), *without])
-        if len(one["strata"]) > 1:
-            for name, summary in one["strata"].items():
+    for task, scores in tasks.items():
+        row = [task, *_cells(scores.whole, labelled)]
+        if scores.blind:
+            row += [_interval(scores.blind.summary), _points(scores.blind.gain)]
+        rows.append(row)
+        if len(scores.strata) > 1:
+            for name, summary in scores.strata.items():
                 rows.append([f"  {name or '(none)'}", *_cells(summary, labelled)])
-            rows.append(["  mean over categories", "", f"{100 * one['macro']:.1f}"])
+            rows.append(["  mean over categories", "", f"{100 * scores.macro:.1f}"])
     return columns, [row + [""] * (len(columns) - len(row)) for row in rows]
 
 
-def _cells(summary: Mapping[str, Any], labelled: bool) -> list[str]:
+def _cells(summary: Summary, labelled: bool) -> list[str]:
     from mergefront.stats.text import percent
 
     cells = [
-        str(summary["units"]),
+        str(summary.units),
         _interval(summary),
-        percent(summary["no_answer"]),
-        percent(summary["truncated"]),
-        f"{summary['tokens']:.1f}",
+        percent(summary.no_answer),
+        percent(summary.truncated),
+        f"{summary.tokens:.1f}",
     ]
     if labelled:
-        shares = (summary["probability"], summary["mass"])
+        shares = (summary.probability, summary.mass)
         cells += ["" if share is None else percent(share) for share in shares]
     return cells
 
 
-def _interval(summary: Mapping[str, float]) -> str:
+def _interval(summary: Summary) -> str:
     from mergefront.stats.text import interval, percent
 
-    return f"{percent(summary['score'])} {interval(summary['low'], summary['high'])}"
+    return f"{percent(summary.score)} {interval(summary.low, summary.high)}"
 
 
-def _points(difference: Mapping[str, float]) -> str:
+def _points(difference: Difference) -> str:
     from mergefront.stats.text import gain_with_interval
 
-    return gain_with_interval(difference["mean"], difference["low"], difference["high"])
+    return gain_with_interval(difference.mean, difference.low, difference.high)
 
 
-def _compared(task: str, one: Mapping[str, Any]) -> list[str]:
-    found = one["comparison"]
+def _comparison_row(task: str, pair: TaskComparison) -> list[str]:
+    comparison = pair.comparison
     return [
         task,
-        str(one["units"]),
-        _points(found["difference"]),
-        f"{100 * found['discordance']:.1f} %",
-        f"{found['p']:.2g}",
-        f"{one['p_holm']:.2g}",
-        found["test"],
+        str(pair.units),
+        _points(comparison.difference),
+        f"{100 * comparison.discordance:.1f} %",
+        f"{comparison.p:.2g}",
+        f"{pair.p_holm:.2g}",
+        comparison.test,
     ]

@@ -1,30 +1,35 @@
-"""Ask any model any tasks, and say how good it is: the work behind `score` and `tasks`.
+"""Score any model on any tasks: the work behind the verb `score`.
 
-Reading order: `subjects` (what can be scored), `questions` (what is asked), `asking`, `marks`
-(scores, intervals, comparisons), `outcome` (what is printed and written). Of tasks alone:
-`checking` (what a task file makes of its data, as a page of pictures), `sizing` (how many items a
-difference needs).
+Reading order: `models` (what can be scored), `questions` (on which items), `answers` (the models
+answer them), `summary` (scores, intervals, comparisons), `report` (what is printed and written).
 """
 
 from __future__ import annotations
 
-from mergefront.jobs.score.asking import Answered, evaluate
-from mergefront.jobs.score.outcome import report, write
-from mergefront.jobs.score.questions import Questions, Which, chosen, of_run, openings
-from mergefront.jobs.score.subjects import Subject, engine_settings, receiver_of, resolve
+from mergefront.jobs.score.answers import ModelAnswers, ask_models
+from mergefront.jobs.score.models import ScoredModel, engine_settings, find_model, receiver_of
+from mergefront.jobs.score.questions import (
+    Questions,
+    SplitChoice,
+    questions_of_run,
+    questions_of_tasks,
+    record_openings,
+)
+from mergefront.jobs.score.report import ScoreReport, make_report, write_report
 
 __all__ = [
-    "Answered",
+    "ModelAnswers",
     "Questions",
-    "Subject",
-    "Which",
-    "chosen",
+    "ScoreReport",
+    "ScoredModel",
+    "SplitChoice",
+    "ask_models",
     "engine_settings",
-    "evaluate",
-    "of_run",
-    "openings",
+    "find_model",
+    "make_report",
+    "questions_of_run",
+    "questions_of_tasks",
     "receiver_of",
-    "report",
-    "resolve",
-    "write",
+    "record_openings",
+    "write_report",
 ]

@@ -1,7 +1,4 @@
-"""What can be scored: a model folder or hub id, a recipe, or a candidate of a run.
-
-Not here: asking it (`evaluate`).
-"""
+"""The models that can be scored: a model folder or hub id, a recipe, or a candidate of a run."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ KINDS = ("vllm", "transformers")
 
 
 @dataclass(frozen=True)
-class Subject:
+class ScoredModel:
     """A model to score: either a `folder` that is served as it is, or a `recipe` to build.
 
     A candidate of a run has its `run` and its name there as `member`.
@@ -64,20 +61,21 @@ class Subject:
             else plan_of(self.recipe, Sources.open(locate_models(self.recipe.models)))
         )
 
-    def shares_engine(self, other: Subject) -> bool:
-        """Whether one engine can serve both, one after the other."""
+    def shares_engine(self, other: ScoredModel) -> bool:
+        """Return whether one engine can serve both models, one after the other."""
         a, b = self.recipe, other.recipe
         if a is None or b is None:
-            same = a is b and self.folder == other.folder
+            same_source = a is b and self.folder == other.folder
         else:
-            same = a.models == b.models
-        return same and self.settings == other.settings
+            same_source = a.models == b.models
+        return same_source and self.settings == other.settings
 
 
-def engine_settings(wanted: str | None, default: EngineConfig | None = None) -> EngineConfig:
-    """The engine asked for: a kind, a YAML file with the fields of a run's `engine`, or none.
+def engine_settings(choice: str | None, default: EngineConfig | None = None) -> EngineConfig:
+    """Return the engine's settings: for a kind, for a YAML file, or the default.
 
-    Without a default, vLLM serves where it is installed, else transformers.
+    A YAML file has the fields of a run's `engine`. Without a choice and a default, vLLM serves
+    where it is installed, else transformers.
 
     Raises:
         ConfigError: the file is faulty.
@@ -87,33 +85,33 @@ def engine_settings(wanted: str | None, default: EngineConfig | None = None) -> 
     if settings is None:
         installed = importlib.util.find_spec("vllm") is not None
         settings = EngineConfig(kind="vllm" if installed else "transformers")
-    if wanted is None:
+    if choice is None:
         return settings
-    if wanted in KINDS:
-        return settings.model_copy(update={"kind": wanted})
-    if Path(wanted).suffix in {".yaml", ".yml"}:
-        return load_yaml(Path(wanted), EngineConfig)
+    if choice in KINDS:
+        return settings.model_copy(update={"kind": choice})
+    if Path(choice).suffix in {".yaml", ".yml"}:
+        return load_yaml(Path(choice), EngineConfig)
     raise UserError(
-        f"--engine {wanted!r}: expected {' or '.join(KINDS)}, or a YAML file",
+        f"--engine {choice!r}: expected {' or '.join(KINDS)}, or a YAML file",
         hint="a file holds the fields of a run's `engine:`, such as max_model_len: 8192",
     )
 
 
-def resolve(reference: str, runs: Path, engine: str | None = None) -> Subject:
-    """Find what a reference names.
+def find_model(reference: str, runs: Path, engine: str | None = None) -> ScoredModel:
+    """Return the model that a reference names.
 
-    In this order: recipe.json; zoo:NAME; a run (RUN is RUN:knee; RUN:best:OBJECTIVE, RUN:17,
-    RUN:receiver); a model folder; a hub id.
+    A reference is read as the first of these that fits: recipe.json; zoo:NAME; a run (RUN means
+    RUN:knee; RUN:best:OBJECTIVE, RUN:17, RUN:receiver); a model folder; a hub id.
 
     Raises:
-        UserError: it names none of these, or a model that cannot see.
+        UserError: it names none of these, or a model without a vision tower.
     """
     path = Path(reference)
     if path.suffix == ".json":
         if not path.is_file():
             raise UserError(f"{path}: no such recipe file", hint="check the path")
         recipe = Recipe.read(path)
-        return Subject(reference, engine_settings(engine), recipe=recipe)
+        return ScoredModel(reference, engine_settings(engine), recipe=recipe)
     name, _, pick = reference.partition(":")
     if name != "zoo" and _is_run(name, runs):
         return _candidate(open_run(runs, name), pick or "knee", engine)
@@ -125,42 +123,42 @@ def resolve(reference: str, runs: Path, engine: str | None = None) -> Subject:
         )
     folder = locate_model(reference)
     _check_sees(folder, reference)
-    return Subject(reference, engine_settings(engine), folder=folder)
+    return ScoredModel(reference, engine_settings(engine), folder=folder)
 
 
-def receiver_of(subject: Subject) -> Subject:
-    """The receiver that a candidate or a recipe was made from.
+def receiver_of(model: ScoredModel) -> ScoredModel:
+    """Return the receiver that a candidate or a recipe was made from.
 
     Raises:
-        UserError: the subject is a plain model.
+        UserError: the model was not merged.
     """
-    if subject.recipe is None:
+    if model.recipe is None:
         raise UserError(
-            f"--against receiver: {subject.name} is a model folder, it has no receiver",
+            f"--against receiver: {model.name} is a model folder, it has no receiver",
             hint="name the model to compare with",
         )
-    recipe = subject.recipe
+    recipe = model.recipe
     alone = Recipe(recipe.method, recipe.models, {}, recipe.parameters)
-    run = subject.run
+    run = model.run
     name = f"{run.config.name}:receiver" if run else f"{recipe.models.receiver} (receiver)"
-    return Subject(name, subject.settings, recipe=alone, run=run, member=RECEIVER if run else "")
+    return ScoredModel(name, model.settings, recipe=alone, run=run, member=RECEIVER if run else "")
 
 
 def _is_run(name: str, runs: Path) -> bool:
     return any((p / "config.yaml").is_file() for p in (Path(name), runs / name) if name)
 
 
-def _candidate(run: RunDirectory, pick: str, engine: str | None) -> Subject:
+def _candidate(run: RunDirectory, pick: str, engine: str | None) -> ScoredModel:
     settings = engine_settings(engine, run.config.engine)
     if pick == RECEIVER:
         space, _ = run_space(run)
         alone = Recipe(space.spec.method, models_of(run.config), {}, space.spec.start_parameters)
-        return Subject(
+        return ScoredModel(
             f"{run.config.name}:receiver", settings, recipe=alone, run=run, member=RECEIVER
         )
     named = compare.candidate(run, pick)
     label = named.label if pick.isdigit() else f"{named.label} (#{named.number})"
-    return Subject(label, settings, recipe=named.recipe, run=run, member=str(named.number))
+    return ScoredModel(label, settings, recipe=named.recipe, run=run, member=str(named.number))
 
 
 def _check_sees(folder: Path, reference: str) -> None:
