@@ -19,7 +19,7 @@ from fixtures_cli import ZOO_RUN, Command, runner
 from mergefront import stats
 from mergefront.config import RunConfig
 from mergefront.errors import RunError, UserError
-from mergefront.jobs.power import seen, size
+from mergefront.jobs.power import comparison_size, disagreement_of_run
 from mergefront.runs.directory import RECEIVER, ItemRecord, RunDirectory
 from mergefront.tasks import library, load_task, pool_of
 from mergefront.yaml_file import validate
@@ -213,12 +213,14 @@ def test_power_needs_what_the_field_needs(command: Command) -> None:
     assert code == 0
     assert told["needed"] == stats.items_needed(0.02, 0.1)
     assert told["detectable"] == stats.detectable(1000, 0.1)
-    assert size(0.02, 0.1, units=told["needed"]).detectable == pytest.approx(0.02, abs=1e-4)
-    doubled = size(0.02, 0.1, units=1000, design_effect=2.0)
+    assert comparison_size(0.02, 0.1, units=told["needed"]).detectable == pytest.approx(
+        0.02, abs=1e-4
+    )
+    doubled = comparison_size(0.02, 0.1, units=1000, design_effect=2.0)
     assert doubled.needed == pytest.approx(2 * told["needed"], abs=1)
     assert doubled.detectable == stats.detectable(500, 0.1)
-    assert size(0.2, 0.1).needed is None
-    assert size(0.02, 0.001, units=3).detectable is None
+    assert comparison_size(0.2, 0.1).needed is None
+    assert comparison_size(0.02, 0.001, units=3).detectable is None
     code, out, _ = command("tasks", "power", "--difference", 20, "--discordance", 0.1)
     assert "none suffice" in out
 
@@ -234,12 +236,12 @@ def test_power_of_a_run_is_its_own_disagreement(command: Command, tmp_path: Path
     run = RunDirectory.create_or_resume(tmp_path, validate(ZOO_RUN, RunConfig, "x"))
     base = [1.0, 0, 1, 0, 1, 0, 1, 0]
     with pytest.raises(RunError, match="none are recorded"):
-        seen(run)
+        disagreement_of_run(run)
     run.add_items(RECEIVER, records("reasoning", "search", base))
     one, two = [0.0, *base[1:]], [0.0, 1, 0, *base[3:]]
     for number, scores in enumerate((base, one, two)):
         run.add_items(str(number), records("reasoning", "search", scores))
-    (found,) = seen(run)
+    (found,) = disagreement_of_run(run)
     assert (found.objective, found.split, found.units, found.models) == (
         "reasoning", "search", 8, 2
     )  # fmt: skip
@@ -260,4 +262,4 @@ def test_power_of_a_run_is_its_own_disagreement(command: Command, tmp_path: Path
 
 def test_size_refuses_nonsense() -> None:
     with pytest.raises(UserError, match="make no question"):
-        size(1.5, 0.1)
+        comparison_size(1.5, 0.1)

@@ -1,12 +1,12 @@
-"""Verbs that look before a search: tasks check (what a file reads and marks), tasks power."""
+"""Verbs to use before a search: tasks check (what a task file makes) and tasks power (how many)."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,8 @@ from mergefront.cli.terminal import Json, emit_json, err, out, say, table
 from mergefront.errors import UserError
 
 if TYPE_CHECKING:
-    from mergefront.jobs.check_task import Checked
+    from mergefront.jobs.check_task import Example, MarkedFile, TaskCheck
+    from mergefront.jobs.power import ComparisonSize, Disagreement
 
 
 Name = Annotated[str, typer.Argument(help="A task of the library, or a task file (.yaml).")]
@@ -62,78 +63,80 @@ def check(
 
     Look at the pictures and read the prompts before you trust any number.
     """
-    from mergefront.jobs.check_task import check as check_task
-    from mergefront.jobs.check_task import write_page
+    from mergefront.jobs.check_task import check_task, write_page
 
     if folder is not None and folder.exists():
         raise UserError(f"output folder {folder} exists already", hint="give another with --out")
     log = logging.getLogger("mergefront.tasks.pool")
-    before = log.level
-    log.setLevel(logging.ERROR)  # its warnings are told below
+    level = log.level
+    log.setLevel(logging.ERROR)  # its warnings are printed below
     try:
         with err.status("reading the data"):
-            found = check_task(name, n=n, answers=answer or (), file=answers, limit=limit)
+            result = check_task(name, n=n, answers=answer or (), file=answers, limit=limit)
     finally:
-        log.setLevel(before)
+        log.setLevel(level)
     if folder is not None:
-        write_page(found, folder)
+        write_page(result, folder)
         say(f"open {folder / 'index.html'} to look at the pictures")
     if as_json:
-        emit_json(found.to_dict())
+        emit_json(result.to_dict())
         return
-    _print_check(found)
+    _print_check(result)
 
 
-def _print_check(found: Checked) -> None:
-    told = found.to_dict()
-    names = sorted({name for split in told["splits"].values() for name in split["strata"]})
+def _print_check(result: TaskCheck) -> None:
+    splits = result.splits
     rows = [
-        ["items", *(str(one["items"]) for one in told["splits"].values())],
-        ["that count once", *(str(one["units"]) for one in told["splits"].values())],
-        ["clusters", *(str(one["clusters"]) for one in told["splits"].values())],
+        ["items", *(str(size.items) for size in splits.values())],
+        ["that count once", *(str(size.units) for size in splits.values())],
+        ["clusters", *(str(size.clusters) for size in splits.values())],
     ]
-    if len(names) > 1:
-        for name in names:
-            cells = [str(one["strata"].get(name, 0)) for one in told["splits"].values()]
-            rows.append([f"  {name}", *cells])
-    out.print(f"{told['task']}: {told['file']}", soft_wrap=True, markup=False)
-    out.print(table("", ["", *told["splits"]], rows))
-    gold, share = told["commonest"].values()
-    out.print(f"always answering {gold!r} would be right {100 * share:.1f} % of the time")
-    for place, one in enumerate(told["examples"], start=1):
-        _print_example(place, one)
-    if told["rescored"]:
-        _print_rescored(told["rescored"])
-    for words in told["warnings"]:
-        say(f"note: {words}")
+    strata = sorted({name for size in splits.values() for name in size.strata})
+    if len(strata) > 1:
+        for name in strata:
+            rows.append([f"  {name}", *(str(size.strata.get(name, 0)) for size in splits.values())])
+    out.print(f"{result.task.name}: {result.file}", soft_wrap=True, markup=False)
+    out.print(table("", ["", *splits], rows))
+    share = f"{100 * result.top_share:.1f} %"
+    out.print(f"always answering {result.top_gold!r} would be right {share} of the time")
+    for place, example in enumerate(result.examples, start=1):
+        _print_example(place, example)
+    if result.answers:
+        _print_marked_file(result.answers)
+    for warning in result.warnings:
+        say(f"note: {warning}")
 
 
-def _print_example(place: int, one: Mapping[str, Any]) -> None:
-    pictures = ", ".join(f"{i['width']}x{i['height']} {i['format']}" for i in one["images"])
-    facts = [f"{one['split']} item", one["stratum"], f"images: {pictures or 'none'}"]
-    out.print(f"\n{place}. {one['id']} ({'; '.join(f for f in facts if f)})", markup=False)
-    for line in one["prompt"].splitlines():
+def _print_example(place: int, example: Example) -> None:
+    from mergefront.jobs.check_task import picture_facts
+
+    item = example.item
+    images = [picture_facts(data) for data in item.images]
+    sizes = ", ".join(f"{i['width']}x{i['height']} {i['format']}" for i in images)
+    facts = [f"{example.split} item", item.stratum, f"images: {sizes or 'none'}"]
+    out.print(f"\n{place}. {item.id} ({'; '.join(f for f in facts if f)})", markup=False)
+    for line in item.question.splitlines():
         out.print(f"   | {line}", markup=False, soft_wrap=True)
-    labels = f", by the log-probability of {', '.join(one['labels'])}" if one["labels"] else ""
-    golds = " or ".join(one["answers"])
-    out.print(f"   gold: {golds} (rule {one['rule']['name']}{labels})", markup=False)
-    for mark in one["marks"]:
+    labels = f", by the log-probability of {', '.join(item.labels)}" if item.labels else ""
+    golds = " or ".join(item.answers)
+    out.print(f"   gold: {golds} (rule {item.rule.name}{labels})", markup=False)
+    for text, mark in example.marks:
         out.print(
-            f"   {mark['answer']!r} -> read as {mark['extracted']!r}, {mark['status']}, "
-            f"score {mark['value']:g}",
+            f"   {text!r} -> read as {mark.extracted!r}, {mark.status}, score {mark.value:g}",
             markup=False,
             soft_wrap=True,
         )
 
 
-def _print_rescored(told: Mapping[str, Any]) -> None:
-    if not told["answers"]:
-        out.print(f"\n{told['file']}: none of its items are of this task")
+def _print_marked_file(answers: MarkedFile) -> None:
+    if answers.mean_score is None:
+        out.print(f"\n{answers.file}: none of its items are of this task")
         return
-    status = ", ".join(f"{name} {n}" for name, n in sorted(told["status"].items()))
+    statuses = ", ".join(f"{name} {n}" for name, n in sorted(answers.statuses.items()))
     out.print(
-        f"\n{told['file']}: {told['answers']} answers, mean score {100 * told['score']:.1f} % "
-        f"({status}); {len(told['unknown'])} rows are of other items",
+        f"\n{answers.file}: {len(answers.marked)} answers, mean score "
+        f"{100 * answers.mean_score:.1f} % ({statuses}); "
+        f"{len(answers.unknown)} rows are of other items",
         soft_wrap=True,
     )
 
@@ -156,7 +159,7 @@ def power(
     Both models answer the same items (paired), at a two-sided level of 5 %. What counts is on how
     many items the two disagree; a run knows that of its own candidates, and what its clusters cost.
     """
-    from mergefront.jobs.power import seen, size
+    from mergefront.jobs.power import comparison_size, disagreement_of_run
     from mergefront.runs.status import open_run
 
     if (run is None) == (discordance is None):
@@ -165,46 +168,49 @@ def power(
             hint="the share of items on which two models differ is often 0.1 to 0.2",
         )
     gap = difference / 100
+    sizes: list[ComparisonSize] = []
+    disagreements: list[Disagreement] = []
     if run is None:
         assert discordance is not None
-        told: list[dict[str, Any]] = [asdict(size(gap, discordance, units=items, power=power))]
+        sizes.append(comparison_size(gap, discordance, units=items, power=power))
     else:
-        told = []
-        for one in seen(open_run(runs, run)):
-            found = size(
-                gap,
-                one.discordance,
-                units=items or one.units,
-                power=power,
-                design_effect=one.design_effect,
+        disagreements = disagreement_of_run(open_run(runs, run))
+        for disagreement in disagreements:
+            sizes.append(
+                comparison_size(
+                    gap,
+                    disagreement.discordance,
+                    units=items or disagreement.units,
+                    power=power,
+                    design_effect=disagreement.design_effect,
+                )
             )
-            told.append({**asdict(one), **asdict(found)})
     if as_json:
-        emit_json(told)
+        origins = [asdict(disagreement) for disagreement in disagreements] or [{}]
+        emit_json([origin | asdict(size) for origin, size in zip(origins, sizes, strict=True)])
         return
-    _print_power(told, gap)
+    _print_power(sizes, disagreements)
 
 
-def _print_power(told: Sequence[Mapping[str, Any]], gap: float) -> None:
-    columns = ["", "differ on", "clusters cost", f"items for {100 * gap:g} points", "items at hand",
-               "detect"]  # fmt: skip
+def _print_power(sizes: Sequence[ComparisonSize], disagreements: Sequence[Disagreement]) -> None:
+    points = f"items for {100 * sizes[0].difference:g} points"
+    columns = ["", "differ on", "clusters cost", points, "items at hand", "detect"]
     rows = []
-    for one in told:
-        label, differ = "given", f"{100 * one['discordance']:.1f} %"
-        if "objective" in one:
-            label = f"{one['objective']} ({one['split']}, {one['models']} candidates)"
-            differ += f" ({100 * one['lowest']:.1f} to {100 * one['highest']:.1f})"
-        found = one["detectable"]
+    for place, size in enumerate(sizes):
+        label, differ = "given", f"{100 * size.discordance:.1f} %"
+        if disagreements:
+            origin = disagreements[place]
+            label = f"{origin.objective} ({origin.split}, {origin.models} candidates)"
+            differ += f" ({100 * origin.lowest:.1f} to {100 * origin.highest:.1f})"
+        detectable = "nothing" if size.detectable is None else f"{100 * size.detectable:.1f} points"
         rows.append([
             label,
             differ,
-            f"x {one['design_effect']:.2f}",
-            "none suffice" if one["needed"] is None else str(one["needed"]),
-            "-" if one["units"] is None else str(one["units"]),
-            "-" if one["units"] is None else "nothing" if found is None
-            else f"{100 * found:.1f} points",
+            f"x {size.design_effect:.2f}",
+            "none suffice" if size.needed is None else str(size.needed),
+            "-" if size.units is None else str(size.units),
+            "-" if size.units is None else detectable,
         ])  # fmt: skip
-    title = f"paired, two-sided 5 %, power {100 * told[0]['power']:g} %"
-    out.print(table(title, columns, rows))
-    if any(one["needed"] is None for one in told):
+    out.print(table(f"paired, two-sided 5 %, power {100 * sizes[0].power:g} %", columns, rows))
+    if any(size.needed is None for size in sizes):
         out.print("two models cannot differ by more than the share of items they disagree on")

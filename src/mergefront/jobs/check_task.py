@@ -1,7 +1,7 @@
-"""What a task file makes of its data: sizes, prompts, golds, and how given answers are marked.
+"""A look at a task file before any model runs: sizes, prompts, golds, and the marks of answers.
 
-Reading order: `check`, then the functions that it calls, then `write_page`. The page, which also
-shows the pictures, is `check_task.html.jinja`.
+Reading order: `check_task`, then the functions that it calls, then `write_page`. The page, which
+also shows the pictures, is `check_task.html.jinja`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from PIL import Image
 
 from mergefront.errors import UserError
 from mergefront.files import whole_folder
-from mergefront.records import SPLITS, Answer, Item, Score, Split
+from mergefront.records import SPLITS, Answer, Item, Score, Split, Status
 from mergefront.runs.report.templates import open_template
 from mergefront.tasks import Pool, Task, load_task, pool_of, task_path
 from mergefront.tasks.scoring import score, score_all
@@ -28,12 +28,12 @@ from mergefront.tasks.scoring import score, score_all
 _TEMPLATE = Path(__file__).with_name("check_task.html.jinja")
 
 FEW = 5
-"""A stratum with fewer items of a split than this is pointed out."""
+"""With fewer items of a split, a stratum is named in a warning."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One item as it is asked, and how the answers that were given for all would be marked."""
+    """One item as the engine gets it, and the marks of the answers that were given for all."""
 
     split: Split
     item: Item
@@ -41,75 +41,93 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Rescored:
-    """Answers of a file, marked: `found` those whose item the task has, `unknown` the others."""
+class MarkedFile:
+    """The answers of a file, marked; `unknown` are the ids of items that the task lacks."""
 
     file: str
-    found: Sequence[tuple[Item, str, Score]]
+    marked: Sequence[tuple[Item, str, Score]]
     unknown: Sequence[str]
 
+    @property
+    def statuses(self) -> dict[Status, int]:
+        """The number of answers of each status."""
+        return dict(Counter(mark.status for _, _, mark in self.marked))
+
+    @property
+    def mean_score(self) -> float | None:
+        """The mean score; None without answers."""
+        values = [mark.value for _, _, mark in self.marked]
+        return sum(values) / len(values) if values else None
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: counts, the mean score, and every mark."""
-        marks = [mark for _, _, mark in self.found]
+        """Return plain values: counts, the mean score, and every mark."""
         return {
             "file": self.file,
-            "answers": len(marks),
+            "answers": len(self.marked),
             "unknown": list(self.unknown),
-            "score": sum(m.value for m in marks) / len(marks) if marks else None,
-            "status": dict(Counter(m.status for m in marks)),
-            "marks": [{"item": i.id, "answer": text, **asdict(m)} for i, text, m in self.found],
+            "score": self.mean_score,
+            "status": self.statuses,
+            "marks": [{"item": i.id, "answer": text, **asdict(m)} for i, text, m in self.marked],
         }
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A task, looked at. `commonest` is the commonest gold with its share of all items."""
+class SplitSize:
+    """The size of a split in items, in units, in clusters, and in items of each stratum."""
+
+    items: int
+    units: int
+    clusters: int
+    strata: dict[str, int]
+
+
+@dataclass(frozen=True)
+class TaskCheck:
+    """All that is shown of a task. `top_gold` is its most common gold, `top_share` its share."""
 
     task: Task
     file: Path
     pool: Pool
-    commonest: tuple[str, float]
+    top_gold: str
+    top_share: float
     warnings: Sequence[str]
     examples: Sequence[Example]
-    rescored: Rescored | None = field(default=None)
+    answers: MarkedFile | None = None
+
+    @property
+    def splits(self) -> dict[Split, SplitSize]:
+        """The size of each split."""
+        return {split: _split_size(self.pool, split) for split in SPLITS}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without the images' bytes."""
+        """Return plain values, without the images' bytes."""
         return {
             "task": self.task.name,
             "file": str(self.file),
             "rules": list(self.task.rules),
             "mode": self.task.mode,
-            "splits": {
-                split: {
-                    "items": self.pool.size(split),
-                    "units": _units(self.pool.outline(split)),
-                    "clusters": len({i.cluster for i in self.pool.outline(split)}),
-                    "strata": self.pool.strata(split),
-                }
-                for split in SPLITS
-            },
-            "commonest": {"answer": self.commonest[0], "share": self.commonest[1]},
-            "dropped": [asdict(one) for one in self.pool.dropped],
+            "splits": {split: asdict(size) for split, size in self.splits.items()},
+            "commonest": {"answer": self.top_gold, "share": self.top_share},
+            "dropped": [asdict(item) for item in self.pool.dropped],
             "warnings": list(self.warnings),
-            "examples": [_plain(one) for one in self.examples],
-            "rescored": self.rescored and self.rescored.to_dict(),
+            "examples": [_example_values(example) for example in self.examples],
+            "rescored": self.answers and self.answers.to_dict(),
         }
 
 
-def check(
+def check_task(
     name: str,
     *,
     n: int = 3,
     answers: Sequence[str] = (),
     file: Path | None = None,
     limit: int | None = None,
-) -> Checked:
-    """Look at a task: a name of the library or a YAML file.
+) -> TaskCheck:
+    """Read a task (a name of the library or a YAML file), its data, and answers to its items.
 
     Args:
         name: the task.
-        n: examples shown, the first of the search split (or of one that is not empty).
+        n: number of examples, the first of the search split, or of the first split with items.
         answers: replies to mark for each example.
         file: replies to mark by item: .jsonl, .csv or .parquet with the columns `item` and `text`,
             such as a run's item files.
@@ -121,20 +139,22 @@ def check(
     path = task_path(name, Path())
     task = load_task(path)
     pool = pool_of(task, path.parent, limit)
-    everything = [item for split in SPLITS for item in pool.outline(split)]
-    if not everything:
+    items = [item for split in SPLITS for item in pool.outline(split)]
+    if not items:
         raise UserError(
             f"{path}: task {task.name} keeps no row of its data",
             hint="compare `where` and `exclude` with the data's own values",
         )
-    return Checked(
+    top_gold, count = Counter(item.answers[0] for item in items).most_common(1)[0]
+    return TaskCheck(
         task,
         path,
         pool,
-        _commonest(everything),
+        top_gold,
+        count / len(items),
         [*pool.warnings, *_warnings(pool, whole=limit is None)],
         _examples(pool, n, answers),
-        None if file is None else _rescore(file, everything),
+        None if file is None else _mark_file(file, items),
     )
 
 
@@ -146,40 +166,38 @@ def _examples(pool: Pool, n: int, answers: Sequence[str]) -> list[Example]:
     ]
 
 
-def _commonest(items: Sequence[Item]) -> tuple[str, float]:
-    gold, count = Counter(item.answers[0] for item in items).most_common(1)[0]
-    return gold, count / len(items)
-
-
 def _warnings(pool: Pool, *, whole: bool) -> list[str]:
-    found = []
+    warnings = []
     if not whole:
-        found.append("only the first rows were read: sizes and duplicates are of those alone")
+        warnings.append("only the first rows were read: sizes and duplicates are of those alone")
     if pool.dropped:
         first = pool.dropped[0]
-        found.append(
+        warnings.append(
             f"{len(pool.dropped)} items are left out, the first {first.item}: {first.because}"
         )
     for split in SPLITS:
         if not pool.size(split):
-            found.append(f"there are no {split} items")
+            warnings.append(f"there are no {split} items")
     strata = {name for split in SPLITS for name in pool.strata(split)}
     small = sorted(
         name for name in strata if any(pool.strata(s).get(name, 0) < FEW for s in SPLITS)
     )
     if whole and small and len(strata) > 1:
-        found.append(f"fewer than {FEW} items of a split in: {', '.join(small[:8])}")
-    return found
+        warnings.append(f"fewer than {FEW} items of a split in: {', '.join(small[:8])}")
+    return warnings
 
 
-def _units(items: Sequence[Item]) -> int:
-    return len({(bool(item.unit), item.unit or item.id) for item in items})
+def _split_size(pool: Pool, split: Split) -> SplitSize:
+    items = pool.outline(split)
+    units = {(bool(item.unit), item.unit or item.id) for item in items}
+    clusters = {item.cluster for item in items}
+    return SplitSize(len(items), len(units), len(clusters), pool.strata(split))
 
 
-def _plain(one: Example) -> dict[str, Any]:
-    item = one.item
+def _example_values(example: Example) -> dict[str, Any]:
+    item = example.item
     return {
-        "split": one.split,
+        "split": example.split,
         "id": item.id,
         "prompt": item.question,
         "images": [picture_facts(data) for data in item.images],
@@ -191,12 +209,12 @@ def _plain(one: Example) -> dict[str, Any]:
         "cluster": item.cluster,
         "unit": item.unit,
         "max_tokens": item.max_tokens,
-        "marks": [{"answer": text, **asdict(mark)} for text, mark in one.marks],
+        "marks": [{"answer": text, **asdict(mark)} for text, mark in example.marks],
     }
 
 
 def picture_facts(data: bytes) -> dict[str, Any]:
-    """Format, width and height in pixels, and bytes of an encoded image."""
+    """Return the format, width and height in pixels, and bytes of an encoded image."""
     with Image.open(io.BytesIO(data)) as image:
         return {
             "format": image.format, "width": image.width, "height": image.height,
@@ -204,33 +222,33 @@ def picture_facts(data: bytes) -> dict[str, Any]:
         }  # fmt: skip
 
 
-def _rescore(file: Path, items: Sequence[Item]) -> Rescored:
+def _mark_file(file: Path, items: Sequence[Item]) -> MarkedFile:
     by_id = {item.id: item for item in items}
-    given = _read_answers(file)
-    known = [(by_id[name], text) for name, text in given if name in by_id]
-    marks = score_all([item for item, _ in known], [Answer(text, 0, True) for _, text in known])
-    return Rescored(
+    replies = _read_answers(file)
+    answered = [(by_id[name], text) for name, text in replies if name in by_id]
+    marks = score_all([item for item, _ in answered], [Answer(t, 0, True) for _, t in answered])
+    return MarkedFile(
         str(file),
-        [(item, text, mark) for (item, text), mark in zip(known, marks, strict=True)],
-        [name for name, _ in given if name not in by_id],
+        [(item, text, mark) for (item, text), mark in zip(answered, marks, strict=True)],
+        [name for name, _ in replies if name not in by_id],
     )
 
 
 def _read_answers(file: Path) -> list[tuple[str, str]]:
-    """(item, text) of every row of a file of answers. Raises UserError."""
+    """Return (item, text) of every row of a file of answers. Raises UserError."""
     try:
         rows = _rows(file)
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(
             f"--answers: {file} cannot be read: {error}",
-            hint="give an existing .jsonl, .csv or .parquet file with the columns item and text",
+            hint="expected a .jsonl, .csv or .parquet file with the columns item and text",
         ) from error
     for number, row in enumerate(rows, start=1):
-        missing = [name for name in ("item", "text") if not isinstance(row.get(name), str)]
-        if missing:
+        faulty = [name for name in ("item", "text") if not isinstance(row.get(name), str)]
+        if faulty:
             raise UserError(
                 f"--answers: {file}: row {number} has no text in the column "
-                f"{' and '.join(missing)} (its columns: {', '.join(map(str, row))})",
+                f"{' and '.join(faulty)} (its columns: {', '.join(map(str, row))})",
                 hint="each row names an item of the task (`item`) and the reply to it (`text`)",
             )
     return [(row["item"], row["text"]) for row in rows]
@@ -248,33 +266,33 @@ def _rows(file: Path) -> list[Mapping[str, Any]]:
             import pyarrow.parquet as pq
 
             rows = pq.read_table(file).to_pylist()
-        case other:
-            raise ValueError(f"its name ends in {other or 'nothing'}")
+        case suffix:
+            raise ValueError(f"its name ends in {suffix or 'nothing'}")
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("expected an object a line")
     return rows
 
 
 def _picture(data: bytes) -> dict[str, Any]:
-    """Facts of an encoded image, with its address as a data: URL."""
+    """Return the facts of an encoded image, with its content as a data: URL."""
     facts = picture_facts(data)
     kind = Image.MIME.get(facts["format"], "image/png")
     return {**facts, "address": f"data:{kind};base64,{base64.b64encode(data).decode()}"}
 
 
-def write_page(checked: Checked, out: Path) -> None:
+def write_page(check: TaskCheck, out: Path) -> None:
     """Write index.html and task.json (the same, without pictures) into the new folder `out`.
 
     Raises:
         UserError: `out` exists or the disk is too full.
     """
     page = open_template(_TEMPLATE).render(
-        checked=checked,
-        strata=sorted({name for split in SPLITS for name in checked.pool.strata(split)}),
+        check=check,
+        strata=sorted({name for split in SPLITS for name in check.pool.strata(split)}),
         splits=SPLITS,
         picture=_picture,
     )
     with whole_folder(out) as folder:
         (folder / "index.html").write_text(page, encoding="utf-8")
-        told = json.dumps(checked.to_dict(), indent=1, ensure_ascii=False)
-        (folder / "task.json").write_text(told, encoding="utf-8")
+        text = json.dumps(check.to_dict(), indent=1, ensure_ascii=False)
+        (folder / "task.json").write_text(text, encoding="utf-8")

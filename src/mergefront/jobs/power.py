@@ -15,11 +15,11 @@ from mergefront.runs.units import of_objective, paired_units
 
 
 @dataclass(frozen=True)
-class Seen:
+class Disagreement:
     """How much a run's candidates disagree with its receiver on an objective.
 
-    `discordance` is the median over `models` candidates (`lowest` to `highest`), `design_effect`
-    how many times more items the clusters make necessary (median).
+    `discordance` is the median over `models` candidates, from `lowest` to `highest`.
+    `design_effect` says how many times more items the clusters make necessary (median).
     """
 
     objective: str
@@ -33,12 +33,12 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Size:
-    """What a comparison can show: items that `difference` needs, and what `units` can detect.
+class ComparisonSize:
+    """The items that a `difference` needs, and the difference that `units` items can detect.
 
-    Differences are in score points (0.02 is two points of a hundred). `needed` is None where no
-    number of items would do, since two models cannot differ by more than they disagree;
-    `detectable` is None without `units`, or where they are too few for any difference.
+    Differences are scores (0.02 is two points of a hundred). `needed` is None where no number of
+    items is enough, since two models cannot differ by more than they disagree. `detectable` is None
+    without `units`, or where they are too few for any difference.
     """
 
     difference: float
@@ -50,15 +50,15 @@ class Size:
     detectable: float | None
 
 
-def size(
+def comparison_size(
     difference: float,
     discordance: float,
     *,
     units: int | None = None,
     power: float = 0.8,
     design_effect: float = 1.0,
-) -> Size:
-    """Return what a paired comparison needs and can show at a two-sided 5 % level.
+) -> ComparisonSize:
+    """Return what a paired comparison needs and can detect at a two-sided 5 % level.
 
     Raises:
         UserError: an argument out of its range.
@@ -70,58 +70,61 @@ def size(
             hint="give --difference between 0 and 100 (points), --discordance between 0 and 1 (the "
             "share of items on which the two models differ), --power from 0.5 to below 1",
         )
-    needed = found = None
+    needed = detectable = None
     if difference <= discordance:
-        alone = stats.items_needed(difference, discordance, power=power)
-        needed = math.ceil(alone * design_effect)
+        independent = stats.items_needed(difference, discordance, power=power)
+        needed = math.ceil(independent * design_effect)
     if units is not None:
         effective = max(1, int(units / design_effect))
-        found = stats.detectable(effective, discordance, power=power)
-    return Size(
+        detectable = stats.detectable(effective, discordance, power=power)
+    return ComparisonSize(
         difference,
         discordance,
         design_effect,
         power,
         units,
         needed,
-        None if found is None or math.isinf(found) else found,
+        None if detectable is None or math.isinf(detectable) else detectable,
     )
 
 
-def seen(run: RunDirectory) -> list[Seen]:
-    """The disagreement with the receiver, by objective: on validation items if there are any.
+def disagreement_of_run(run: RunDirectory) -> list[Disagreement]:
+    """Return the disagreement with the receiver by objective, on validation items if possible.
 
     Raises:
-        RunError: no candidate has answered what the receiver has.
+        RunError: no candidate has answered the receiver's items.
     """
     splits: tuple[Split, ...] = ("validation", "search")
     for split in splits:
         base = run.read_items(RECEIVER, split)
         names = [path.stem for path in sorted((run.path / "items").glob("[0-9]*.parquet"))]
         numbers = [str(int(name)) for name in names if name.isdigit()]
-        others = [records for n in numbers if (records := run.read_items(n, split))]
-        found = [
-            one
+        candidates = [records for n in numbers if (records := run.read_items(n, split))]
+        disagreements = [
+            _disagreement(
+                objective,
+                split,
+                of_objective(base, objective),
+                [of_objective(records, objective) for records in candidates],
+            )
             for objective in run.config.objective_tasks
-            if (one := _seen(objective, split, of_objective(base, objective),
-                             [of_objective(records, objective) for records in others]))
-        ]  # fmt: skip
-        if found:
-            return found
+        ]
+        if any(disagreements):
+            return [disagreement for disagreement in disagreements if disagreement]
     raise RunError(
         f"{run.path}: no candidate's answers differ from the receiver's, or none are recorded",
         hint="let the search evaluate some candidates, or give --discordance",
     )
 
 
-def _seen(
+def _disagreement(
     objective: str,
     split: Split,
     base: Sequence[ItemRecord],
-    others: Sequence[Sequence[ItemRecord]],
-) -> Seen | None:
+    candidates: Sequence[Sequence[ItemRecord]],
+) -> Disagreement | None:
     rates, effects, units = [], [], 0
-    for records in others if base else ():
+    for records in candidates if base else ():
         a, b, clusters = paired_units(records, base)
         rate = stats.discordance(a, b)
         if rate == 0.0:  # the receiver itself, or its equal
@@ -129,10 +132,10 @@ def _seen(
         units = max(units, len(a))
         rates.append(rate)
         effects.append(stats.design_effect(a, b, clusters))
-    known = [effect for effect in effects if not math.isnan(effect)]
     if not rates:
         return None
-    return Seen(
+    numbers = [effect for effect in effects if not math.isnan(effect)]
+    return Disagreement(
         objective,
         split,
         units,
@@ -140,5 +143,5 @@ def _seen(
         median(rates),
         min(rates),
         max(rates),
-        median(known) if known else 1.0,
+        median(numbers) if numbers else 1.0,
     )
