@@ -44,7 +44,6 @@ from random_terms import DONORS, SIZES, Pool, Small, layer_shapes, mix_of, row_o
 from mergefront.merging.arithmetic import as_float32, combine
 from mergefront.merging.method import Method, Mix
 from mergefront.merging.methods import METHODS
-from mergefront.merging.methods.sparse import TABLE
 from mergefront.merging.methods.thresholds import step
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -122,11 +121,11 @@ def one_method(method: Method, pool: Pool, rate: float, runs: int) -> dict[str, 
     for dtype in DTYPES:
         small = Small.random((96, 160), dtype)
         mix = mix_of(method, small)
-        terms = [method.prepare(term, small, {}) for term in mix.terms]
+        terms = [method.prepare(term, small) for term in mix.terms]
         different[str(dtype).removeprefix("torch.")] = differing(mix, terms, dtype, pool.device)
     small = Small.random((96, 160), torch.bfloat16)
     mix = mix_of(method, small)
-    kinds = {term: method.prepare(term, small, {}).dtype for term in mix.terms}
+    kinds = {term: method.prepare(term, small).dtype for term in mix.terms}
     jobs = pool.jobs(kinds)
     largest = max(jobs, key=lambda job: job[1].numel())[0]
     different["largest"] = differing(mix, largest, torch.bfloat16, pool.device)
@@ -177,11 +176,11 @@ def kernel_of(method: Method, mix: Mix, small: Small) -> Kernel | None:
         return (lambda terms, out: fused_sum(terms, mix.weights, out)) if fits else None
     if method.name != "ties":
         return None
-    tables = method.measure(small, DONORS, {})
+    tables = method.measure(small, DONORS)
     row = row_of(method, small)
     factors = [as_float32(row[donor]) for donor in DONORS]
     strengths = [as_float32(factor / max(factors)) for factor in factors]
-    least = [float(tables[TABLE + donor][step(0.2)]) for donor in DONORS]  # its default density
+    least = [float(tables[donor][step(0.2)]) for donor in DONORS]  # its default density
     return lambda terms, out: fused_ties(terms, least, factors, strengths, out)
 
 

@@ -43,7 +43,7 @@ from random_models import DONORS, SHAPES, make_models
 from mergefront.config import Donor
 from mergefront.merging.arithmetic import CPU_CHUNK, combine
 from mergefront.merging.method import Mix
-from mergefront.merging.methods import METHODS
+from mergefront.merging.methods import METHODS, method_of
 from mergefront.merging.recipe import Recipe
 from mergefront.merging.slots import SourceSlot
 from mergefront.models.checkpoint import Checkpoint
@@ -104,19 +104,19 @@ def combine_costs(models: Mapping[str, Path], runs: int, n_tensors: int) -> list
     """CPU seconds of building a candidate from held terms, by method, over the first tensors."""
     torch.set_num_threads(1)
     rows = []
-    for name, method in METHODS.items():
+    for name in METHODS:
         if name in ("low_rank", "tsv", "isotropic"):
             continue  # the same weighted sums as task arithmetic, after an hour of preparation
         recipe = recipe_for(models, name)
+        method = method_of(name, recipe.parameters)
         sources = Sources.open(locate_models(recipe.models))
         tensors = [n for g in sources.groups if g.layer is not None for n in g.tensors][:n_tensors]
         jobs: list[Job] = []
         for tensor in tensors:
             slot = SourceSlot(sources, tensor)
             row = {source: one["*"] for source, one in recipe.table.items()}
-            measures = method.measure(slot, DONORS, recipe.parameters)
-            mix = method.mix(row, DONORS, recipe.parameters, measures)
-            terms = [method.prepare(t, slot, recipe.parameters).clone() for t in mix.terms]
+            mix = method.mix(row, DONORS, method.measure(slot, DONORS))
+            terms = [method.prepare(term, slot).clone() for term in mix.terms]
             jobs.append((mix, terms, torch.empty_like(slot.read("receiver"))))
 
         spent = cpu_of(partial(_combine_all, jobs), runs)

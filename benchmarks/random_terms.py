@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mergefront.errors import ConfigError
-from mergefront.merging.method import Method, Mix
+from mergefront.merging.method import Method, Mix, Term
 
 T = TypeVar("T")
 SIZES = {  # hidden, intermediate, layers, heads, key-value heads
@@ -63,11 +63,11 @@ class Small:
         return self.tensors[source]
 
     @property
-    def kept(self) -> dict[Hashable, Any]:
+    def memory(self) -> dict[Hashable, Any]:
         return {}
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        return make()
+    def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
+        return compute()
 
 
 def row_of(method: Method, small: Small) -> Mapping[str, float]:
@@ -75,8 +75,8 @@ def row_of(method: Method, small: Small) -> Mapping[str, float]:
     problems = []
     for row in [{"first": 1e-3, "second": 1e-3}] if method.name == "nearswap" else ROWS:
         try:
-            method.check_row(row, DONORS, {})
-            method.mix(row, DONORS, {}, method.measure(small, DONORS, {}))
+            method.check_row(row, DONORS)
+            method.mix(row, DONORS, method.measure(small, DONORS))
         except ConfigError as problem:
             problems.append(str(problem))
         else:
@@ -86,7 +86,7 @@ def row_of(method: Method, small: Small) -> Mapping[str, float]:
 
 def mix_of(method: Method, small: Small) -> Mix:
     """The method's mix at the row that `row_of` finds."""
-    return method.mix(row_of(method, small), DONORS, {}, method.measure(small, DONORS, {}))
+    return method.mix(row_of(method, small), DONORS, method.measure(small, DONORS))
 
 
 def layer_shapes(size: str) -> tuple[list[torch.Size], int]:
@@ -114,7 +114,7 @@ class Pool:
     n_distinct: int
     held: dict[tuple[Hashable, ...], Tensor]
 
-    def jobs(self, terms: Mapping[str, torch.dtype]) -> list[tuple[list[Tensor], Tensor]]:
+    def jobs(self, terms: Mapping[Term, torch.dtype]) -> list[tuple[list[Tensor], Tensor]]:
         """For every tensor of the model: its terms, and where the result goes."""
         found = []
         for layer in range(self.layers):
@@ -125,7 +125,7 @@ class Pool:
         return found
 
     @staticmethod
-    def kinds(terms: Mapping[str, torch.dtype]) -> Iterator[tuple[Hashable, torch.dtype]]:
+    def kinds(terms: Mapping[Term, torch.dtype]) -> Iterator[tuple[Hashable, torch.dtype]]:
         """What may be shared between methods: terms of one dtype, counted."""
         seen: dict[torch.dtype, int] = {}
         for dtype in terms.values():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fixtures_slots import DictSlot, merged
-from mergefront.merging.methods import METHODS
+from mergefront.merging.methods import method_of
 
 NAME: Final = "model.layers.0.mlp.up_proj.weight"
 SHAPE: Final = (30, 50)
@@ -54,7 +54,7 @@ def ours(
 ) -> Tensor:
     donors = [name for name in named if len(name) == 1]
     where = DictSlot(named, NAME, **slot)
-    return merged(METHODS[method], where, row, donors, parameters, dtype)
+    return merged(method_of(method, parameters), where, row, donors, dtype)
 
 
 def largest(delta: Array, density: float) -> Array:

@@ -21,12 +21,11 @@ def merged(
     slot: Slot,
     row: Mapping[str, float],
     donors: Sequence[str],
-    parameters: Mapping[str, Any],
     dtype: torch.dtype,
 ) -> Tensor:
     """One tensor as `method` makes it at a row of coefficients, as the exporter does."""
-    mix = method.mix(row, donors, parameters, method.measure(slot, donors, parameters))
-    pieces = [piece.clone() for piece in mixed_pieces(method, slot, mix, parameters, dtype)]
+    mix = method.mix(row, donors, method.measure(slot, donors))
+    pieces = [piece.clone() for piece in mixed_pieces(method, slot, mix, dtype)]
     return torch.cat(pieces).reshape(slot.read("receiver").shape)
 
 
@@ -40,10 +39,10 @@ class DictSlot:
     n_layers: int = 1
     part: Part = "mlp"
     others: Mapping[str, Mapping[str, Tensor]] | None = None
-    kept: MutableMapping[Hashable, Any] = field(default_factory=dict)
+    memory: MutableMapping[Hashable, Any] = field(default_factory=dict)
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        return make()
+    def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
+        return compute()
 
     @property
     def fellows(self) -> tuple[str, ...]:

@@ -50,8 +50,8 @@ class TestBfloat16Tied(EveryMethod, EngineContract):
             inplace = case.engine._inplace  # type: ignore[attr-defined]
             terms = [one for rows in inplace._held.values() for row in rows.values() for one in row]
             held.append(sum(one.tensor.nbytes for one in terms))
-            ranks = {term.split(":")[1] for term in inplace._held if term.startswith("top:")}
-            assert ranks == {str(rank)}
+            ranks = {term.rank for term in inplace._held if term.kind == "truncated"}
+            assert ranks == {rank}
         assert len(set(held)) == 1
 
 

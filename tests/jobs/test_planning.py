@@ -34,7 +34,7 @@ from mergefront.jobs.plan import Hub, Plan, cost, make_plan
 from mergefront.jobs.plan.backbone import backbone_of
 from mergefront.jobs.plan.facts import look_up
 from mergefront.jobs.plan.memory import ACTIVATIONS, GIB, ROOM, Memory, engine_memory
-from mergefront.merging.methods import METHODS
+from mergefront.merging.methods import METHODS, method_of
 from mergefront.merging.slots import SourceSlot
 from mergefront.runs.reopen import lay_out
 from mergefront.search.loop import start_search
@@ -108,7 +108,7 @@ def test_a_plan_of_the_zoo_counts_what_a_search_opens(tmp_path: Path) -> None:
         sources.tensor("receiver", name).numel() for group in moved for name in group.tensors
     )
     held = dict(plan.memory.terms)
-    assert set(held) == set(METHODS["task_arithmetic"].terms(sources.donors, {}))
+    assert set(held) == {str(term) for term in METHODS["task_arithmetic"].terms(sources.donors)}
     assert all(size * GIB == pytest.approx(4 * values) for size in held.values())
     live = sum(math.prod(header.shape) for header in sources.receiver.headers.values())
     assert plan.memory.weights == pytest.approx(4 * live / GIB)
@@ -141,10 +141,10 @@ def test_every_methods_terms_are_counted_as_it_prepares_them(
     _, sources = lay_out(load_yaml(Path(path), RunConfig), plan.spec)
     names = [name for group in sources.groups if group.part == "mlp" for name in group.tensors]
     held = {
-        term: sum(
-            METHODS[method].prepare(term, SourceSlot(sources, name), {}).nbytes for name in names
+        str(term): sum(
+            METHODS[method].prepare(term, SourceSlot(sources, name)).nbytes for name in names
         )
-        for term in METHODS[method].terms(sources.donors, plan.spec.start_parameters)
+        for term in method_of(method, plan.spec.start_parameters).terms(sources.donors)
     }
     assert {term: size * GIB for term, size in plan.memory.terms} == pytest.approx(held)
 

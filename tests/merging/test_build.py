@@ -23,7 +23,8 @@ from mergefront.errors import CheckpointError, ConfigError, PairingError, UserEr
 from mergefront.files import whole_folder
 from mergefront.merging import build
 from mergefront.merging.arithmetic import CPU_CHUNK, weighted_sum
-from mergefront.merging.methods import METHODS
+from mergefront.merging.method import BASE, RECEIVER, Term
+from mergefront.merging.methods import METHODS, method_of
 from mergefront.merging.plan import UNTOUCHED, check_method, plan_of
 from mergefront.merging.recipe import Override, Recipe, identity
 from mergefront.models.checkpoint import Checkpoint
@@ -170,27 +171,26 @@ COEFFICIENTS = st.dictionaries(st.sampled_from(DONORS), st.floats(-2, 2))
 @given(coefficients=COEFFICIENTS)
 def test_weights_fit_terms(name: str, coefficients: dict[str, float]) -> None:
     method = METHODS[name]
-    mix = method.mix(coefficients, DONORS, {}, {})
-    order = method.terms(DONORS, {})
+    mix = method.mix(coefficients, DONORS, {})
+    order = method.terms(DONORS)
     assert [term for term in order if term in mix.terms] == list(mix.terms)
-    zero = method.mix(dict.fromkeys(coefficients, 0.0), DONORS, {}, {})
-    assert (zero.terms, zero.weights) == (("receiver",), (1.0,))
+    zero = method.mix(dict.fromkeys(coefficients, 0.0), DONORS, {})
+    assert (zero.terms, zero.weights) == ((RECEIVER,), (1.0,))
 
 
 @settings(deadline=None)
 @given(coefficients=COEFFICIENTS)
 def test_linear_weights_sum_to_one(coefficients: dict[str, float]) -> None:
-    weights = METHODS["linear"].mix(coefficients, DONORS, {}, {}).weights
+    weights = METHODS["linear"].mix(coefficients, DONORS, {}).weights
     assert math.fsum(weights) == pytest.approx(1.0, abs=1e-12)
 
 
 @settings(deadline=None)
 @given(coefficients=COEFFICIENTS)
 def test_task_arithmetic_from_the_receiver_is_linear(coefficients: dict[str, float]) -> None:
-    linear, other = METHODS["linear"], METHODS["task_arithmetic"]
-    anchor = {"anchor": "receiver"}
-    assert other.terms(DONORS, anchor) == linear.terms(DONORS, {})
-    assert other.mix(coefficients, DONORS, anchor, {}) == linear.mix(coefficients, DONORS, {}, {})
+    linear, other = method_of("linear"), method_of("task_arithmetic", {"anchor": "receiver"})
+    assert other.terms(DONORS) == linear.terms(DONORS)
+    assert other.mix(coefficients, DONORS, {}) == linear.mix(coefficients, DONORS, {})
 
 
 def test_the_founding_papers_formula() -> None:
@@ -198,11 +198,11 @@ def test_the_founding_papers_formula() -> None:
     generator = torch.Generator().manual_seed(0)
     named = {name: torch.randn(50, generator=generator) for name in ("receiver", "base", "a")}
     named["base:a"] = named["base"]
-    method, parameters = METHODS["task_arithmetic"], {"scale_receiver": True}
-    terms = method.terms(("a",), parameters)
-    assert terms == ("receiver", "delta:receiver", "delta:a")
+    method = method_of("task_arithmetic", {"scale_receiver": True})
+    terms = method.terms(("a",))
+    assert [str(term) for term in terms] == ["receiver", "delta:receiver", "delta:a"]
     row = {"receiver": 0.9, "a": 0.1}
-    out = merged(method, DictSlot(named), row, ("a",), parameters, torch.float32)
+    out = merged(method, DictSlot(named), row, ("a",), torch.float32)
     vlm, base, donor = (named[name].double() for name in ("receiver", "base", "a"))
     wanted = base + 0.9 * (vlm - base) + 0.1 * (donor - base)
     torch.testing.assert_close(out.double(), wanted, rtol=1e-6, atol=1e-6)
@@ -211,11 +211,11 @@ def test_the_founding_papers_formula() -> None:
 
 
 def test_which_base_a_delta_is_taken_from() -> None:
-    method = METHODS["task_arithmetic"]
-    assert method.reads("delta:a", {}) == ("a", "base:a")
-    assert method.reads("delta:a", {"anchor": "base"}) == ("a", "base")
-    assert method.reads("delta:receiver", {"scale_receiver": True}) == ("receiver", "base")
-    assert method.reads("base", {}) == ("base",)
+    method, delta = METHODS["task_arithmetic"], Term("delta", "a")
+    assert method.reads(delta) == ("a", "base:a")
+    assert method.of({"anchor": "base"}).reads(delta) == ("a", "base")
+    assert method.reads(Term("delta", "receiver")) == ("receiver", "base")
+    assert method.reads(BASE) == ("base",)
 
 
 @pytest.mark.parametrize(
@@ -234,13 +234,13 @@ def test_which_base_a_delta_is_taken_from() -> None:
 )
 def test_illegal_parameters(name: str, parameters: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        METHODS[name].terms(DONORS, parameters)
+        method_of(name, parameters)
 
 
 @pytest.mark.parametrize("name", ["linear", "task_arithmetic"])
 def test_a_receivers_coefficient_needs_scaling(name: str) -> None:
     with pytest.raises(ConfigError, match="receiver"):
-        METHODS[name].check_row({"receiver": 0.5}, DONORS, {})
+        METHODS[name].check_row({"receiver": 0.5}, DONORS)
 
 
 # --- sources ------------------------------------------------------------------------------------
@@ -314,12 +314,12 @@ def test_sources_speak_the_receivers_names(zoo: dict[str, Path]) -> None:
 
 def test_a_method_that_needs_a_base(zoo: dict[str, Path]) -> None:
     sources = Sources.open(refer(zoo, "receiver", None, a="a"))
-    check_method(sources, "linear", {})
-    check_method(sources, "task_arithmetic", {"anchor": "receiver"})
+    check_method(sources, method_of("linear"))
+    check_method(sources, method_of("task_arithmetic", {"anchor": "receiver"}))
     with pytest.raises(UserError, match="donor 'a' has no base, its own or common"):
-        check_method(sources, "task_arithmetic", {})
+        check_method(sources, method_of("task_arithmetic"))
     with pytest.raises(UserError, match="the models name no base"):
-        check_method(sources, "task_arithmetic", {"anchor": "base"})
+        check_method(sources, method_of("task_arithmetic", {"anchor": "base"}))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -459,7 +459,8 @@ def test_overrides_come_last(zoo: dict[str, Path]) -> None:
     )
     recipe = Recipe("task_arithmetic", models(zoo), {"a": {"*": 0.5}}, overrides=overrides)
     sources = opened(recipe)
-    choices = plan_of(recipe, sources).choices
+    plan = plan_of(recipe, sources)
+    choices = plan.choices
     assert choices["1.attention"] == choices["2.mlp"] == "base"
     assert choices["0.attention"] == "zero"
     assert choices["0.mlp"] == choices["embedding"] == UNTOUCHED
@@ -467,9 +468,9 @@ def test_overrides_come_last(zoo: dict[str, Path]) -> None:
     name = "model.text_model.layers.{}.{}.weight"
     for layer, module, source in [(1, "self_attn.q_proj", "base"), (1, "mlp.up_proj", "b")]:
         tensor = name.format(layer, module)
-        (copy,) = build.combined_pieces(sources, recipe, tensor, source)
+        (copy,) = build.combined_pieces(sources, plan, tensor, source)
         assert torch.equal(copy, sources.tensor(source, tensor).reshape(-1))
-    (zeros,) = build.combined_pieces(sources, recipe, name.format(0, "self_attn.q_proj"), "zero")
+    (zeros,) = build.combined_pieces(sources, plan, name.format(0, "self_attn.q_proj"), "zero")
     assert not zeros.any()
 
 

@@ -19,7 +19,7 @@ from fixtures_slots import DictSlot, merged
 from mergefront.errors import ConfigError
 from mergefront.merging import build
 from mergefront.merging.arithmetic import combine
-from mergefront.merging.method import Method, Mix
+from mergefront.merging.method import RECEIVER, Method, Mix
 from mergefront.merging.methods import METHODS, method_of
 from mergefront.merging.recipe import MethodName
 
@@ -62,20 +62,18 @@ def row_of(method: Method, donors: tuple[str, ...] = DONORS) -> dict[str, float]
     """The first of `ROWS` that the method accepts."""
     for row in ROWS:
         try:
-            method.check_row(row, donors, {})
-            method.mix(row, donors, {}, method.measure(slot(), donors, {}))
+            method.check_row(row, donors)
+            method.mix(row, donors, method.measure(slot(), donors))
         except ConfigError:
             continue
         return row
     raise AssertionError(f"{method.name} accepts none of the rows")
 
 
-def prepared(
-    method: Method, where: DictSlot, row: Mapping[str, float], parameters: Mapping[str, Any] = {}
-) -> tuple[Mix, list[Tensor]]:
+def prepared(method: Method, where: DictSlot, row: Mapping[str, float]) -> tuple[Mix, list[Tensor]]:
     """The mix of a row, and its terms."""
-    mix = method.mix(row, DONORS, parameters, method.measure(where, DONORS, parameters))
-    return mix, [method.prepare(term, where, parameters) for term in mix.terms]
+    mix = method.mix(row, DONORS, method.measure(where, DONORS))
+    return mix, [method.prepare(term, where) for term in mix.terms]
 
 
 def combined(mix: Mix, terms: list[Tensor], **how: Any) -> Tensor:
@@ -115,9 +113,9 @@ def test_methods_are_the_recipes_closed_set() -> None:
 @pytest.mark.parametrize("row", [{}, dict.fromkeys(DONORS, 0.0), {"receiver": 1.0, "a": 0.0}])
 def test_zeros_are_the_receiver(name: str, row: dict[str, float]) -> None:
     method, where = METHODS[name], slot()
-    assert method.copied(row, DONORS, {}) in (None, "receiver")
+    assert method.copied_source(row, DONORS) in (None, "receiver")
     mix, terms = prepared(method, where, row)
-    assert mix == Mix(("receiver",), (1.0,))
+    assert mix == Mix((RECEIVER,), (1.0,))
     assert bits(combined(mix, terms)) == bits(where.read("receiver"))
 
 
@@ -127,7 +125,7 @@ def test_what_comes_down_to_one_source_is_that_source(name: str) -> None:
     method, where = METHODS[name], slot()
     for donor in DONORS:
         row = {donor: 1.0}
-        source = method.copied(row, DONORS, {})
+        source = method.copied_source(row, DONORS)
         if source is None:
             continue
         assert source == donor
@@ -150,11 +148,11 @@ def test_equal_sources_merge_to_themselves(name: str) -> None:
 def test_the_merge_moves(name: str) -> None:
     method, where = METHODS[name], slot()
     row = row_of(method)
-    source = method.copied(row, DONORS, {})
+    source = method.copied_source(row, DONORS)
     out = where.read(source) if source else combined(*prepared(method, where, row))
     if name == "layer_swap":
         row = {"a": 0.7}
-        out = where.read(str(method.copied(row, DONORS, {})))
+        out = where.read(str(method.copied_source(row, DONORS)))
     assert float((out - where.read("receiver")).abs().max()) > 1e-4
     assert bool(torch.isfinite(out).all())
 
@@ -166,7 +164,7 @@ def test_the_merge_moves(name: str) -> None:
 def test_terms_are_mixed_in_their_order(name: str) -> None:
     method = METHODS[name]
     mix, _ = prepared(method, slot(), row_of(method))
-    order = method.terms(DONORS, {})
+    order = method.terms(DONORS)
     assert len(set(order)) == len(order)
     assert [term for term in order if term in mix.terms] == list(mix.terms)
 
@@ -177,7 +175,7 @@ def test_the_order_of_donors_changes_rounding_only(name: str) -> None:
     row = row_of(method)
     results = []
     for donors in itertools.permutations(DONORS):
-        results.append(merged(method, where, row, donors, {}, torch.float32))
+        results.append(merged(method, where, row, donors, torch.float32))
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-5, atol=2e-8)
 
@@ -186,9 +184,9 @@ def test_the_order_of_donors_changes_rounding_only(name: str) -> None:
 def test_terms_can_be_made_piece_by_piece(name: str) -> None:
     method, where = METHODS[name], slot((9, 31))
     edges = (0, 1, 7, 100, 103, 279)
-    for term in method.terms(DONORS, {}):
-        whole = method.prepare(term, where, {})
-        piece = method.pieces(term, where, {})
+    for term in method.terms(DONORS):
+        whole = method.prepare(term, where)
+        piece = method.pieces(term, where)
         parts = [piece(slice(start, end)) for start, end in itertools.pairwise(edges)]
         assert bits(torch.cat(parts).reshape(whole.shape)) == bits(whole)
 
@@ -199,7 +197,7 @@ def test_a_tensor_of_many_pieces_is_that_of_one(name: str, monkeypatch: pytest.M
     row = row_of(method)
     whole = combined(*prepared(method, where, row))
     monkeypatch.setattr(build, "step_of", lambda device, joined: 333)
-    assert bits(merged(method, where, row, DONORS, {}, torch.float32)) == bits(whole)
+    assert bits(merged(method, where, row, DONORS, torch.float32)) == bits(whole)
 
 
 @pytest.mark.slow
@@ -213,9 +211,9 @@ def test_neither_chunks_nor_threads_matter(name: str) -> None:
     try:
         for n in (1, 2, 4):
             torch.set_num_threads(n)
-            measures = method.measure(where, DONORS, {})
-            mix = method.mix(row, DONORS, {}, measures)
-            terms = [method.prepare(term, where, {}) for term in mix.terms]
+            measures = method.measure(where, DONORS)
+            mix = method.mix(row, DONORS, measures)
+            terms = [method.prepare(term, where) for term in mix.terms]
             outs = [bits(combined(mix, terms, chunk=chunk)) for chunk in (None, 4999, 997)]
             seen.append((measures, [bits(term) for term in terms], outs))
     finally:
@@ -245,10 +243,10 @@ def test_rounded_once(name: str, dtype: torch.dtype) -> None:
     """In the checkpoint's dtype the result is the fp32 result rounded, nothing in between."""
     method, where = METHODS[name], slot(dtype=dtype)
     row = row_of(method)
-    exact = merged(method, where, row, DONORS, {}, torch.float32)
-    rounded = merged(method, where, row, DONORS, {}, dtype)
+    exact = merged(method, where, row, DONORS, torch.float32)
+    rounded = merged(method, where, row, DONORS, dtype)
     assert rounded.dtype == dtype
-    if method.copied(row, DONORS, {}) is None:
+    if method.copied_source(row, DONORS) is None:
         assert bits(rounded) == bits(exact.to(dtype))
 
 
@@ -268,7 +266,7 @@ def test_sources_are_only_read(name: str) -> None:
 def test_tensors_of_any_shape(name: str, shape: tuple[int, ...]) -> None:
     method = METHODS[name]
     where = slot(shape)
-    out = merged(method, where, row_of(method), DONORS, {}, torch.float32)
+    out = merged(method, where, row_of(method), DONORS, torch.float32)
     assert out.shape == shape
     assert bool(torch.isfinite(out).all())
 
@@ -280,25 +278,26 @@ def test_tensors_of_any_shape(name: str, shape: tuple[int, ...]) -> None:
 def test_terms_and_measures_do_not_depend_on_what_is_searched(name: str) -> None:
     """All but terms that name a searched value, of which there are others for another value."""
     method, where = METHODS[name], slot()
-    terms = method.terms(DONORS, {})
-    lasting = [term for term in terms if method.lasting(term)]
-    tensors_ = [bits(method.prepare(term, where, {})) for term in terms]
-    measures = method.measure(where, DONORS, {})
+    terms = method.terms(DONORS)
+    lasting = [term for term in terms if term.invariant]
+    tensors_ = [bits(method.prepare(term, where)) for term in terms]
+    measures = method.measure(where, DONORS)
     for parameter, ends in method.searchable.items():
         for value in ends:
-            varied = {parameter: value}
-            theirs = method.terms(DONORS, varied)
-            assert [term for term in theirs if method.lasting(term)] == lasting
-            assert len(theirs) == len(terms)
-            assert [bits(method.prepare(term, where, varied)) for term in terms] == tensors_
-            assert same(method.measure(where, DONORS, varied), measures)
+            varied = method.of({parameter: value})
+            assert varied.invariant == method
+            varied_terms = varied.terms(DONORS)
+            assert [term for term in varied_terms if term.invariant] == lasting
+            assert len(varied_terms) == len(terms)
+            assert [bits(varied.prepare(term, where)) for term in terms] == tensors_
+            assert same(varied.measure(where, DONORS), measures)
 
 
 @METHOD
 def test_every_searchable_value_builds(name: str) -> None:
     """The corners of the box of searchable parameters, and its middle."""
     method, where = METHODS[name], slot()
-    row, measures = row_of(method), method.measure(where, DONORS, {})
+    row, measures = row_of(method), method.measure(where, DONORS)
     ranges = method.searchable
     corners = list(itertools.product(*ranges.values()))
     middle = tuple(
@@ -307,9 +306,9 @@ def test_every_searchable_value_builds(name: str) -> None:
     )
     for point in (*corners, middle):
         parameters = dict(zip(ranges, point, strict=True))
-        method.check(parameters)
-        mix = method.mix(row, DONORS, parameters, measures)
-        out = combined(mix, [method.prepare(term, where, parameters) for term in mix.terms])
+        chosen = method.of(parameters)
+        mix = chosen.mix(row, DONORS, measures)
+        out = combined(mix, [chosen.prepare(term, where) for term in mix.terms])
         assert bool(torch.isfinite(out).all()), parameters
 
 
@@ -317,11 +316,11 @@ def test_every_searchable_value_builds(name: str) -> None:
 def test_parameters_out_of_range_or_unknown(name: str) -> None:
     method = METHODS[name]
     with pytest.raises(ConfigError, match=f"method {name} has no parameter 'colour'; it has: "):
-        method.check({"colour": 1})
+        method.of({"colour": 1})
     for parameter, (low, high) in method.searchable.items():
         for value in (low - 0.01, high + 0.01, "much", True):
             with pytest.raises(ConfigError, match=f"method {name}: {parameter} is {value!r}"):
-                method.check({parameter: value})
+                method.of({parameter: value})
 
 
 @METHOD
@@ -340,7 +339,7 @@ def test_a_receivers_coefficient_is_refused_or_used(name: str) -> None:
 
 def _refusal(method: Method, row: Mapping[str, float]) -> str | None:
     try:
-        method.check_row(row, DONORS, {})
+        method.check_row(row, DONORS)
     except ConfigError as problem:
         return problem.message
     return None

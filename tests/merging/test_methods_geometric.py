@@ -18,7 +18,7 @@ from torch import Tensor
 from agreement import agree
 from fixtures_slots import DictSlot, merged
 from mergefront.errors import ConfigError
-from mergefront.merging.methods import METHODS, arcee_fusion
+from mergefront.merging.methods import METHODS, arcee_fusion, method_of
 from mergefront.merging.methods.gram import gram, slerp_weights
 from oracles_mergekit import mergekit
 
@@ -49,7 +49,7 @@ def ours(
     **slot: Any,
 ) -> Tensor:
     donors = [source for source in named if len(source) == 1]
-    return merged(METHODS[name], DictSlot(named, **slot), row, donors, parameters or {}, dtype)
+    return merged(method_of(name, parameters), DictSlot(named, **slot), row, donors, dtype)
 
 
 def peer(
@@ -307,7 +307,7 @@ def test_layer_swap_copies_the_highest() -> None:
             ({"a": 0.7, "b": 0.7}, "a"), ({"b": 1.0}, "b")]  # fmt: skip
     named = models(2)
     for row, source in rows:
-        assert method.copied(row, donors, {}) == source
+        assert method.copied_source(row, donors) == source
         agree("layer_swap", "copies, bit for bit", ours("layer_swap", named, row), named[source],
               rtol=0, atol=0)  # fmt: skip
 
@@ -322,7 +322,7 @@ def test_gram_matrices_are_exact_and_whole() -> None:
 @pytest.mark.parametrize(
     ("name", "row", "words"),
     [
-        ("slerp", {"a": 0.1, "b": 0.2}, "slerp takes one donor in a group, this one has a, b"),
+        ("slerp", {"a": 0.1, "b": 0.2}, "slerp takes one donor in a group, this group has a, b"),
         ("nuslerp", {"a": -0.1}, "cannot be normalised"),
         ("nuslerp", {"a": 0.0, "receiver": 0.0}, "cannot be normalised"),
         ("nearswap", {"a": -1e-3}, "is a distance"),
@@ -331,9 +331,9 @@ def test_gram_matrices_are_exact_and_whole() -> None:
 )
 def test_coefficients_that_make_no_sense(name: str, row: dict[str, float], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        METHODS[name].check_row(row, ("a", "b"), {})
+        METHODS[name].check_row(row, ("a", "b"))
 
 
 def test_model_stock_needs_two_donors() -> None:
     with pytest.raises(ConfigError, match="needs two donors or more, found 1"):
-        METHODS["model_stock"].check_row({"a": 0.5}, ("a",), {})
+        METHODS["model_stock"].check_row({"a": 0.5}, ("a",))

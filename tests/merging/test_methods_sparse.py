@@ -14,7 +14,8 @@ from torch import Tensor
 from agreement import agree
 from fixtures_deltas import NAME, RECEIVER, SHAPE, Array, largest, ours, sources
 from mergefront.errors import ConfigError
-from mergefront.merging.methods import METHODS, thresholds
+from mergefront.merging.method import Term
+from mergefront.merging.methods import method_of, thresholds
 from mergefront.merging.methods.dare import LEVELS, noise
 from mergefront.merging.methods.della import TOP
 
@@ -212,18 +213,18 @@ def test_density_grows_the_kept_set(method: str) -> None:
 )
 def test_illegal_parameters(method: str, parameters: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        METHODS[method].terms(("a",), parameters)
+        method_of(method, parameters)
 
 
 def test_terms_come_source_by_source() -> None:
-    method = METHODS["della"]
-    assert method.terms(("a",), {"scale_receiver": True}) == (
+    method = method_of("della", {"scale_receiver": True})
+    assert [str(term) for term in method.terms(("a",))] == [
         *("receiver", "base", "delta:receiver", "noise:receiver", "rank:receiver"),
         *("delta:a", "noise:a", "rank:a"),
-    )
-    assert method.reads("noise:a", {}) == ("receiver",)
-    assert method.reads("rank:a", {}) == ("a", "base:a")
+    ]
+    assert method.reads(Term("noise", "a")) == ("receiver",)
+    assert method.reads(Term("rank", "a")) == ("a", "base:a")
     row = {"a": 0.0, "receiver": 0.5}
     with pytest.raises(ConfigError, match="its own weights are not scaled"):
-        method.check_row(row, ("a",), {})
-    method.check_row(row, ("a",), {"scale_receiver": True})
+        method_of("della").check_row(row, ("a",))
+    method.check_row(row, ("a",))

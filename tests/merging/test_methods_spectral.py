@@ -13,7 +13,8 @@ from torch import Tensor
 from agreement import agree
 from fixtures_slots import DictSlot, merged
 from mergefront.errors import ConfigError
-from mergefront.merging.methods import METHODS, low_rank
+from mergefront.merging.method import Term
+from mergefront.merging.methods import METHODS, low_rank, method_of
 from mergefront.merging.methods.spectral import svd
 
 
@@ -31,8 +32,8 @@ def ours(
     name: str, named: Mapping[str, Tensor], row: Mapping[str, float], parameters: Any = None
 ) -> np.ndarray:
     donors = [source for source in named if len(source) == 1]
-    method, slot = METHODS[name], DictSlot(named)
-    return merged(method, slot, row, donors, parameters or {}, torch.float32).double().numpy()
+    method, slot = method_of(name, parameters), DictSlot(named)
+    return merged(method, slot, row, donors, torch.float32).double().numpy()
 
 
 def delta(named: Mapping[str, Tensor], alias: str) -> np.ndarray:
@@ -69,9 +70,9 @@ def test_ranks_of_one_run_are_cut_from_one_decomposition(monkeypatch: pytest.Mon
     decomposed = []
     for rank in ranks:
         counted.clear()
-        found = method.prepare(f"top:{rank}:a", slot, {})
+        found = method.prepare(Term("truncated", "a", rank), slot)
         decomposed.append(len(counted))
-        assert torch.equal(found, method.prepare(f"top:{rank}:a", DictSlot(named), {}))
+        assert torch.equal(found, method.prepare(Term("truncated", "a", rank), DictSlot(named)))
         approximated = delta(named, "a")
         u, s, vt = np.linalg.svd(approximated, full_matrices=False)
         low = u[:, :rank] * s[:rank] @ vt[:rank]
@@ -82,13 +83,13 @@ def test_ranks_of_one_run_are_cut_from_one_decomposition(monkeypatch: pytest.Mon
 
 
 def test_experts_are_kept_and_cut_alike() -> None:
-    method, named = METHODS["low_rank"], models("a", shape=(3, 8, 10))
+    method, named = method_of("low_rank", {"rescale": False}), models("a", shape=(3, 8, 10))
     slot = DictSlot(named)
     for rank in (2, 5, 1, 50):
-        found = method.prepare(f"top:{rank}:a", slot, {"rescale": False})
+        found = method.prepare(Term("truncated", "a", rank), slot)
         for expert in range(3):
             one = DictSlot({source: tensor[expert] for source, tensor in named.items()})
-            alone = method.prepare(f"top:{rank}:a", one, {"rescale": False})
+            alone = method.prepare(Term("truncated", "a", rank), one)
             assert torch.equal(found[expert], alone)
 
 
@@ -155,7 +156,7 @@ def test_decompositions_do_not_depend_on_threads() -> None:
 
 def test_isotropic_has_one_strength() -> None:
     with pytest.raises(ConfigError, match=r"one strength .* found a 0\.1, b 0"):
-        METHODS["isotropic"].check_row({"a": 0.1}, ("a", "b"), {})
+        METHODS["isotropic"].check_row({"a": 0.1}, ("a", "b"))
 
 
 @pytest.mark.parametrize("rank", [0, -1, 1.5, True, "4"])
@@ -163,4 +164,4 @@ def test_ranks_are_whole(rank: Any) -> None:
     with pytest.raises(
         ConfigError, match=r"low_rank: rank is .*, expected an? (integer|number in \[1, )"
     ):
-        METHODS["low_rank"].check({"rank": rank})
+        method_of("low_rank", {"rank": rank})

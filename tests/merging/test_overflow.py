@@ -59,6 +59,11 @@ def in_place(sources: Sources, live: torch.dtype | None = None) -> InPlace:
     return InPlace(targets, sources, _stage)
 
 
+def built(engine: InPlace, recipe: Recipe, sources: Sources) -> None:
+    plan = plan_of(recipe, sources)
+    engine.build(plan.choices, plan.method)
+
+
 @pytest.mark.parametrize("method", ["task_arithmetic", "linear", "ties"])
 @pytest.mark.parametrize("side", [0.9, 0.99, 1.01, 1.1, 1e3])
 def test_in_place_refuses_what_the_exporter_refuses(
@@ -78,7 +83,7 @@ def test_in_place_refuses_what_the_exporter_refuses(
     for group in sources.groups:
         for name in group.tensors:
             try:
-                list(build.combined_pieces(sources, recipe, name, plan.choices[group.name]))
+                list(build.combined_pieces(sources, plan, name, plan.choices[group.name]))
             except CheckpointError:
                 refused = True
     assert refused or side < 1.0  # another tensor of the group may have larger deltas
@@ -86,9 +91,9 @@ def test_in_place_refuses_what_the_exporter_refuses(
     if refused:
         words = rf"group 1\.mlp: .*layers\.1\.mlp.* overflow {str(dtype).removeprefix('torch.')}"
         with pytest.raises(CandidateError, match=words):
-            engine.build(plan.choices, method, recipe.parameters)
+            engine.build(plan.choices, plan.method)
     else:
-        engine.build(plan.choices, method, recipe.parameters)
+        engine.build(plan.choices, plan.method)
 
 
 def test_a_narrower_engine_overflows_earlier(models: ModelNames) -> None:
@@ -96,9 +101,9 @@ def test_a_narrower_engine_overflows_earlier(models: ModelNames) -> None:
     sources = Sources.open(locate_models(recipe.models))
     plan = plan_of(recipe, sources)
     with pytest.raises(CandidateError, match="overflow float16"):
-        in_place(sources, torch.float16).build(plan.choices, recipe.method, {})
+        in_place(sources, torch.float16).build(plan.choices, plan.method)
     if sources.receiver.tensor(NAME).dtype != torch.float16:
-        in_place(sources, torch.float32).build(plan.choices, recipe.method, {})
+        in_place(sources, torch.float32).build(plan.choices, plan.method)
 
 
 @pytest.mark.parametrize("c", [4e38, -1e39])
@@ -108,7 +113,7 @@ def test_a_coefficient_beyond_fp32_overflows_whatever_the_deltas(
     recipe = Recipe("task_arithmetic", models, {"a": {"1.mlp": c}})
     sources = Sources.open(locate_models(recipe.models))
     with pytest.raises(CandidateError, match=r"group 1\.mlp"):
-        in_place(sources).build(plan_of(recipe, sources).choices, recipe.method, {})
+        built(in_place(sources), recipe, sources)
 
 
 def test_ordinary_candidates_cost_no_look_at_what_was_written(
@@ -126,14 +131,14 @@ def test_ordinary_candidates_cost_no_look_at_what_was_written(
         looked.append(tensor.data_ptr())
         return aminmax(tensor, **how)
 
-    engine.build(plan_of(recipe, sources).choices, recipe.method, {})
+    built(engine, recipe, sources)
     monkeypatch.setattr(Tensor, "aminmax", counting)
     for c in (0.1, -0.7, 2.0):
         again = Recipe("task_arithmetic", models, {"a": {"*": c}})
-        engine.build(plan_of(again, sources).choices, recipe.method, {})
+        built(engine, again, sources)
     assert looked == []
     voted = Recipe("ties", models, {"a": {"1.mlp": 0.3}})
-    engine.build(plan_of(voted, sources).choices, "ties", {})
+    built(engine, voted, sources)
     assert live & set(looked)
 
 

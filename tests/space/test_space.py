@@ -388,7 +388,7 @@ def test_names_of_the_default_space() -> None:
 @pytest.mark.parametrize(
     ("method", "line", "words"),
     [
-        ("slerp", {}, "one donor in a group, this one has a, b"),
+        ("slerp", {}, "one donor in a group, this group has a, b"),
         ("isotropic", {}, "one strength for all donors of a group"),
         ("nearswap", {"low": -0.1}, r"coefficient -0\.1, which is a distance"),
         ("nuslerp", {"low": -0.1, "donors": "tied"}, "takes one donor in a group"),

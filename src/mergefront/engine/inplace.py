@@ -20,9 +20,9 @@ from torch import Tensor
 
 from mergefront.errors import CandidateError, EngineError
 from mergefront.merging.arithmetic import as_float32, combine
-from mergefront.merging.method import Measures, Mix
+from mergefront.merging.method import Measures, Method, Mix, Term
 from mergefront.merging.methods import METHODS
-from mergefront.merging.plan import UNTOUCHED, Choice, Plan, copied
+from mergefront.merging.plan import UNTOUCHED, Choice, Plan, copy_of
 from mergefront.merging.slots import SourceSlot
 from mergefront.models.safetensors import DTYPES
 from mergefront.models.sources import Sources
@@ -100,11 +100,10 @@ class InPlace:
             self._targets.setdefault(target.group.name, []).append(target)
         self._sources = sources
         self._stage = stage
-        self._method = METHODS["linear"]
-        self._fixed: dict[str, Any] = {}
-        self._held: dict[str, dict[str, list[Held]]] = {}
+        self._method: Method = METHODS["linear"]
+        self._held: dict[Term, dict[str, list[Held]]] = {}
         self._measures: dict[str, Measures] = {}
-        self._kept: dict[Hashable, Any] = {}
+        self._memory: dict[Hashable, Any] = {}
         self._touched: set[str] = set()
 
     @property
@@ -112,9 +111,7 @@ class InPlace:
         """The aliases of the donors, in the order in which they are summed."""
         return self._sources.donors
 
-    def build(
-        self, choices: Mapping[str, Choice], method: str, parameters: Mapping[str, Any]
-    ) -> None:
+    def build(self, choices: Mapping[str, Choice], method: Method) -> None:
         """Write a candidate into the live tensors, group by group, from pristine terms.
 
         Groups that no recipe has touched yet and this one leaves alone are skipped.
@@ -125,7 +122,7 @@ class InPlace:
                 until something else is built.
         """
         if not all(isinstance(choice, str) for choice in choices.values()):
-            self._use(method, parameters)
+            self._use(method)
         changed = {
             group: choice
             for group, choice in choices.items()
@@ -138,10 +135,10 @@ class InPlace:
                 hint="freeze them: `frozen: [embedding, head]`",
             )
         mixes = {
-            group: [self._mix(target, choice, parameters) for target in self._targets[group]]
+            group: [self._mix(target, choice, method) for target in self._targets[group]]
             for group, choice in changed.items()
         }
-        needed: dict[str, list[str]] = {}
+        needed: dict[Term, list[str]] = {}
         for group, mine in mixes.items():
             for term in dict.fromkeys(term for mix in mine for term in mix.terms):
                 needed.setdefault(term, []).append(group)
@@ -159,31 +156,29 @@ class InPlace:
             if not extremes.isfinite().all():
                 raise _overflow(target)
 
-    def _use(self, name: str, parameters: Mapping[str, Any]) -> None:
+    def _use(self, method: Method) -> None:
         """Turn to a method; drop what was held for another."""
-        method = METHODS[name]
-        fixed = {key: one for key, one in parameters.items() if key not in method.searchable}
-        if (method, fixed) != (self._method, self._fixed):
-            plain = self._sources.models.keys()
-            self._held = {term: held for term, held in self._held.items() if term in plain}
+        invariant = method.invariant
+        if invariant != self._method:
+            self._held = {term: held for term, held in self._held.items() if term.kind == "source"}
             self._measures.clear()
-            self._kept.clear()
-            self._method, self._fixed = method, fixed
+            self._memory.clear()
+            self._method = invariant
 
-    def _drop_passing(self, needed: Collection[str]) -> None:
-        """Drop terms of a value that was searched then, before there are those of another."""
-        for term in [one for one in self._held if one not in needed]:
-            if not self._method.lasting(term):
+    def _drop_passing(self, needed: Collection[Term]) -> None:
+        """Drop terms of the rank of an earlier candidate, before those of another are held."""
+        for term in [term for term in self._held if term not in needed]:
+            if not term.invariant:
                 del self._held[term]
 
-    def _hold(self, term: str, groups: Iterable[str]) -> None:
+    def _hold(self, term: Term, groups: Iterable[str]) -> None:
         held = self._held.setdefault(term, {})
         missing = [group for group in groups if group not in held]
         if not missing:
             return
 
         def prepared(name: str) -> Tensor:
-            return self._method.prepare(term, self._slot(name), self._fixed)
+            return self._method.prepare(term, self._slot(name))
 
         staged = self._stage(prepared, [self._targets[group][0].group for group in missing])
         for group in missing:
@@ -191,21 +186,19 @@ class InPlace:
                 Held(target.cut(staged[target.parameter])) for target in self._targets[group]
             ]
 
-    def _mix(self, target: Target, choice: Choice, parameters: Mapping[str, Any]) -> Mix:
+    def _mix(self, target: Target, choice: Choice, method: Method) -> Mix:
         if isinstance(choice, str):
-            return copied(choice)
-        measures = self._measured(target.tensor)
-        return self._method.mix(choice, self._sources.donors, parameters, measures)
+            return copy_of(choice)
+        return method.mix(choice, self._sources.donors, self._measured(target.tensor))
 
     def _measured(self, tensor: str) -> Measures:
         if tensor not in self._measures:
-            self._measures[tensor] = self._method.measure(
-                self._slot(tensor), self._sources.donors, self._fixed
-            )
+            slot = self._slot(tensor)
+            self._measures[tensor] = self._method.measure(slot, self._sources.donors)
         return self._measures[tensor]
 
     def _slot(self, tensor: str) -> SourceSlot:
-        return SourceSlot(self._sources, tensor, self._kept)
+        return SourceSlot(self._sources, tensor, self._memory)
 
     def _write(self, group: str, index: int, mix: Mix) -> Target:
         target = self._targets[group][index]

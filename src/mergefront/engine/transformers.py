@@ -73,7 +73,7 @@ class TransformersEngine:
         self._broken = "the last recipe was not loaded"
         start = time.perf_counter()
         with torch.no_grad():
-            self._inplace.build(plan.choices, plan.recipe.method, plan.recipe.parameters)
+            self._inplace.build(plan.choices, plan.method)
         self._broken = ""
         return Seconds(build=time.perf_counter() - start)
 

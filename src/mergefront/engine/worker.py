@@ -28,6 +28,7 @@ from vllm.platforms import current_platform
 from mergefront.engine.inplace import InPlace, Prepare, Target, as_rows, tensor_hash
 from mergefront.engine.layout import refuse_repacked, same_modules, swapped, uniform_rows
 from mergefront.errors import CandidateError, EngineError
+from mergefront.merging.methods import method_of
 from mergefront.merging.plan import Choice
 from mergefront.models.locate import ModelFolders
 from mergefront.models.sources import Sources
@@ -99,7 +100,7 @@ class MergeWorker:
         As a reply, and not raised: of an exception only the text would reach another process.
         """
         try:
-            self.mergefront_model.inplace.build(choices, method, parameters)
+            self.mergefront_model.inplace.build(choices, method_of(method, parameters))
         except CandidateError as error:
             return [error.message, error.hint]
         if current_platform.is_cuda_alike():

@@ -6,7 +6,7 @@ it is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,8 @@ from torch import Tensor
 
 from mergefront.errors import CheckpointError
 from mergefront.merging.arithmetic import combine, one_thread, step_of
-from mergefront.merging.method import DELTA, Method, Mix, Slot
-from mergefront.merging.methods import METHODS
-from mergefront.merging.plan import UNTOUCHED, Choice, copied, plan_of
+from mergefront.merging.method import Method, Mix, Slot
+from mergefront.merging.plan import UNTOUCHED, Choice, Plan, copy_of, plan_of
 from mergefront.merging.recipe import Recipe
 from mergefront.merging.slots import SourceSlot
 from mergefront.models.safetensors import DTYPES
@@ -33,11 +32,9 @@ from mergefront.models.writer import (
 from mergefront.records import Dtype
 
 
-def mixed_pieces(
-    method: Method, slot: Slot, mix: Mix, parameters: Mapping[str, Any], dtype: torch.dtype
-) -> Iterator[Tensor]:
+def mixed_pieces(method: Method, slot: Slot, mix: Mix, dtype: torch.dtype) -> Iterator[Tensor]:
     """Yield a mix's result in order, in flat pieces; each is overwritten by the next."""
-    pieces = [method.pieces(term, slot, parameters) for term in mix.terms]
+    pieces = [method.pieces(term, slot) for term in mix.terms]
     n = slot.read("receiver").numel()
     step = step_of(torch.device("cpu"), joined=mix.join is not None)
     out = torch.empty(min(step, n), dtype=dtype)
@@ -50,7 +47,7 @@ def mixed_pieces(
 
 
 def combined_pieces(
-    sources: Sources, recipe: Recipe, name: str, choice: Choice, dtype: Dtype = "auto"
+    sources: Sources, plan: Plan, name: str, choice: Choice, dtype: Dtype = "auto"
 ) -> Iterator[Tensor]:
     """Yield a receiver tensor as its group's choice makes it (see `plan.plan_of`), in flat pieces.
 
@@ -67,28 +64,27 @@ def combined_pieces(
         read = sources.tensor("receiver", name) if mergeable else sources.receiver.tensor(name)
         yield _cast(name, read, wanted).reshape(-1)
         return
-    method, parameters, slot = METHODS[recipe.method], recipe.parameters, SourceSlot(sources, name)
+    method, donors, slot = plan.method, plan.recipe.donors, SourceSlot(sources, name)
     if isinstance(choice, str):
-        mix = copied(choice)
+        mix = copy_of(choice)
     else:
-        measures = method.measure(slot, recipe.donors, parameters)
-        mix = method.mix(choice, recipe.donors, parameters, measures)
-    reader = replace(slot, checked=not _shows_all(mix, sources))
-    for piece in mixed_pieces(method, reader, mix, parameters, wanted):
+        mix = method.mix(choice, donors, method.measure(slot, donors))
+    reader = replace(slot, checked=not _shows_all(mix))
+    for piece in mixed_pieces(method, reader, mix, wanted):
         if not is_finite(piece):
-            for source in dict.fromkeys(s for t in mix.terms for s in method.reads(t, parameters)):
+            for source in dict.fromkeys(s for t in mix.terms for s in method.reads(t)):
                 sources.tensor(source, name)  # refuses one that is damaged
             raise _overflow("merged", name, wanted)
         yield piece
 
 
-def _shows_all(mix: Mix, sources: Sources) -> bool:
+def _shows_all(mix: Mix) -> bool:
     """Whether a NaN or infinity in a source surely is one in the result.
 
     So it is in weighted sums of sources and deltas, where it need not be looked for twice; a join
     may clamp it away, and a decomposition fail at it.
     """
-    plain = all(term in sources.models or term.startswith(DELTA) for term in mix.terms)
+    plain = all(term.kind in ("source", "delta") for term in mix.terms)
     return mix.join is None and plain
 
 
@@ -142,7 +138,7 @@ def write(
         for name, one in planned.items():
             choice = choices.get(name, UNTOUCHED)
             account["copied" if choice == UNTOUCHED else "merged"].append(name)
-            writer.add_pieces(name, combined_pieces(sources, recipe, name, choice, dtype))
+            writer.add_pieces(name, combined_pieces(sources, plan, name, choice, dtype))
             done += one.nbytes
             if progress is not None:
                 progress(done, writer.total_bytes)

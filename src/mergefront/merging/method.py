@@ -13,27 +13,60 @@ A method splits into what is prepared once per run and what is combined per cand
 `merging.arithmetic.combine` carries a `Mix` out. A method knows nothing of files, engines or
 searches.
 
-Term names: a plain source is called by its name ("receiver", "base", a donor's alias); "delta:x"
-is x minus its base. Measures, and the terms that last, never depend on searchable parameters. A
-term that does says with which value in its name ("top:3:x"): it is made anew for every value, from
-what the slot has kept, and held for as long as candidates name it.
+A method is a frozen class whose fields are its parameters, declared by `choice` and `number` and
+checked when it is made. Terms and measures never depend on a searchable parameter, with one
+exception: a term with a `rank` is prepared anew for every rank, from what the slot remembers, and
+is held as long as candidates name it.
+
+Reading order: `Term`, `Mix`, `Slot`, `Method`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from torch import Tensor
 
 from mergefront.errors import ConfigError
 from mergefront.records import Part
 
-DELTA: Final = "delta:"
-
-
 T = TypeVar("T")
+
+TermKind = Literal["source", "delta", "noise", "rank", "fused", "truncated", "share", "flattened"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One tensor that mixes are made of: what it is, and of which source.
+
+    `source` is "receiver", "base", a donor's alias or "base:<alias>". A truncated delta has its
+    `rank`. A term that depends on all donors names them in `donors`, in their order.
+    """
+
+    kind: TermKind
+    source: str = ""
+    rank: int = 0
+    donors: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return a short name: "receiver", "delta:a", "truncated:3:a", "share:a/a,b"."""
+        if self.kind == "source":
+            return self.source
+        rank = [str(self.rank)] if self.rank else []
+        sources = [name for name in (self.source, ",".join(self.donors)) if name]
+        return ":".join([self.kind, *rank, "/".join(sources)])
+
+    @property
+    def invariant(self) -> bool:
+        """Whether the term serves every candidate, whatever the searched parameters."""
+        return self.rank == 0
+
+
+RECEIVER = Term("source", "receiver")
+BASE = Term("source", "base")
 
 Join = Callable[[Sequence[Tensor]], Tensor]
 """Elementwise: flat chunks of the terms (floats as fp32, codes as they are) -> fp32 chunk. It may
@@ -50,18 +83,18 @@ Measures = Mapping[str, Any]
 class Mix:
     """One tensor of a candidate: `terms` joined by a weighted sum, or by `join` where there is one.
 
-    A single term with weight one, or a `join` of a single term that is None, is a copy.
+    A single term with weight one is a copy.
     """
 
-    terms: tuple[str, ...]
+    terms: tuple[Term, ...]
     weights: tuple[float, ...] = ()
     join: Join | None = None
 
     @classmethod
-    def sum(cls, weights: Mapping[str, float]) -> Mix:
-        """The weighted sum of terms in the given order, zero weights left out."""
-        kept = {term: weight for term, weight in weights.items() if weight != 0.0}
-        return cls(tuple(kept), tuple(kept.values()))
+    def sum(cls, weights: Mapping[Term, float]) -> Mix:
+        """Return the weighted sum of terms in the given order, without those of weight zero."""
+        nonzero = {term: weight for term, weight in weights.items() if weight != 0.0}
+        return cls(tuple(nonzero), tuple(nonzero.values()))
 
 
 class Slot(Protocol):
@@ -88,76 +121,168 @@ class Slot(Protocol):
         """Names of all mergeable tensors of the same layer, this one included."""
 
     def read(self, source: str, name: str | None = None) -> Tensor:
-        """A source's tensor in its own dtype: this one's counterpart, or that of a fellow."""
+        """Return a source's tensor in its own dtype: the counterpart of this one or of a fellow."""
 
     @property
-    def kept(self) -> MutableMapping[Hashable, Any]:
-        """What preparing for one candidate leaves for the next: lasts as long as an engine uses one
-        method, and is empty for each tensor of an export."""
+    def memory(self) -> MutableMapping[Hashable, Any]:
+        """What preparing for one candidate leaves for the next.
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` returns, computed once for all tensors of the same sources."""
+        It lasts as long as an engine uses one method, and is empty for each tensor of an export.
+        """
+
+    def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what `compute` returns, computed once for all tensors of the same sources."""
 
 
-class Method(Protocol):
-    """A merge method. All coefficients zero (and the receiver's one) is the receiver, always."""
+@dataclass(frozen=True)
+class Range:
+    """The legal numbers of a parameter, both ends included."""
+
+    low: float
+    high: float
+    searchable: bool
+    whole: bool
+
+
+def choice(*legal: Any, default: Any = None) -> Any:
+    """Declare a parameter that has one of the `legal` values; the first unless told otherwise."""
+    return field(default=legal[0] if default is None else default, metadata={"legal": legal})
+
+
+def number(default: float, low: float, high: float, *, searchable: bool = True) -> Any:
+    """Declare a parameter in [low, high]; a whole number if its default is an int."""
+    legal = Range(low, high, searchable, whole=isinstance(default, int))
+    return field(default=default, metadata={"legal": legal})
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A merge method with its parameters, and what most methods do.
+
+    Terms are the receiver and the donors themselves, no base is needed, and nothing is measured. A
+    subclass says what it does otherwise. In every method, all coefficients zero (and the
+    receiver's one) is the receiver.
+    """
+
+    name: ClassVar[str]
+    """Its name in recipes and spaces."""
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> Self:
+        """Return the method with a recipe's parameters.
+
+        Raises:
+            ConfigError: naming the method, the parameter, the value and what is legal.
+        """
+        legal = cls._legal()
+        for name in parameters:
+            if name not in legal:
+                known = ", ".join(legal) or "none"
+                raise ConfigError(f"method {cls.name} has no parameter {name!r}; it has: {known}")
+        return cls(**parameters)
+
+    def __post_init__(self) -> None:
+        for name, legal in self._legal().items():
+            value = getattr(self, name)
+            if not isinstance(legal, Range):
+                _check_choice(self.name, name, value, legal)
+                continue
+            _check_number(self.name, name, value, legal)
+            if not legal.whole:
+                object.__setattr__(self, name, float(value))
+
+    @classmethod
+    def _legal(cls) -> dict[str, Range | tuple[Any, ...]]:
+        """Return parameter -> its legal values, choices before numbers."""
+        legal = {each.name: each.metadata["legal"] for each in fields(cls) if each.init}
+        return dict(sorted(legal.items(), key=lambda pair: isinstance(pair[1], Range)))
 
     @property
-    def name(self) -> str:
-        """Its name in recipes and spaces."""
+    def parameters(self) -> dict[str, tuple[Any, ...]]:
+        """Parameter -> its legal values, or the lowest and highest of a number."""
+        return {
+            name: (legal.low, legal.high) if isinstance(legal, Range) else legal
+            for name, legal in self._legal().items()
+        }
 
     @property
-    def searchable(self) -> Mapping[str, tuple[float, float]]:
-        """Own parameters that a candidate may vary, with their legal range (both ends)."""
+    def searchable(self) -> dict[str, tuple[float, float]]:
+        """Parameters that a candidate may vary, with their legal range (both ends)."""
+        return {
+            name: (legal.low, legal.high)
+            for name, legal in self._legal().items()
+            if isinstance(legal, Range) and legal.searchable
+        }
 
     @property
-    def whole(self) -> Collection[str]:
-        """Own parameters that are whole numbers."""
+    def whole(self) -> frozenset[str]:
+        """Parameters that are whole numbers."""
+        return frozenset(
+            name
+            for name, legal in self._legal().items()
+            if isinstance(legal, Range) and legal.whole
+        )
 
-    def check(self, parameters: Mapping[str, Any]) -> None:
-        """Raise ConfigError if a parameter is unknown or out of range."""
+    @property
+    def invariant(self) -> Self:
+        """The method with its searchable parameters at their defaults.
 
-    def terms(self, donors: Sequence[str], parameters: Mapping[str, Any]) -> tuple[str, ...]:
+        Terms and measures are made by it, so that they serve every candidate.
+        """
+        searchable = self.searchable
+        return type(self)(
+            **{name: getattr(self, name) for name in self._legal() if name not in searchable}
+        )
+
+    def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
         """Return all terms that a mix may name, in the fixed order in which they are combined."""
+        return (RECEIVER, *(Term("source", donor) for donor in donors))
 
-    def lasting(self, term: str) -> bool:
-        """Whether a term serves every candidate; if not, its name has a searched value in it."""
-
-    def reads(self, term: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    def reads(self, term: Term) -> tuple[str, ...]:
         """Return the sources that `prepare` reads for a term."""
+        return (term.source,)
 
-    def prepare(self, term: str, slot: Slot, parameters: Mapping[str, Any]) -> Tensor:
-        """Return a term's tensor; a plain source's name gives that source, in every method.
+    def prepare(self, term: Term, slot: Slot) -> Tensor:
+        """Return a term's tensor; a source itself is that source's tensor, in every method.
 
         Deltas come as fp32, plain sources in their own dtype, codes as integers.
         """
+        return slot.read(term.source)
 
-    def pieces(self, term: str, slot: Slot, parameters: Mapping[str, Any]) -> Piece:
-        """Return what gives any range of `prepare`'s entries, for who needs each entry once."""
+    def pieces(self, term: Term, slot: Slot) -> Piece:
+        """Return what gives any range of `prepare`'s entries, where each is needed only once."""
+        whole = self.prepare(term, slot).reshape(-1)
+        return lambda at: whole[at]
 
-    def measure(self, slot: Slot, donors: Sequence[str], parameters: Mapping[str, Any]) -> Measures:
+    def measure(self, slot: Slot, donors: Sequence[str]) -> Measures:
         """Return what `mix` needs to know of the tensor; empty where it needs nothing."""
+        return {}
 
-    def check_row(
-        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
-    ) -> None:
-        """Raise ConfigError if a group's coefficients make no sense in this method."""
+    def check_row(self, row: Mapping[str, float], donors: Sequence[str]) -> None:
+        """Refuse a group's coefficients that make no sense in this method.
 
-    def copied(
-        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
-    ) -> str | None:
+        Here: any coefficient of the receiver but one.
+
+        Raises:
+            ConfigError: naming the method and the coefficient.
+        """
+        if row.get("receiver", 1.0) != 1.0:
+            raise ConfigError(
+                f"method {self.name}: the receiver has coefficient {row['receiver']}, "
+                "but its own weights are not scaled",
+                hint="drop the receiver's row, or use task_arithmetic with scale_receiver: true",
+            )
+
+    def copied_source(self, row: Mapping[str, float], donors: Sequence[str]) -> str | None:
         """Return the one source that a row of coefficients comes down to, if it does.
 
-        Its tensors are then copied, bit for bit. A row of zeros (the receiver) is not asked.
+        Its tensors are then copied, bit for bit. A row of zeros (the receiver) is not asked about.
+        Here: a donor at one with all others at zero.
         """
+        return only_donor(row, donors)
 
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
+    @abstractmethod
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """Turn one group's coefficients (source -> c) into how one of its tensors is made.
 
         A donor that is not named has 0; "receiver", where a method allows it, has 1. `row` has
@@ -165,37 +290,28 @@ class Method(Protocol):
         """
 
 
-def check_parameters(
-    method: str,
-    parameters: Mapping[str, Any],
-    legal: Mapping[str, tuple[Any, ...]],
-    ranges: Mapping[str, tuple[float, float]] | None = None,
-    whole: Collection[str] = (),
-) -> None:
-    """Refuse parameters that a method has not, or whose value is none of the legal ones.
+def donor_coefficients(row: Mapping[str, float], donors: Sequence[str]) -> dict[str, float]:
+    """Return the donors' coefficients in their order, 0 where a row names none."""
+    return {donor: float(row.get(donor, 0.0)) for donor in donors}
 
-    Args:
-        legal: parameter -> its legal values.
-        ranges: parameter -> (lowest, highest) legal number, both included.
-        whole: those of `ranges` that must be integers.
 
-    Raises:
-        ConfigError: naming the method, the parameter and what is legal.
-    """
-    ranges = ranges or {}
-    for name, value in parameters.items():
-        if name in ranges:
-            low, high = ranges[name]
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not low <= value <= high:
-                raise ConfigError(
-                    f"method {method}: {name} is {value!r}, expected a number in [{low}, {high}]"
-                )
-            if name in whole and not isinstance(value, int):
-                raise ConfigError(f"method {method}: {name} is {value!r}, expected an integer")
-        elif name not in legal:
-            known = ", ".join((*legal, *ranges)) or "none"
-            raise ConfigError(f"method {method} has no parameter {name!r}; it has: {known}")
-        elif not any(value == one and type(value) is type(one) for one in legal[name]):
-            options = ", ".join(repr(one) for one in legal[name])
-            raise ConfigError(f"method {method}: {name} is {value!r}, expected one of {options}")
+def only_donor(row: Mapping[str, float], donors: Sequence[str]) -> str | None:
+    """Return the donor at one, if all others are at zero."""
+    nonzero = {donor: c for donor, c in donor_coefficients(row, donors).items() if c != 0.0}
+    return next(iter(nonzero)) if list(nonzero.values()) == [1.0] else None
+
+
+def _check_number(method: str, name: str, value: Any, legal: Range) -> None:
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if not numeric or not legal.low <= value <= legal.high:
+        bounds = f"[{legal.low}, {legal.high}]"
+        raise ConfigError(f"method {method}: {name} is {value!r}, expected a number in {bounds}")
+    if legal.whole and not isinstance(value, int):
+        raise ConfigError(f"method {method}: {name} is {value!r}, expected an integer")
+
+
+def _check_choice(method: str, name: str, value: Any, legal: Sequence[Any]) -> None:
+    # The types are compared too, because 1 == True: a flag given as a number is refused.
+    if not any(value == option and type(value) is type(option) for option in legal):
+        options = ", ".join(repr(option) for option in legal)
+        raise ConfigError(f"method {method}: {name} is {value!r}, expected one of {options}")

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from mergefront.merging.method import Mix
-from mergefront.merging.methods import METHODS
+from mergefront.merging.method import Method, Mix, Term
+from mergefront.merging.methods import method_of
 from mergefront.merging.recipe import Recipe
 from mergefront.models.sources import Sources, check_heads
 from mergefront.records import Part
@@ -28,12 +28,13 @@ into weights tensor by tensor. Plain values, which may cross process boundaries.
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe, the choice for each group (by name), and the parts that differ from the receiver.
+    """A recipe, its method, the choice for each group by name, and the parts that change.
 
     A group whose choice is the receiver need not be touched.
     """
 
     recipe: Recipe
+    method: Method
     choices: Mapping[str, Choice]
     touched_parts: frozenset[Part]
 
@@ -52,8 +53,8 @@ def plan_of(recipe: Recipe, sources: Sources) -> Plan:
         UserError: the recipe needs a base that was not named, or it touches an embedding or head
             that cannot be merged.
     """
-    check_method(sources, recipe.method, recipe.parameters)
-    method = METHODS[recipe.method]
+    method = method_of(recipe.method, recipe.parameters)
+    check_method(sources, method)
     table = recipe.resolved(sources.group_index)
     overridden = recipe.overridden(sources.group_index)
     for source in set(overridden.values()) - {ZERO}:
@@ -67,26 +68,24 @@ def plan_of(recipe: Recipe, sources: Sources) -> Plan:
         if all(value == (name == "receiver") for name, value in row.items()):
             choices[group.name] = UNTOUCHED
             continue
-        method.check_row(row, recipe.donors, recipe.parameters)
-        choices[group.name] = method.copied(row, recipe.donors, recipe.parameters) or row
+        method.check_row(row, recipe.donors)
+        choices[group.name] = method.copied_source(row, recipe.donors) or row
     touched = frozenset(g.part for g in sources.groups if choices[g.name] != UNTOUCHED)
     check_heads(sources, touched)
-    return Plan(recipe, choices, touched)
+    return Plan(recipe, method, choices, touched)
 
 
-def check_method(sources: Sources, name: str, parameters: Mapping[str, Any]) -> None:
+def check_method(sources: Sources, method: Method) -> None:
     """Check that every source that a method reads is there.
 
     Raises:
-        ConfigError: a parameter is illegal.
         UserError: the method needs a base that was not named.
     """
-    method = METHODS[name]
-    for term in method.terms(sources.donors, parameters):
-        for source in method.reads(term, parameters):
+    for term in method.terms(sources.donors):
+        for source in method.reads(term):
             sources.model(source)
 
 
-def copied(source: str) -> Mix:
+def copy_of(source: str) -> Mix:
     """Return the mix that copies one source, or makes zeros."""
-    return Mix(()) if source == ZERO else Mix((source,), (1.0,))
+    return Mix(()) if source == ZERO else Mix((Term("source", source),), (1.0,))

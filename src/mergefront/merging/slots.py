@@ -1,4 +1,4 @@
-"""A tensor with its counterparts in every source: what methods prepare and measure from."""
+"""A tensor and its counterparts in every source: methods prepare and measure from these."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mergefront.models.sources import Sources
 from mergefront.records import Part
 
 T = TypeVar("T")
-_MEMORY: WeakKeyDictionary[Sources, dict[Hashable, Any]] = WeakKeyDictionary()
+_SHARED: WeakKeyDictionary[Sources, dict[Hashable, Any]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class SourceSlot:
     """One of the receiver's mergeable tensors (see `method.Slot`).
 
-    Not `checked`, NaN and infinity pass: for who finds them in the result.
+    Unless `checked`, NaN and infinity pass: the caller then looks for them in the merged tensor.
     """
 
     sources: Sources
     name: str
-    kept: MutableMapping[Hashable, Any] = field(default_factory=dict, repr=False)
+    memory: MutableMapping[Hashable, Any] = field(default_factory=dict, repr=False)
     checked: bool = True
 
     @property
@@ -56,13 +56,13 @@ class SourceSlot:
         )
 
     def read(self, source: str, name: str | None = None) -> Tensor:
-        """A source's tensor in its own dtype: this one's counterpart, or that of a fellow."""
+        """Return a source's tensor in its own dtype: the counterpart of this one or of a fellow."""
         return self.sources.tensor(source, name or self.name, checked=self.checked)
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` returns, computed once as long as these sources are open."""
-        known = _MEMORY.setdefault(self.sources, {})
-        if key not in known:
-            known[key] = make()
-        found: T = known[key]
-        return found
+    def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what `compute` returns, computed once as long as these sources are open."""
+        values = _SHARED.setdefault(self.sources, {})
+        if key not in values:
+            values[key] = compute()
+        value: T = values[key]
+        return value

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from mergefront.errors import RunError
-from mergefront.merging.methods import METHODS
+from mergefront.merging.methods import method_of
 from mergefront.models.sources import Sources
 from mergefront.records import Evaluation, Table
 from mergefront.runs.directory import RECEIVER, RunDirectory
@@ -109,9 +109,8 @@ def _same_donors(run: RunDirectory, then: Hashes, space: Space, now: Hashes) -> 
     Raises:
         RunError: naming the models of either side that the other has not.
     """
-    method, opening = METHODS[space.spec.method], space.spec.start_parameters
-    terms = method.terms(space.donors, opening)
-    read = {source for term in terms for source in method.reads(term, opening)}
+    method = method_of(space.spec.method, space.spec.start_parameters)
+    read = {source for term in method.terms(space.donors) for source in method.reads(term)}
     own = any(source.startswith("base:") for source in read)
 
     def files(donor: str, hashes: Hashes) -> str:

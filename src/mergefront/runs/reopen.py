@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mergefront.config import RunConfig
+from mergefront.merging.methods import method_of
 from mergefront.merging.plan import check_method
 from mergefront.models.locate import ModelNames, locate_models
 from mergefront.models.sources import Sources, check_heads
@@ -42,7 +43,7 @@ def lay_out(config: RunConfig, spec: SpaceSpec) -> tuple[Space, Sources]:
     """
     models = models_of(config)
     sources = Sources.open(locate_models(models))
-    check_method(sources, spec.method, spec.start_parameters)
+    check_method(sources, method_of(spec.method, spec.start_parameters))
     space = Space.build(spec, list(models.donors), sources.groups)
     check_heads(sources, space.parts)
     return space, sources

@@ -133,7 +133,7 @@ class SpaceSpec(Strict):
         try:
             method = method_of(self.method)
             for end in get_args(RangeEnd):
-                method.check(self._parameters(end))
+                method.of(self._parameters(end))
         except ConfigError as problem:
             raise ValueError(problem.message) from problem
         for name in self.searched_parameters:

@@ -34,7 +34,7 @@ from functools import cached_property
 from typing import Any
 
 from mergefront.errors import ConfigError, SpaceError
-from mergefront.merging.methods import METHODS
+from mergefront.merging.methods import METHODS, method_of
 from mergefront.merging.recipe import Recipe
 from mergefront.models.locate import ModelNames
 from mergefront.records import PARTS, Group, Part, Table
@@ -221,13 +221,13 @@ def _check_method(space: Space) -> None:
     Raises:
         SpaceError: the method refuses the coefficients of a group there.
     """
-    method, n = METHODS[space.spec.method], space.dimension
+    n = space.dimension
     for point in ((0.0,) * n, (1.0,) * n, tuple((i + 1) / (n + 1) for i in range(n))):
-        parameters, table = space.parameters(point), space.table(point)
+        method, table = method_of(space.spec.method, space.parameters(point)), space.table(point)
         for group in dict.fromkeys(name for row in table.values() for name in row):
             row = {donor: table[donor].get(group, 0.0) for donor in space.donors}
             try:
                 if any(row.values()):
-                    method.check_row(row, space.donors, parameters)
+                    method.check_row(row, space.donors)
             except ConfigError as error:
                 raise SpaceError(f"group {group}: {error.message}", hint=error.hint) from error

@@ -15,7 +15,7 @@ from mergefront.jobs.plan.facts import ModelFacts
 from mergefront.jobs.plan.memory import ACTIVATIONS, GIB, Memory
 from mergefront.jobs.plan.remark import Level, Remark
 from mergefront.jobs.plan.tasks import TaskSize
-from mergefront.merging.methods import METHODS
+from mergefront.merging.methods import method_of
 from mergefront.space.budget import judge_budget
 from mergefront.space.file import SpaceSpec
 from mergefront.space.space import Space
@@ -42,11 +42,9 @@ def model_remarks(models: Sequence[ModelFacts]) -> list[Remark]:
 
 def base_remarks(config: RunConfig, spec: SpaceSpec) -> list[Remark]:
     """Name donors without the base that the method takes their delta from."""
-    method = METHODS[spec.method]
+    method = method_of(spec.method, spec.start_parameters)
     sources = {
-        source
-        for term in method.terms(tuple(config.donors), spec.start_parameters)
-        for source in method.reads(term, spec.start_parameters)
+        source for term in method.terms(tuple(config.donors)) for source in method.reads(term)
     }
     remarks = []
     for alias, donor in config.donors.items():

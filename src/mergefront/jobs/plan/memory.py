@@ -22,7 +22,8 @@ from mergefront.engine.prompts import MAX_CONTEXT
 from mergefront.jobs.plan.backbone import Backbone
 from mergefront.jobs.plan.cost import GroupSizes
 from mergefront.jobs.plan.facts import ModelFacts
-from mergefront.merging.methods import METHODS, Method
+from mergefront.merging.method import Method, Term
+from mergefront.merging.methods import method_of
 from mergefront.models.safetensors import DTYPES
 from mergefront.records import Part
 from mergefront.space.file import SpaceSpec
@@ -191,14 +192,14 @@ def _term_bytes(config: RunConfig, spec: SpaceSpec, sizes: GroupSizes) -> dict[s
         return {}
     moved = {part for line in spec.knobs for part in line.parts}
     moved_groups = [group for group in sizes.groups if group.part in moved]
-    method = METHODS[spec.method]
+    method = method_of(spec.method, spec.start_parameters)
     bytes_by_term: dict[str, float] = {}
-    for term in method.terms(tuple(config.donors), spec.start_parameters):
+    for term in method.terms(tuple(config.donors)):
         value_bytes = {
-            dtype: _item_size(method, term, spec.start_parameters, DTYPES[dtype])
+            dtype: _item_size(method, term, DTYPES[dtype])
             for dtype in {group.dtype for group in moved_groups}
         }
-        bytes_by_term[term] = float(
+        bytes_by_term[str(term)] = float(
             sum(sizes.parameters[g.name] * value_bytes[g.dtype] for g in moved_groups)
         )
     return bytes_by_term
@@ -220,13 +221,13 @@ class _Specimen:
         return torch.randn(4, 4, generator=generator).to(self.dtype)
 
     @property
-    def kept(self) -> dict[Hashable, Any]:
+    def memory(self) -> dict[Hashable, Any]:
         return {}
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        return make()
+    def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
+        return compute()
 
 
-def _item_size(method: Method, term: str, parameters: Mapping[str, Any], dtype: torch.dtype) -> int:
+def _item_size(method: Method, term: Term, dtype: torch.dtype) -> int:
     """Return the bytes of a value of a term, as the method itself prepares it of `dtype`."""
-    return method.prepare(term, _Specimen(dtype), parameters).element_size()
+    return method.prepare(term, _Specimen(dtype)).element_size()

@@ -1,11 +1,9 @@
 """Merge methods: pure functions on tensors, one file a method, with paper and equation.
 
-Reading order: `method` (what a method is), `common`, `task_arithmetic` (the plainest one),
-`arithmetic` (how terms are joined), `sources` of `opened` models and their `slots` (what a method
-reads), `plan` (recipe -> what each group is made of), `build` (recipe -> tensors and folders).
-Shared by several methods: `sparse` on `thresholds`, `gram`, `spectral`.
-
-What methods there are, told from the methods themselves."""
+Reading order: `task_arithmetic` (the plainest one) with `base` (what several share), then any
+other. Shared by several methods: `sparse` on `thresholds`, `gram`, `spectral`. What a method is
+stands in `merging.method`.
+"""
 
 from __future__ import annotations
 
@@ -55,18 +53,20 @@ _ALL: Final[tuple[Method, ...]] = (
     *(PaperDareLinear(), PaperDareTies(), PaperTies(), PaperLayerSwap()),
 )
 
-METHODS: Final[Mapping[str, Method]] = MappingProxyType({one.name: one for one in _ALL})
+METHODS: Final[Mapping[str, Method]] = MappingProxyType({each.name: each for each in _ALL})
+"""Name -> the method with its parameters at their defaults."""
 
 
-def method_of(name: str) -> Method:
-    """Return a method by name.
+def method_of(name: str, parameters: Mapping[str, Any] | None = None) -> Method:
+    """Return a method by name, with parameters of its own.
 
     Raises:
-        ConfigError: if there is no such method, naming those that there are.
+        ConfigError: there is no such method, naming those that there are, or a parameter is
+            illegal.
     """
     if name not in METHODS:
         raise ConfigError(f"no merge method {name!r}; there are: {', '.join(METHODS)}")
-    return METHODS[name]
+    return METHODS[name].of(parameters or {})
 
 
 def listing() -> list[dict[str, Any]]:
@@ -78,8 +78,8 @@ def listing() -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "what": _what(method),
-            "parameters": _parameters(method),
+            "what": _summary(method),
+            "parameters": method.parameters,
             "searchable": list(method.searchable),
             "needs_base": _needs_base(method),
             "file": inspect.getfile(type(method)).rpartition("/")[2],
@@ -88,21 +88,16 @@ def listing() -> list[dict[str, Any]]:
     ]
 
 
-def _what(method: Method) -> str:
-    """The file's sentence; its title and the class's own where several share a file."""
-    fellows = [one for one in METHODS.values() if type(one).__module__ == type(method).__module__]
-    told = [inspect.getmodule(type(method)), type(method)][: 1 if len(fellows) == 1 else 2]
-    first = [(inspect.getdoc(one) or "").splitlines()[0].rstrip(".") for one in told]
-    return ": ".join([first[0].partition(":")[0], first[1]] if len(first) > 1 else first)
-
-
-def _parameters(method: Method) -> dict[str, Any]:
-    legal: dict[str, Any] = dict(getattr(method, "legal", {}))
-    return legal | dict(getattr(method, "ranges", {}))
+def _summary(method: Method) -> str:
+    """Return the first sentence of the file; title and class's sentence if files are shared."""
+    module = type(method).__module__
+    alone = sum(type(each).__module__ == module for each in METHODS.values()) == 1
+    documented = [inspect.getmodule(type(method)), *([] if alone else [type(method)])]
+    first = [(inspect.getdoc(each) or "").splitlines()[0].rstrip(".") for each in documented]
+    return first[0] if alone else f"{first[0].partition(':')[0]}: {first[1]}"
 
 
 def _needs_base(method: Method) -> bool:
     """Whether any of its terms reads a base, at default parameters."""
-    terms = method.terms(("donor",), {})
-    sources = {source for term in terms for source in method.reads(term, {})}
+    sources = {source for term in method.terms(("donor",)) for source in method.reads(term)}
     return any(source == "base" or source.startswith("base:") for source in sources)

@@ -13,73 +13,61 @@ Reference: published with mergekit by Arcee, without a paper ("arcee_fusion" in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mergefront.merging.method import Measures, Mix, Slot
-from mergefront.merging.methods.base import SourceMethod, added
+from mergefront.merging.method import RECEIVER, Measures, Method, Mix, Slot, Term
+from mergefront.merging.methods.base import sum_of_terms
 
-FUSED: Final = "fused:"
 _EPS: Final = 1e-8
 _ROWS: Final = 1 << 20
 
 
-class ArceeFusion(SourceMethod):
+class ArceeFusion(Method):
     """Terms are the receiver and each donor's masked difference."""
 
     name = "arcee_fusion"
 
-    def terms(self, donors: Sequence[str], parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
         """The receiver, then the donors' masked differences in their order."""
-        self.check(parameters)
-        return ("receiver", *(FUSED + donor for donor in donors))
+        return (RECEIVER, *(Term("fused", donor) for donor in donors))
 
-    def reads(self, term: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    def reads(self, term: Term) -> tuple[str, ...]:
         """A masked difference reads donor and receiver."""
-        if term.startswith(FUSED):
-            return term.removeprefix(FUSED), "receiver"
-        return (term,)
+        return (term.source, "receiver") if term.kind == "fused" else (term.source,)
 
-    def copied(
-        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
-    ) -> str | None:
+    def copied_source(self, row: Mapping[str, float], donors: Sequence[str]) -> str | None:
         """None: the donor never comes whole."""
         return None
 
-    def prepare(self, term: str, slot: Slot, parameters: Mapping[str, Any]) -> Tensor:
+    def prepare(self, term: Term, slot: Slot) -> Tensor:
         """The source itself, or the masked difference in fp32."""
-        if not term.startswith(FUSED):
-            return slot.read(term)
-        donor, receiver = slot.read(term.removeprefix(FUSED)).float(), slot.read("receiver").float()
+        if term.kind != "fused":
+            return slot.read(term.source)
+        donor, receiver = slot.read(term.source).float(), slot.read("receiver").float()
         scores = importance(donor, receiver)
         q1, median, q3 = quartiles(scores)
         return (donor - receiver).mul_(scores >= median + 1.5 * (q3 - q1))
 
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """One for the receiver, the coefficients for the masked differences."""
-        return added(FUSED, row, donors)
+        return sum_of_terms("fused", row, donors)
 
 
 def importance(donor: Tensor, receiver: Tensor) -> Tensor:
     """Return |donor - receiver| times the divergence of their rows' softmax, in fp32.
 
-    Worked out row by row in fp64, so that it does not depend on the number of threads.
+    Computed row by row in fp64, so that it does not depend on the number of threads.
     """
     width = donor.shape[-1] if donor.dim() else 1
     rows = donor.reshape(-1, width), receiver.reshape(-1, width)
     step = max(1, _ROWS // rows[0].shape[-1])
     divergence = []
     for start in range(0, len(rows[0]), step):
-        p, q = (one[start : start + step].double().softmax(dim=-1) + _EPS for one in rows)
+        p, q = (side[start : start + step].double().softmax(dim=-1) + _EPS for side in rows)
         divergence.append((p * (p / q).log()).sum(dim=-1, keepdim=True))
     scores = (rows[0] - rows[1]).abs_().mul_(torch.cat(divergence).float())
     return scores.reshape(donor.shape)
@@ -89,5 +77,5 @@ def quartiles(scores: Tensor) -> tuple[float, float, float]:
     """Return the lower quartile, the median and the upper quartile, each an element of `scores`."""
     flat = scores.reshape(-1).numpy()
     places = [int(q * (flat.size - 1)) for q in (0.25, 0.5, 0.75)]
-    found = np.partition(flat, places)[places]
-    return float(found[0]), float(found[1]), float(found[2])
+    values = np.partition(flat, places)[places]
+    return float(values[0]), float(values[1]), float(values[2])

@@ -15,45 +15,43 @@ averages by default, like the other methods that elect. Defaults are mergekit's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from mergefront.merging.method import DELTA, Measures, Slot
-from mergefront.merging.methods.base import anchor_of
-from mergefront.merging.methods.sparse import TABLE, ElectingMethod, SparseMethod, Voter
+from mergefront.merging.method import Measures, Slot, Term, number
+from mergefront.merging.methods.sparse import ElectingMethod, SparseMethod, Voter
 from mergefront.merging.methods.thresholds import tables, without_outliers
 
 
+@dataclass(frozen=True)
 class Breadcrumbs(SparseMethod):
     """Medium-sized entries, added."""
 
     name = "breadcrumbs"
-    ranges = SparseMethod.ranges | {"gamma": (0.0, 1.0)}
-    searchable = ranges
-    defaults = {"density": 0.9, "gamma": 0.01}  # noqa: RUF012
+    density: float = number(0.9, 0.0, 1.0)
+    gamma: float = number(0.01, 0.0, 1.0)
 
-    def measure(self, slot: Slot, donors: Sequence[str], parameters: Mapping[str, Any]) -> Measures:
-        """Each source's tables of thresholds and of cuts (see `thresholds`)."""
+    def measure(self, slot: Slot, donors: Sequence[str]) -> Measures:
+        """Source -> its tables of thresholds and of cuts (see `thresholds`)."""
         return {
-            TABLE + source: tables(slot.read(source), slot.read(anchor_of(source, parameters)))
-            for source in self.sources(donors, parameters)
+            source: tables(slot.read(source), slot.read(self.anchor_of(source)))
+            for source in self.sources(donors)
         }
 
-    def voter(
-        self, source: str, value: float, parameters: Mapping[str, Any], measures: Measures
-    ) -> Voter:
+    def voter(self, source: str, value: float, measures: Measures) -> Voter:
         """The medium-sized entries of the source's delta."""
-        thresholds, cuts = measures[TABLE + source]
-        density, gamma = float(parameters["density"]), float(parameters["gamma"])
+        thresholds, cuts = measures[source]
+        density, gamma = self.density, self.gamma
 
         def thin(parts: Sequence[Tensor]) -> Tensor:
             return without_outliers(parts[0], thresholds, cuts, density, gamma)
 
-        return Voter((DELTA + source,), thin, value)
+        return Voter((Term("delta", source),), thin, value)
 
 
+@dataclass(frozen=True)
 class BreadcrumbsTies(Breadcrumbs, ElectingMethod):
     """Medium-sized entries, elected."""
 

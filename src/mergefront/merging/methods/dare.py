@@ -19,50 +19,48 @@ subset of what a higher one keeps, and a mask is the same in any run, engine and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mergefront.merging.method import DELTA, Measures, Piece, Slot
+from mergefront.merging.method import Measures, Piece, Slot, Term, TermKind, choice, number
 from mergefront.merging.methods.sparse import ElectingMethod, SparseMethod, Voter
 
-NOISE: Final = "noise:"
 LEVELS: Final = 1 << 15
 """Noise is an integer below this."""
 
 _CHUNK: Final = 1 << 18
-SEEDS: Final = (0, 2**31 - 1)
+_LARGEST_SEED: Final = 2**31 - 1
 
 
+@dataclass(frozen=True)
 class RandomMethod(SparseMethod):
     """Thins out at random; every source brings a noise term of int16."""
 
-    legal = SparseMethod.legal | {"rescale": (True, False)}
-    ranges = SparseMethod.ranges | {"seed": SEEDS}
-    defaults = {"density": 0.5, "rescale": True, "seed": 0}  # noqa: RUF012
-    whole = ("seed",)
-    kinds: ClassVar[tuple[str, ...]] = (DELTA, NOISE)
+    kinds: ClassVar[tuple[TermKind, ...]] = ("delta", "noise")
+    density: float = number(0.5, 0.0, 1.0)
+    rescale: bool = choice(True, False)
+    seed: int = number(0, 0, _LARGEST_SEED, searchable=False)
 
-    def reads(self, term: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    def reads(self, term: Term) -> tuple[str, ...]:
         """Noise needs the receiver's shape only."""
-        return ("receiver",) if term.startswith(NOISE) else super().reads(term, parameters)
+        return ("receiver",) if term.kind == "noise" else super().reads(term)
 
-    def prepare(self, term: str, slot: Slot, parameters: Mapping[str, Any]) -> Tensor:
+    def prepare(self, term: Term, slot: Slot) -> Tensor:
         """Draw a source's noise; other terms as usual."""
-        if not term.startswith(NOISE):
-            return super().prepare(term, slot, parameters)
-        seed, source = int(parameters.get("seed", 0)), term.removeprefix(NOISE)
-        return noise(seed, source, slot.name, slot.read("receiver").shape)
+        if term.kind != "noise":
+            return super().prepare(term, slot)
+        return noise(self.seed, term.source, slot.name, slot.read("receiver").shape)
 
-    def pieces(self, term: str, slot: Slot, parameters: Mapping[str, Any]) -> Piece:
-        """Noise is drawn when asked for, from its place in the stream; other terms as usual."""
-        if not term.startswith(NOISE):
-            return super().pieces(term, slot, parameters)
-        seed, source = int(parameters.get("seed", 0)), term.removeprefix(NOISE)
-        return noise_pieces(seed, source, slot.name)
+    def pieces(self, term: Term, slot: Slot) -> Piece:
+        """Noise is drawn on demand, from its place in the stream; other terms as usual."""
+        if term.kind != "noise":
+            return super().pieces(term, slot)
+        return noise_pieces(self.seed, term.source, slot.name)
 
 
 class DareLinear(RandomMethod):
@@ -70,28 +68,26 @@ class DareLinear(RandomMethod):
 
     name = "dare_linear"
 
-    def voter(
-        self, source: str, value: float, parameters: Mapping[str, Any], measures: Measures
-    ) -> Voter:
+    def voter(self, source: str, value: float, measures: Measures) -> Voter:
         """The entries whose noise is below density * 32768."""
-        stay = round(float(parameters["density"]) * LEVELS)
+        stay = round(self.density * LEVELS)
         if stay == LEVELS:
-            return Voter((DELTA + source,), lambda parts: parts[0], value)
-        factor = value * LEVELS / stay if parameters["rescale"] and stay else value
+            return Voter((Term("delta", source),), lambda parts: parts[0], value)
+        factor = value * LEVELS / stay if self.rescale and stay else value
 
         def thin(parts: Sequence[Tensor]) -> Tensor:
             delta, codes = parts
             mask = torch.rsub(codes, stay).clamp_(0, 1)  # 1 where codes < stay, 0 elsewhere
             return delta.mul_(mask.to(torch.float32))
 
-        return Voter((DELTA + source, NOISE + source), thin, factor)
+        return Voter((Term("delta", source), Term("noise", source)), thin, factor)
 
 
+@dataclass(frozen=True)
 class DareTies(DareLinear, ElectingMethod):
     """Dropped at random, elected."""
 
     name = "dare_ties"
-    legal = RandomMethod.legal | ElectingMethod.legal
 
 
 def noise(seed: int, source: str, tensor: str, shape: torch.Size) -> Tensor:
@@ -112,15 +108,11 @@ def noise_pieces(seed: int, source: str, tensor: str) -> Piece:
     """
     digest = hashlib.sha256(f"{seed}/{source}/{tensor}".encode()).digest()
     origin = int.from_bytes(digest, "little")
-    stream, position = np.random.PCG64(origin), 0  # position in entries
 
     def piece(at: slice) -> Tensor:
-        nonlocal stream, position
-        if at.start != position:
-            stream = np.random.PCG64(origin).advance(at.start // 4)
+        stream = np.random.PCG64(origin).advance(at.start // 4)
         skipped, n = at.start % 4, at.stop - at.start
         drawn = stream.random_raw(-(-(skipped + n) // 4)).astype("<u8", copy=False).view("<u2")
-        position = at.stop if at.stop % 4 == 0 else -1
         return torch.from_numpy((drawn[skipped : skipped + n] >> 1).view(np.int16))
 
     return piece

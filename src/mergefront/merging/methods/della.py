@@ -18,81 +18,76 @@ Each source brings a noise term (see `dare`) and a rank term: r as an integer in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mergefront.merging.method import Measures, Slot
-from mergefront.merging.methods.base import delta
+from mergefront.merging.method import Measures, Slot, Term, number
 from mergefront.merging.methods.dare import LEVELS, RandomMethod
 from mergefront.merging.methods.sparse import ElectingMethod, Voter
 
-RANK: Final = "rank:"
 TOP: Final = LEVELS - 1
 """Code of the highest rank."""
 
 CHUNK: Final = 1 << 19
 
 
+@dataclass(frozen=True)
 class DellaLinear(RandomMethod):
     """Dropped at random by rank, added."""
 
     name = "della_linear"
-    ranges = RandomMethod.ranges | {"epsilon": (0.0, 0.5)}
-    searchable = RandomMethod.searchable | {"epsilon": (0.0, 0.5)}
-    defaults = {**RandomMethod.defaults, "epsilon": 0.15}  # noqa: RUF012
-    kinds = (*RandomMethod.kinds, RANK)
+    kinds = (*RandomMethod.kinds, "rank")
+    epsilon: float = number(0.15, 0.0, 0.5)
 
-    def prepare(self, term: str, slot: Slot, parameters: Mapping[str, Any]) -> Tensor:
+    def prepare(self, term: Term, slot: Slot) -> Tensor:
         """Rank a source's delta; other terms as usual."""
-        if not term.startswith(RANK):
-            return super().prepare(term, slot, parameters)
-        return ranks(delta(slot, term.removeprefix(RANK), parameters))
+        if term.kind != "rank":
+            return super().prepare(term, slot)
+        return ranks(self.delta(slot, term.source))
 
-    def voter(
-        self, source: str, value: float, parameters: Mapping[str, Any], measures: Measures
-    ) -> Voter:
+    def voter(self, source: str, value: float, measures: Measures) -> Voter:
         """The entries whose noise is below keep_i * 32768."""
-        density = float(parameters["density"])
-        half = min(float(parameters["epsilon"]), density, 1.0 - density)
-        lowest, slope, rescale = density - half, 2.0 * half / TOP, bool(parameters["rescale"])
+        half = min(self.epsilon, self.density, 1.0 - self.density)
+        lowest, slope, rescale = self.density - half, 2.0 * half / TOP, self.rescale
 
         def thin(parts: Sequence[Tensor]) -> Tensor:
-            theirs, codes, rank = parts
+            delta, codes, rank = parts
             keep = rank.to(torch.float32).mul_(slope).add_(lowest)
-            theirs.mul_(keep.mul(LEVELS).sub_(codes).sign_().clamp_(min=0.0))
-            return theirs.div_(keep.clamp_(min=1.0 / LEVELS)) if rescale else theirs
+            delta.mul_(keep.mul(LEVELS).sub_(codes).sign_().clamp_(min=0.0))
+            return delta.div_(keep.clamp_(min=1.0 / LEVELS)) if rescale else delta
 
-        return Voter(tuple(kind + source for kind in self.kinds), thin, value)
+        return Voter(tuple(Term(kind, source) for kind in self.kinds), thin, value)
 
 
+@dataclass(frozen=True)
 class Della(DellaLinear, ElectingMethod):
     """Dropped at random by rank, elected."""
 
     name = "della"
-    legal = RandomMethod.legal | ElectingMethod.legal
 
 
 def ranks(values: Tensor) -> Tensor:
     """Rank magnitudes within rows: int16, 0 for the smallest, 32767 for the largest.
 
-    Equal magnitudes rank by position. Rows are worked on a few at a time, and the result does not
-    depend on the number of threads.
+    Equal magnitudes rank by position. The result does not depend on the number of threads, nor on
+    how many rows are ranked at a time.
     """
     rows = values.flatten(0, -2) if values.dim() > 1 else values.reshape(1, -1)
     width = rows.shape[1]
     if width < 2:
         return torch.full(values.shape, LEVELS // 2, dtype=torch.int16)
     codes = torch.linspace(0, TOP, width, dtype=torch.float64).round_().to(torch.int16)
-    found = torch.empty(rows.shape, dtype=torch.int16)
+    ranked = torch.empty(rows.shape, dtype=torch.int16)
     step = max(1, CHUNK // width)
     for start in range(0, len(rows), step):
         order = _order(rows[start : start + step])
-        found[start : start + step].scatter_(1, order, codes.expand_as(order))
-    return found.reshape(values.shape)
+        ranked[start : start + step].scatter_(1, order, codes.expand_as(order))
+    return ranked.reshape(values.shape)
 
 
 def _order(rows: Tensor) -> Tensor:

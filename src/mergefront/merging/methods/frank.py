@@ -21,73 +21,75 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Literal
 
-from mergefront.merging.method import DELTA, Measures, Mix, Slot
-from mergefront.merging.methods.base import DeltaMethod, anchor_of, coefficients
+from mergefront.merging.method import (
+    RECEIVER,
+    Measures,
+    Mix,
+    Slot,
+    Term,
+    choice,
+    donor_coefficients,
+    number,
+)
+from mergefront.merging.methods.base import DeltaMethod
 from mergefront.merging.methods.gram import gram
 
 
+@dataclass(frozen=True)
 class Frank(DeltaMethod):
-    """Measured are the layer's squared norms."""
+    """Measures the layer's squared norms."""
 
     name = "frank"
-    legal: ClassVar[Mapping[str, tuple[Any, ...]]] = {"anchor": ("own", "base")}
-    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"decay": (0.0, 10.0)}
-    searchable: ClassVar[Mapping[str, tuple[float, float]]] = ranges
+    anchor: Literal["own", "base", "receiver"] = choice("own", "base")
+    decay: float = number(0.0, 0.0, 10.0)
 
-    def terms(self, donors: Sequence[str], parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
         """The receiver, its delta, the donors' deltas in their order."""
-        receiver, *deltas = super().terms(donors, parameters)
-        return (receiver, f"{DELTA}receiver", *deltas)
+        return super().terms(("receiver", *donors))
 
-    def measure(self, slot: Slot, donors: Sequence[str], parameters: Mapping[str, Any]) -> Measures:
-        """Squared norms of the layer's deltas by source, the layer, and how many there are."""
+    def measure(self, slot: Slot, donors: Sequence[str]) -> Measures:
+        """Squared norms of the layer's deltas by source, the layer, and the number of layers."""
         names = slot.fellows
 
         def squares() -> dict[str, float]:
             return {
-                source: math.fsum(_square(slot, source, name, parameters) for name in names)
+                source: math.fsum(self._square(slot, source, name) for name in names)
                 for source in ("receiver", *donors)
             }
 
-        key = (self.name, parameters.get("anchor", "own"), names)
-        return {"squares": slot.once(key, squares), "layer": slot.layer, "layers": slot.n_layers}
+        key = (self.name, self.anchor, names)
+        return {"squares": slot.shared(key, squares), "layer": slot.layer, "layers": slot.n_layers}
 
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """The receiver, corrected by its own delta, and the donors' deltas."""
-        given = coefficients(row, donors)
-        if not any(given.values()):
-            return Mix.sum({"receiver": 1.0})
+        coefficients = donor_coefficients(row, donors)
+        if not any(coefficients.values()):
+            return Mix.sum({RECEIVER: 1.0})
         squares = measures["squares"]
-        vision = _vision_weight(measures["layer"], measures["layers"], parameters)
-        others = math.fsum(squares[donor] for donor in donors)
-        below = vision * squares["receiver"] + (1.0 - vision) * others
+        vision = self._vision_weight(measures["layer"], measures["layers"])
+        donor_squares = math.fsum(squares[donor] for donor in donors)
+        below = vision * squares["receiver"] + (1.0 - vision) * donor_squares
         if below == 0.0:
-            return Mix.sum({"receiver": 1.0})
-        mean = math.fsum(given.values()) / len(given)
-        own = mean * (vision * squares["receiver"] / below - 1.0)
+            return Mix.sum({RECEIVER: 1.0})
+        mean = math.fsum(coefficients.values()) / len(coefficients)
+        correction = mean * (vision * squares["receiver"] / below - 1.0)
         weights = {
-            DELTA + donor: c * (1.0 - vision) * squares[donor] / below for donor, c in given.items()
+            Term("delta", donor): c * (1.0 - vision) * squares[donor] / below
+            for donor, c in coefficients.items()
         }
-        return Mix.sum({"receiver": 1.0, f"{DELTA}receiver": own, **weights})
+        return Mix.sum({RECEIVER: 1.0, Term("delta", "receiver"): correction, **weights})
 
+    def _vision_weight(self, layer: int | None, n_layers: int) -> float:
+        """w_V of a layer."""
+        if layer is None:
+            return 0.5
+        a = self.decay
+        return math.exp(-a * layer) / math.fsum(math.exp(-a * j) for j in range(n_layers))
 
-def _vision_weight(layer: int | None, n_layers: int, parameters: Mapping[str, Any]) -> float:
-    """w_V of a layer."""
-    if layer is None:
-        return 0.5
-    a = float(parameters.get("decay", 0.0))
-    return math.exp(-a * layer) / math.fsum(math.exp(-a * j) for j in range(n_layers))
-
-
-def _square(slot: Slot, source: str, name: str, parameters: Mapping[str, Any]) -> float:
-    """Squared norm of one tensor's delta."""
-    base = slot.read(anchor_of(source, parameters), name).float()
-    return float(gram([slot.read(source, name).float() - base])[0, 0])
+    def _square(self, slot: Slot, source: str, name: str) -> float:
+        """Squared norm of one tensor's delta."""
+        base = slot.read(self.anchor_of(source), name).float()
+        return float(gram([slot.read(source, name).float() - base])[0, 0])

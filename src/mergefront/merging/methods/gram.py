@@ -27,14 +27,14 @@ def gram(tensors: Sequence[Tensor]) -> NDArray[np.float64]:
     flat = [tensor.reshape(-1) for tensor in tensors]
     parts: dict[tuple[int, int], list[float]] = {}
     for start in range(0, flat[0].numel(), _CHUNK):
-        chunks = [one[start : start + _CHUNK].double().numpy() for one in flat]
+        chunks = [entries[start : start + _CHUNK].double().numpy() for entries in flat]
         for i, a in enumerate(chunks):
             for j in range(i + 1):
                 parts.setdefault((i, j), []).append(float((a * chunks[j]).sum()))
-    found = np.zeros((len(flat), len(flat)))
+    products = np.zeros((len(flat), len(flat)))
     for (i, j), sums in parts.items():
-        found[i, j] = found[j, i] = math.fsum(sums)
-    return found
+        products[i, j] = products[j, i] = math.fsum(sums)
+    return products
 
 
 def norms(gram_KK: NDArray[np.float64]) -> NDArray[np.float64]:

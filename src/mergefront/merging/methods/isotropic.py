@@ -14,17 +14,14 @@ Reference: arXiv:2502.04959, section 4.1, equation 7.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from mergefront.errors import ConfigError
-from mergefront.merging.method import DELTA, Measures, Mix, Slot
-from mergefront.merging.methods.base import DeltaMethod, coefficients, delta
+from mergefront.merging.method import RECEIVER, Measures, Mix, Slot, Term, donor_coefficients
+from mergefront.merging.methods.base import DeltaMethod
 from mergefront.merging.methods.spectral import matmul, svd
-
-ISO: Final = "iso:"
 
 
 class Isotropic(DeltaMethod):
@@ -32,58 +29,39 @@ class Isotropic(DeltaMethod):
 
     name = "isotropic"
 
-    def terms(self, donors: Sequence[str], parameters: Mapping[str, Any]) -> tuple[str, ...]:
-        """The receiver and the flattened sum, which names its donors."""
-        self.check(parameters)
-        return ("receiver", ISO + ",".join(donors))
+    def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
+        """The receiver and the flattened sum, which depends on all donors."""
+        return (RECEIVER, Term("flattened", donors=tuple(donors)))
 
-    def reads(self, term: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
-        """The sum reads all donors and their anchors."""
-        if not term.startswith(ISO):
-            return super().reads(term, parameters)
-        donors = term.removeprefix(ISO).split(",")
-        read = super().reads
-        found = [source for one in donors for source in read(DELTA + one, parameters)]
-        return tuple(dict.fromkeys(found))
-
-    def check_row(
-        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
-    ) -> None:
+    def check_row(self, row: Mapping[str, float], donors: Sequence[str]) -> None:
         """Refuse donors of different coefficients."""
-        super().check_row(row, donors, parameters)
-        given = coefficients(row, donors)
-        if len(set(given.values())) > 1:
-            said = ", ".join(f"{donor} {value:g}" for donor, value in given.items())
+        super().check_row(row, donors)
+        coefficients = donor_coefficients(row, donors)
+        if len(set(coefficients.values())) > 1:
+            listed = ", ".join(f"{donor} {value:g}" for donor, value in coefficients.items())
             raise ConfigError(
-                f"method {self.name} has one strength for all donors of a group, found {said}",
+                f"method {self.name} has one strength for all donors of a group, found {listed}",
                 hint="use `donors: tied` in the space, or tsv, which weighs donors one by one",
             )
 
-    def prepare(self, term: str, slot: Slot, parameters: Mapping[str, Any]) -> Tensor:
+    def prepare(self, term: Term, slot: Slot) -> Tensor:
         """The source itself, or the flattened sum in fp32."""
-        if not term.startswith(ISO):
-            return super().prepare(term, slot, parameters)
-        donors = term.removeprefix(ISO).split(",")
-        total = delta(slot, donors[0], parameters)
-        for donor in donors[1:]:
-            total.add_(delta(slot, donor, parameters))
-        return flattened(total) if total.dim() > 1 else total.div_(len(donors))
+        if term.kind != "flattened":
+            return super().prepare(term, slot)
+        total = self.delta(slot, term.donors[0])
+        for donor in term.donors[1:]:
+            total.add_(self.delta(slot, donor))
+        return flattened(total) if total.dim() > 1 else total.div_(len(term.donors))
 
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """One for the receiver, the donors' coefficient for the flattened sum."""
-        c = next(iter(coefficients(row, donors).values()), 0.0)
-        return Mix.sum({"receiver": 1.0, ISO + ",".join(donors): c})
+        c = next(iter(donor_coefficients(row, donors).values()), 0.0)
+        return Mix.sum({RECEIVER: 1.0, Term("flattened", donors=tuple(donors)): c})
 
 
 def flattened(total: Tensor) -> Tensor:
     """Return mean(S) U V^T in fp32; dimensions before the last two are a batch of matrices."""
     if total.dim() > 2:
-        return torch.stack([flattened(one) for one in total])
+        return torch.stack([flattened(matrix) for matrix in total])
     u, s, vt = svd(total)
     return (matmul(u, vt) * s.mean()).float()

@@ -23,7 +23,7 @@ from mergefront.merging.methods.gram import norms
 from mergefront.merging.methods.multislerp import SphereMethod
 
 _STEPS: Final = 100
-_ENOUGH: Final = 1e-12
+_TOLERANCE: Final = 1e-12
 
 
 class Karcher(SphereMethod):
@@ -36,31 +36,33 @@ class Karcher(SphereMethod):
     ) -> NDArray[np.float64]:
         """The mean's coordinates; zero vectors have no direction and only count in the norm."""
         length = norms(gram_KK)
-        there = length > 0.0
-        total = float(weights_K[there].sum())
+        nonzero = length > 0.0
+        total = float(weights_K[nonzero].sum())
         if total == 0.0:
             return weights_K
-        unit = gram_KK[np.ix_(there, there)] / np.outer(length[there], length[there])
-        w = weights_K[there] / total
+        unit = gram_KK[np.ix_(nonzero, nonzero)] / np.outer(length[nonzero], length[nonzero])
+        w = weights_K[nonzero] / total
         m = _normalised(unit, w)
         for _ in range(_STEPS):
             cosine = np.clip(unit @ m, -1.0, 1.0)
             theta = np.arccos(cosine)
-            stretch = np.where(theta > _ENOUGH, theta / np.maximum(np.sin(theta), _ENOUGH), 1.0)
+            stretch = np.where(
+                theta > _TOLERANCE, theta / np.maximum(np.sin(theta), _TOLERANCE), 1.0
+            )
             tangent = w * stretch - float((w * stretch) @ cosine) * m
             step = math.sqrt(max(0.0, float(tangent @ unit @ tangent)))
-            if step < _ENOUGH:
+            if step < _TOLERANCE:
                 break
             m = _normalised(unit, math.cos(step) * m + math.sin(step) / step * tangent)
-        found = np.zeros_like(weights_K)
-        found[there] = float(weights_K @ length) * m / length[there]
-        return found
+        coordinates = np.zeros_like(weights_K)
+        coordinates[nonzero] = float(weights_K @ length) * m / length[nonzero]
+        return coordinates
 
 
 def _normalised(unit: NDArray[np.float64], m: NDArray[np.float64]) -> NDArray[np.float64]:
     """Scale to norm one; where the points balance out, start at the first."""
     size = math.sqrt(max(0.0, float(m @ unit @ m)))
-    if size < _ENOUGH:
+    if size < _TOLERANCE:
         first: NDArray[np.float64] = np.eye(len(m))[0]
         return first
     return m / size

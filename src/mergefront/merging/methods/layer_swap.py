@@ -10,33 +10,24 @@ Reference: arXiv:2410.01335 (layer swapping); mergekit's passthrough with one sl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
-from mergefront.merging.method import Measures, Mix
-from mergefront.merging.methods.base import SourceMethod, coefficients
+from mergefront.merging.method import Measures, Method, Mix, Term, donor_coefficients
 
 HALF: Final = 0.5
 
 
-class LayerSwap(SourceMethod):
+class LayerSwap(Method):
     """Every row comes down to one source."""
 
     name = "layer_swap"
 
-    def copied(
-        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
-    ) -> str | None:
+    def copied_source(self, row: Mapping[str, float], donors: Sequence[str]) -> str:
         """The donor with the highest coefficient of one half or more, else the receiver."""
-        given = coefficients(row, donors)
-        best = max(given, key=lambda donor: given[donor], default="receiver")
-        return best if given.get(best, 0.0) >= HALF else "receiver"
+        coefficients = donor_coefficients(row, donors)
+        best = max(coefficients, key=lambda donor: coefficients[donor], default="receiver")
+        return best if coefficients.get(best, 0.0) >= HALF else "receiver"
 
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """The source itself."""
-        return Mix.sum({self.copied(row, donors, parameters) or "receiver": 1.0})
+        return Mix.sum({Term("source", self.copied_source(row, donors)): 1.0})

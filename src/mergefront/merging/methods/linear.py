@@ -10,26 +10,28 @@ Reference: arXiv:2505.05464, section 2 (there lambda = 1 - c for one donor); arX
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
-from mergefront.merging.method import Measures, Mix
-from mergefront.merging.methods.base import SourceMethod, coefficients
+from mergefront.merging.method import RECEIVER, Measures, Method, Mix, Term, donor_coefficients
 
 
-class Linear(SourceMethod):
+class Linear(Method):
     """Weights sum to one in every group; terms are the sources themselves."""
 
     name = "linear"
 
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
-        """Each donor's coefficient, and to the receiver what they leave of one."""
-        given = coefficients(row, donors)
-        rest = math.fsum((1.0, *(-value for value in given.values())))
-        return Mix.sum({"receiver": rest, **given})
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
+        """Each donor's coefficient, and for the receiver what remains of one."""
+        return weighted_mean(row, donors)
+
+
+def weighted_mean(row: Mapping[str, float], donors: Sequence[str]) -> Mix:
+    """Return the donors times their coefficients, and the receiver times what remains of one."""
+    coefficients = donor_coefficients(row, donors)
+    weights = {Term("source", donor): c for donor, c in coefficients.items()}
+    return Mix.sum({RECEIVER: remainder(coefficients.values()), **weights})
+
+
+def remainder(weights: Iterable[float]) -> float:
+    """Return what weights leave of one, rounded once."""
+    return math.fsum((1.0, *(-weight for weight in weights)))

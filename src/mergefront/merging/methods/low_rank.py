@@ -10,10 +10,10 @@ core, once a run.
 `rank` is a number of directions, as in the papers, and not a share of the full rank: the changes of
 fine-tuning lie in few of them, whatever the matrix's size, and a matrix of a lower rank is whole.
 Searched, it is a whole number between the space's bounds, the same in all groups. A matrix is then
-decomposed once and its first `KEPT` directions are kept on the host, a few percent of the
+decomposed once and its first `MIN_DIRECTIONS` directions are kept on the host, a few percent of the
 delta; a candidate of another rank costs their product and its way through the model's loader. Where
 higher ranks are asked for, matrices are decomposed again, at every doubling, and more is kept: 2 r
-numbers of fp64 for each row and column. Bounds up to `KEPT` cost one decomposition.
+numbers of fp64 for each row and column. Bounds up to `MIN_DIRECTIONS` cost one decomposition.
 
 Reference: arXiv:2602.19058 (masked low-rank deltas between LLM and VLM), arXiv:2510.14387; the
 rescaled top direction is described for reinforcement-learned donors in an anonymous 2026 preprint
@@ -24,56 +24,75 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from mergefront.merging.method import Measures, Mix, Slot
-from mergefront.merging.methods.base import ANCHORS, DeltaMethod, added, anchor_of, delta
+from mergefront.merging.method import (
+    RECEIVER,
+    Measures,
+    Mix,
+    Slot,
+    Term,
+    choice,
+    donor_coefficients,
+    number,
+)
+from mergefront.merging.methods.base import DeltaMethod
 from mergefront.merging.methods.spectral import svd
 from mergefront.models.exact_product import exact_product
 
-TOP: Final = "top:"
-KEPT: Final = 64
-"""Directions that a first decomposition leaves for other ranks."""
+MIN_DIRECTIONS: Final = 64
+"""Directions that the first decomposition of a matrix leaves for other ranks."""
 
 
+@dataclass(frozen=True)
 class LowRankDeltas(DeltaMethod):
-    """Terms are the receiver and each donor's delta of that rank, "top:<rank>:<donor>"."""
+    """Terms are the receiver and each donor's delta of that rank."""
 
     name = "low_rank"
-    legal: ClassVar[Mapping[str, tuple[Any, ...]]] = {"anchor": ANCHORS, "rescale": (True, False)}
-    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"rank": (1, 65_536)}
-    searchable: ClassVar[Mapping[str, tuple[float, float]]] = ranges
-    whole = ("rank",)
+    rescale: bool = choice(True, False)
+    rank: int = number(1, 1, 65_536)
 
-    def terms(self, donors: Sequence[str], parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
         """The receiver, then the donors' truncated deltas in their order."""
-        self.check(parameters)
-        return ("receiver", *(_prefix(parameters) + donor for donor in donors))
+        return (RECEIVER, *(Term("truncated", donor, self.rank) for donor in donors))
 
-    def lasting(self, term: str) -> bool:
-        """All but the truncated deltas: those of another rank are other terms."""
-        return not term.startswith(TOP)
+    def prepare(self, term: Term, slot: Slot) -> Tensor:
+        """The source itself, or its delta in fp32, truncated to the rank of the term."""
+        if term.kind != "truncated":
+            return super().prepare(term, slot)
+        return self._truncated(slot, term.source, term.rank)
 
-    def prepare(self, term: str, slot: Slot, parameters: Mapping[str, Any]) -> Tensor:
-        """The source itself, or its delta in fp32, truncated to the rank that the term names."""
-        if not term.startswith(TOP):
-            return super().prepare(term, slot, parameters)
-        rank, donor = term.removeprefix(TOP).split(":", 1)
-        rescale = bool(parameters.get("rescale", True))
-        return _truncated(slot, donor, int(rank), rescale, parameters)
-
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """One for the receiver, the coefficients for the truncated deltas."""
-        return added(_prefix(parameters), row, donors)
+        weights = (1.0, *donor_coefficients(row, donors).values())
+        return Mix.sum(dict(zip(self.terms(donors), weights, strict=True)))
+
+    def _truncated(self, slot: Slot, donor: str, rank: int) -> Tensor:
+        """A donor's truncated delta, made of remembered directions if they reach that far.
+
+        Dimensions before the last two are a batch of matrices (the experts of a layer).
+        """
+        key = (slot.name, donor, self.anchor_of(donor))
+        remembered: tuple[torch.Size, list[Directions]] | None = slot.memory.get(key)
+        if remembered is not None and all(part.serves(rank) for part in remembered[1]):
+            shape, parts = remembered
+            return torch.stack([part.product(rank, self.rescale) for part in parts]).reshape(shape)
+        whole = self.delta(slot, donor)
+        if whole.dim() < 2:
+            return whole
+        number_kept = MIN_DIRECTIONS
+        if remembered is not None:
+            number_kept = max(number_kept, 1 << (rank - 1).bit_length())
+        products, first_directions = [], []
+        for matrix in whole.reshape(-1, *whole.shape[-2:]):
+            directions = Directions.of(matrix)
+            products.append(directions.product(rank, self.rescale))
+            first_directions.append(directions.first(number_kept))
+        slot.memory[key] = whole.shape, first_directions
+        return torch.stack(products).reshape(whole.shape)
 
 
 @dataclass(frozen=True)
@@ -100,35 +119,6 @@ class Directions:
     def product(self, rank: int, rescale: bool) -> Tensor:
         """The best approximation (m, n) of that rank in fp32, with the whole's norm or not."""
         s = self.values
-        kept = float(s[:rank].square().sum())
-        scale = (float(s.square().sum()) / kept) ** 0.5 if rescale and kept > 0.0 else 1.0
+        energy = float(s[:rank].square().sum())
+        scale = (float(s.square().sum()) / energy) ** 0.5 if rescale and energy > 0.0 else 1.0
         return exact_product(self.left[:, :rank] * (s[:rank] * scale), self.right[:rank]).float()
-
-
-def _prefix(parameters: Mapping[str, Any]) -> str:
-    return f"{TOP}{int(parameters.get('rank', 1))}:"
-
-
-def _truncated(
-    slot: Slot, donor: str, rank: int, rescale: bool, parameters: Mapping[str, Any]
-) -> Tensor:
-    """A donor's truncated delta, of kept directions if they reach that far.
-
-    Dimensions before the last two are a batch of matrices (the experts of a layer).
-    """
-    key = (slot.name, donor, anchor_of(donor, parameters))
-    known: tuple[torch.Size, list[Directions]] | None = slot.kept.get(key)
-    if known is None or not all(one.serves(rank) for one in known[1]):
-        whole = delta(slot, donor, parameters)
-        if whole.dim() < 2:
-            return whole
-        keep = KEPT if known is None else max(KEPT, 1 << (rank - 1).bit_length())
-        made, kept = [], []
-        for matrix in whole.reshape(-1, *whole.shape[-2:]):
-            found = Directions.of(matrix)
-            made.append(found.product(rank, rescale))
-            kept.append(found.first(keep))
-        slot.kept[key] = whole.shape, kept
-        return torch.stack(made).reshape(whole.shape)
-    shape, parts = known
-    return torch.stack([one.product(rank, rescale) for one in parts]).reshape(shape)

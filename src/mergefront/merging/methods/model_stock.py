@@ -13,51 +13,43 @@ Reference: arXiv:2403.19522, equation 7 (N donors) and appendix.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from mergefront.errors import ConfigError
-from mergefront.merging.method import DELTA, Measures, Mix, Slot
-from mergefront.merging.methods.base import DeltaMethod, coefficients, delta
+from mergefront.merging.method import RECEIVER, Measures, Mix, Slot, Term, donor_coefficients
+from mergefront.merging.methods.base import DeltaMethod
 from mergefront.merging.methods.gram import gram, norms
 
 
 class ModelStock(DeltaMethod):
-    """Measured is the ratio t."""
+    """Measures the ratio t."""
 
     name = "model_stock"
 
-    def check_row(
-        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
-    ) -> None:
+    def check_row(self, row: Mapping[str, float], donors: Sequence[str]) -> None:
         """Refuse a single donor, for which there is no angle."""
-        super().check_row(row, donors, parameters)
+        super().check_row(row, donors)
         if len(donors) < 2:
             raise ConfigError(
                 f"method {self.name} needs two donors or more, found {len(donors)}",
                 hint="use task_arithmetic for one",
             )
 
-    def measure(self, slot: Slot, donors: Sequence[str], parameters: Mapping[str, Any]) -> Measures:
+    def measure(self, slot: Slot, donors: Sequence[str]) -> Measures:
         """The ratio t of the tensor."""
-        found = gram([delta(slot, donor, parameters) for donor in donors])
-        length = norms(found)
-        products = np.outer(length, length)
-        cosines = np.clip(found / np.where(products > 0.0, products, 1.0), -1.0, 1.0)
+        products = gram([self.delta(slot, donor) for donor in donors])
+        length = norms(products)
+        scale = np.outer(length, length)
+        cosines = np.clip(products / np.where(scale > 0.0, scale, 1.0), -1.0, 1.0)
         n = len(donors)
         cosine = float(cosines[np.triu_indices(n, 1)].mean())
         below = 1.0 + (n - 1) * cosine
         return {"ratio": n * cosine / below if abs(below) >= 1e-6 else 0.0}
 
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """One for the receiver, the ratio times the coefficients for the deltas."""
         t = float(measures["ratio"])
-        given = coefficients(row, donors)
-        return Mix.sum({"receiver": 1.0, **{DELTA + donor: t * c for donor, c in given.items()}})
+        coefficients = donor_coefficients(row, donors)
+        deltas = {Term("delta", donor): t * c for donor, c in coefficients.items()}
+        return Mix.sum({RECEIVER: 1.0, **deltas})

@@ -15,56 +15,61 @@ Reference: published with mergekit, without a paper ("multislerp" in its documen
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mergefront.merging.method import Measures, Mix, Slot
-from mergefront.merging.methods.base import SourceMethod, coefficients
+from mergefront.merging.method import (
+    BASE,
+    Measures,
+    Method,
+    Mix,
+    Slot,
+    Term,
+    choice,
+    donor_coefficients,
+)
 from mergefront.merging.methods.gram import gram, norms
+from mergefront.merging.methods.linear import remainder
 
 _TINY: Final = 1e-12
 
 
-class SphereMethod(SourceMethod, ABC):
+@dataclass(frozen=True)
+class SphereMethod(Method):
     """A weighted mean on a sphere: a subclass says which, in coordinates of the points' span."""
 
-    legal: ClassVar[Mapping[str, tuple[Any, ...]]] = {"origin": ("zero", "base")}
+    origin: Literal["zero", "base"] = choice("zero", "base")
 
-    def terms(self, donors: Sequence[str], parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
         """The receiver and the donors; before them the base, if it is the origin."""
-        plain = super().terms(donors, parameters)
-        return ("base", *plain) if parameters.get("origin") == "base" else plain
+        points = super().terms(donors)
+        return (BASE, *points) if self.origin == "base" else points
 
-    def measure(self, slot: Slot, donors: Sequence[str], parameters: Mapping[str, Any]) -> Measures:
+    def measure(self, slot: Slot, donors: Sequence[str]) -> Measures:
         """The Gram matrix of receiver and donors, as seen from the origin."""
         points = [slot.read(source) for source in ("receiver", *donors)]
-        if parameters.get("origin") == "base":
+        if self.origin == "base":
             base = slot.read("base").float()
             points = [point.float() - base for point in points]
         return {"gram": gram(points)}
 
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """The mean's coordinates, and what they leave of one for a base."""
-        given = coefficients(row, donors)
-        own = math.fsum((1.0, *(-value for value in given.values())))
-        w = np.array([own, *given.values()])
-        taking_part = np.flatnonzero(w)
-        if len(taking_part) == 1 and w[taking_part[0]] == 1.0:
-            return Mix.sum({("receiver", *donors)[taking_part[0]]: 1.0})
+        points = super().terms(donors)
+        coefficients = donor_coefficients(row, donors).values()
+        w = np.array([remainder(coefficients), *coefficients])
+        nonzero = np.flatnonzero(w)
+        if len(nonzero) == 1 and w[nonzero[0]] == 1.0:
+            return Mix.sum({points[nonzero[0]]: 1.0})
         x = self.mean(measures["gram"], w)
-        weights = dict(zip(("receiver", *donors), map(float, x), strict=True))
-        if parameters.get("origin") == "base":
-            weights = {"base": math.fsum((1.0, *(-value for value in weights.values()))), **weights}
+        weights = dict(zip(points, map(float, x), strict=True))
+        if self.origin == "base":
+            weights = {BASE: remainder(weights.values()), **weights}
         return Mix.sum(weights)
 
     @abstractmethod
@@ -94,10 +99,10 @@ class MultiSlerp(SphereMethod):
         tangent = w / safe - float((w / safe) @ gram_KK @ m) * m
         angle = _norm(gram_KK, tangent)
         arc = math.sin(angle) / angle if angle > _TINY else 1.0
-        found: NDArray[np.float64] = float(weights_K @ length) * (
+        coordinates: NDArray[np.float64] = float(weights_K @ length) * (
             math.cos(angle) * m + arc * tangent
         )
-        return found
+        return coordinates
 
 
 def _norm(gram_KK: NDArray[np.float64], x: NDArray[np.float64]) -> float:

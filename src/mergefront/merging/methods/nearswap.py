@@ -12,27 +12,23 @@ Reference: published with the model alchemonaut/QuartetAnemoi-70B-t0.0001, witho
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 
 from mergefront.errors import ConfigError
 from mergefront.merging.arithmetic import as_float32
-from mergefront.merging.method import Measures, Mix
-from mergefront.merging.methods.base import SourceMethod, coefficients
+from mergefront.merging.method import RECEIVER, Measures, Method, Mix, Term, donor_coefficients
 
 
-class NearSwap(SourceMethod):
+class NearSwap(Method):
     """Terms are the sources; the join clips differences."""
 
     name = "nearswap"
 
-    def check_row(
-        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
-    ) -> None:
+    def check_row(self, row: Mapping[str, float], donors: Sequence[str]) -> None:
         """Refuse negative distances."""
-        super().check_row(row, donors, parameters)
-        for donor, t in coefficients(row, donors).items():
+        super().check_row(row, donors)
+        for donor, t in donor_coefficients(row, donors).items():
             if t < 0.0:
                 raise ConfigError(
                     f"method {self.name}: donor {donor!r} has coefficient {t}, which is a distance "
@@ -40,32 +36,24 @@ class NearSwap(SourceMethod):
                     hint="useful values are 1e-5 to 1e-3",
                 )
 
-    def copied(
-        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
-    ) -> str | None:
+    def copied_source(self, row: Mapping[str, float], donors: Sequence[str]) -> str | None:
         """None: a coefficient of one is a distance, not a weight."""
         return None
 
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """The receiver and the donors that may move it."""
-        limits = {donor: as_float32(t) for donor, t in coefficients(row, donors).items() if t}
+        limits = {donor: as_float32(t) for donor, t in donor_coefficients(row, donors).items() if t}
         if not limits:
-            return Mix.sum({"receiver": 1.0})
+            return Mix.sum({RECEIVER: 1.0})
 
         def join(parts: Sequence[Tensor]) -> Tensor:
-            receiver, *others = parts
+            receiver, *donor_parts = parts
             moves = [
-                other.sub_(receiver).clamp_(-t, t)
-                for other, t in zip(others, limits.values(), strict=True)
+                part.sub_(receiver).clamp_(-t, t)
+                for part, t in zip(donor_parts, limits.values(), strict=True)
             ]
             for move in moves:
                 receiver.add_(move)
             return receiver
 
-        return Mix(("receiver", *limits), join=join)
+        return Mix((RECEIVER, *(Term("source", donor) for donor in limits)), join=join)

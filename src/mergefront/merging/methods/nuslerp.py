@@ -14,28 +14,25 @@ Reference: published with mergekit, without a paper ("nuslerp" in its documentat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from mergefront.errors import ConfigError
-from mergefront.merging.method import Measures, Mix, Slot
-from mergefront.merging.methods.base import SourceMethod, one_donor
+from mergefront.merging.method import BASE, RECEIVER, Measures, Method, Mix, Slot, Term
+from mergefront.merging.methods.base import single_donor
 from mergefront.merging.methods.gram import gram, slerp_weights
 
 
-class NuSlerp(SourceMethod):
-    """Terms are the base and the sources; measured is the angle between the task vectors."""
+class NuSlerp(Method):
+    """Terms are the base and the sources; measures the angle between the task vectors."""
 
     name = "nuslerp"
 
-    def terms(self, donors: Sequence[str], parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
         """The base, the receiver, then the donors in their order."""
-        return ("base", *super().terms(donors, parameters))
+        return (BASE, *super().terms(donors))
 
-    def check_row(
-        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
-    ) -> None:
+    def check_row(self, row: Mapping[str, float], donors: Sequence[str]) -> None:
         """Refuse two donors in one group, negative weights, and weights that sum to zero."""
-        _, c = one_donor(self.name, row, donors)
+        _, c = single_donor(self.name, row, donors)
         r = float(row.get("receiver", 1.0))
         if min(c, r) < 0.0 or c + r == 0.0:
             raise ConfigError(
@@ -43,31 +40,23 @@ class NuSlerp(SourceMethod):
                 hint="neither may be negative, and one must be above zero",
             )
 
-    def copied(
-        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
-    ) -> str | None:
+    def copied_source(self, row: Mapping[str, float], donors: Sequence[str]) -> str | None:
         """The donor, if the receiver has weight zero; the receiver, if no donor has any."""
-        donor, c = one_donor(self.name, row, donors)
+        donor, c = single_donor(self.name, row, donors)
         if c == 0.0:
             return "receiver"
         return donor if row.get("receiver", 1.0) == 0.0 else None
 
-    def measure(self, slot: Slot, donors: Sequence[str], parameters: Mapping[str, Any]) -> Measures:
+    def measure(self, slot: Slot, donors: Sequence[str]) -> Measures:
         """Donor -> the 2 x 2 Gram matrix of the two task vectors."""
         base = slot.read("base").float()
-        own = slot.read("receiver").float() - base
-        return {donor: gram((own, slot.read(donor).float() - base)) for donor in donors}
+        receiver = slot.read("receiver").float() - base
+        return {donor: gram((receiver, slot.read(donor).float() - base)) for donor in donors}
 
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """The arc's weights for receiver and donor, and what they leave of one for the base."""
-        donor, c = one_donor(self.name, row, donors)
+        donor, c = single_donor(self.name, row, donors)
         if c == 0.0:
-            return Mix.sum({"receiver": 1.0})
+            return Mix.sum({RECEIVER: 1.0})
         a, b = slerp_weights(measures[donor], c / (float(row.get("receiver", 1.0)) + c))
-        return Mix.sum({"base": 1.0 - a - b, "receiver": a, donor: b})
+        return Mix.sum({BASE: 1.0 - a - b, RECEIVER: a, Term("source", donor): b})

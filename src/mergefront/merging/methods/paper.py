@@ -21,28 +21,25 @@ For the methods as published use `dare_linear`, `ties`, `dare_ties` and `layer_s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from mergefront.merging.method import Measures, Mix, Slot
+from mergefront.merging.method import RECEIVER, Measures, Mix, Slot, number
 from mergefront.merging.methods.dare import DareLinear
 from mergefront.merging.methods.linear import Linear
-from mergefront.merging.methods.sparse import Fuse, SparseMethod
+from mergefront.merging.methods.sparse import Fuse
 from mergefront.merging.methods.ties import Ties
 
-_LEGAL = {name: values for name, values in SparseMethod.legal.items() if name != "scale_receiver"}
 
-
+@dataclass(frozen=True)
 class PaperDareLinear(DareLinear):
     """Dropped at random, not rescaled, added to the base."""
 
     name = "paper_dare_linear"
-    legal = _LEGAL
-    defaults = {**DareLinear.defaults, "density": 0.2, "rescale": False}  # noqa: RUF012
-
-    def _scaled(self, parameters: Mapping[str, Any]) -> bool:
-        return True
+    scale_receiver: bool = field(default=True, init=False)
+    density: float = number(0.2, 0.0, 1.0)
+    rescale: bool = field(default=False, init=False)
 
 
 class PaperDareTies(PaperDareLinear):
@@ -50,55 +47,45 @@ class PaperDareTies(PaperDareLinear):
 
     name = "paper_dare_ties"
 
-    def fusion(self, values: Sequence[float], parameters: Mapping[str, Any]) -> Fuse:
+    def fusion(self, values: Sequence[float]) -> Fuse:
         """PEFT's disjoint mean."""
         return peft_mean
 
 
+@dataclass(frozen=True)
 class PaperTies(Ties):
     """Trimmed, signs elected without coefficients."""
 
     name = "paper_ties"
-    legal = _LEGAL
+    scale_receiver: bool = field(default=True, init=False)
+    normalize: bool = field(default=True, init=False)
 
-    def fusion(self, values: Sequence[float], parameters: Mapping[str, Any]) -> Fuse:
+    def fusion(self, values: Sequence[float]) -> Fuse:
         """PEFT's disjoint mean."""
         return peft_mean
 
-    def _scaled(self, parameters: Mapping[str, Any]) -> bool:
-        return True
 
-
+@dataclass(frozen=True)
 class PaperLayerSwap(Linear):
     """Linear, but for the first layers."""
 
     name = "paper_layer_swap"
-    ranges = {"base_layer_num": (-1, 10_000)}  # noqa: RUF012
-    searchable = ranges
-    whole = ("base_layer_num",)
+    base_layer_num: int = number(5, -1, 10_000)
 
-    def measure(self, slot: Slot, donors: Sequence[str], parameters: Mapping[str, Any]) -> Measures:
+    def measure(self, slot: Slot, donors: Sequence[str]) -> Measures:
         """The tensor's layer."""
         return {"layer": slot.layer}
 
-    def copied(
-        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
-    ) -> str | None:
+    def copied_source(self, row: Mapping[str, float], donors: Sequence[str]) -> str | None:
         """None: whether a donor is copied depends on the layer."""
         return None
 
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """The receiver up to the layer, then the weighted mean."""
         layer = measures["layer"]
-        if layer is not None and layer <= parameters.get("base_layer_num", 5):
-            return Mix.sum({"receiver": 1.0})
-        return super().mix(row, donors, parameters, measures)
+        if layer is not None and layer <= self.base_layer_num:
+            return Mix.sum({RECEIVER: 1.0})
+        return super().mix(row, donors, measures)
 
 
 def peft_mean(origin: Tensor, votes: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
@@ -109,10 +96,10 @@ def peft_mean(origin: Tensor, votes: Sequence[Tensor], factors: Sequence[float])
     sign.sign_().add_(0.5).sign_()  # +1 where the sum is 0
     for vote in votes:
         vote.mul_(sign).clamp_(min=0.0)
-    number = votes[0].sign()
+    number_agreeing = votes[0].sign()
     for vote in votes[1:]:
-        number.add_(vote.sign())
+        number_agreeing.add_(vote.sign())
     total = votes[0].mul_(factors[0])
     for vote, factor in zip(votes[1:], factors[1:], strict=True):
         total.add_(vote.mul_(factor))
-    return origin.add_(total.div_(number.clamp_(min=1.0)).mul_(sign))
+    return origin.add_(total.div_(number_agreeing.clamp_(min=1.0)).mul_(sign))

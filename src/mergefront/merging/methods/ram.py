@@ -18,93 +18,80 @@ Reference: arXiv:2601.13572.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from mergefront.merging.arithmetic import as_float32
-from mergefront.merging.method import DELTA, Measures, Mix, Slot
-from mergefront.merging.methods.base import ANCHORS, DeltaMethod, coefficients, delta
+from mergefront.merging.method import RECEIVER, Measures, Mix, Slot, donor_coefficients, number
+from mergefront.merging.methods.base import DeltaMethod
 
-_RANGE = (0.0, 1.0)
-_EPSILON = 1e-5
+_EPSILON: Final = 1e-5
 
 
+@dataclass(frozen=True)
 class Ram(DeltaMethod):
     """The join counts donors element by element."""
 
     name = "ram"
-    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"epsilon": _RANGE}
-    searchable: ClassVar[Mapping[str, tuple[float, float]]] = ranges
+    epsilon: float = number(_EPSILON, 0.0, 1.0)
 
-    def alone(self, donor: str, parameters: Mapping[str, Any], measures: Measures) -> float:
-        """The factor of elements that only this donor changed."""
+    def unique_factor(self, donor: str, measures: Measures) -> float:
+        """Return the factor of elements that only this donor changed."""
         return 1.0
 
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """The receiver and all deltas."""
-        given = coefficients(row, donors)
-        if not any(given.values()):
-            return Mix.sum({"receiver": 1.0})
-        epsilon = as_float32(float(parameters.get("epsilon", _EPSILON)))
-        scale = [as_float32(c) for c in given.values()]
-        alone = [as_float32(self.alone(donor, parameters, measures)) for donor in donors]
-        rescaled = any(own != 1.0 for own in alone)
+        coefficients = donor_coefficients(row, donors).values()
+        if not any(coefficients):
+            return Mix.sum({RECEIVER: 1.0})
+        epsilon = as_float32(self.epsilon)
+        scale = [as_float32(c) for c in coefficients]
+        unique = [as_float32(self.unique_factor(donor, measures)) for donor in donors]
+        rescaled = any(factor != 1.0 for factor in unique)
 
         def join(parts: Sequence[Tensor]) -> Tensor:
             receiver, *deltas = parts
             n, work = torch.zeros_like(receiver), torch.empty_like(receiver)
-            for one in deltas:
-                torch.hardshrink(one, epsilon, out=one)  # 0 where |d| <= epsilon
-                n.add_(torch.ne(one, 0.0, out=work))
+            for delta in deltas:
+                torch.hardshrink(delta, epsilon, out=delta)  # 0 where |d| <= epsilon
+                n.add_(torch.ne(delta, 0.0, out=work))
             only = torch.eq(n, 1.0, out=torch.empty_like(n)) if rescaled else None
             share = n.clamp_(min=1.0).reciprocal_()
             if only is not None:
-                share.sub_(only)  # 0 where one donor is alone
-            for one, c, own in zip(deltas, scale, alone, strict=True):
+                share.sub_(only)  # 0 where a single donor changed the element
+            for delta, c, unique_factor in zip(deltas, scale, unique, strict=True):
                 factor = share
                 if only is not None:
-                    factor = torch.mul(only, own, out=work).add_(share)
-                receiver.add_(one.mul_(factor).mul_(c))
+                    factor = torch.mul(only, unique_factor, out=work).add_(share)
+                receiver.add_(delta.mul_(factor).mul_(c))
             return receiver
 
-        return Mix(("receiver", *(DELTA + donor for donor in donors)), join=join)
+        return Mix(self.terms(donors), join=join)
 
 
+@dataclass(frozen=True)
 class RamPlus(Ram):
-    """RAM with what one donor changed alone scaled up; measured are its ratios rho."""
+    """RAM with what one donor changed alone scaled up; measures its ratios rho."""
 
     name = "ram_plus"
-    legal: ClassVar[Mapping[str, tuple[Any, ...]]] = {"anchor": ANCHORS}
-    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
-        "epsilon": _RANGE,
-        "r": (0.0, 10.0),
-        "alpha": (0.0, 10.0),
-    }
-    searchable: ClassVar[Mapping[str, tuple[float, float]]] = {
-        "r": (0.0, 10.0),
-        "alpha": (0.0, 10.0),
-    }
+    epsilon: float = number(_EPSILON, 0.0, 1.0, searchable=False)
+    r: float = number(0.1, 0.0, 10.0)
+    alpha: float = number(0.2, 0.0, 10.0)
 
-    def measure(self, slot: Slot, donors: Sequence[str], parameters: Mapping[str, Any]) -> Measures:
+    def measure(self, slot: Slot, donors: Sequence[str]) -> Measures:
         """Donor -> rho."""
-        epsilon = as_float32(float(parameters.get("epsilon", _EPSILON)))
-        changed = [delta(slot, donor, parameters).abs_() > epsilon for donor in donors]
+        epsilon = as_float32(self.epsilon)
+        changed = [self.delta(slot, donor).abs_() > epsilon for donor in donors]
         n = torch.stack(changed).sum(dim=0)
-        found = {}
+        ratios = {}
         for donor, mask in zip(donors, changed, strict=True):
             shared, unique = int((mask & (n > 1)).sum()), int((mask & (n == 1)).sum())
-            found[donor] = shared / max(unique, _EPSILON)
-        return found
+            ratios[donor] = shared / max(unique, _EPSILON)
+        return ratios
 
-    def alone(self, donor: str, parameters: Mapping[str, Any], measures: Measures) -> float:
+    def unique_factor(self, donor: str, measures: Measures) -> float:
         """1 + r min(rho, alpha)."""
-        r, alpha = float(parameters.get("r", 0.1)), float(parameters.get("alpha", 0.2))
-        return 1.0 + r * min(float(measures[donor]), alpha)
+        return 1.0 + self.r * min(float(measures[donor]), self.alpha)

@@ -17,38 +17,39 @@ Reference: arXiv:2408.07990, section 3.3, equations 5 to 8.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mergefront.merging.arithmetic import as_float32
-from mergefront.merging.method import DELTA, Measures, Mix, Slot
-from mergefront.merging.methods.base import DeltaMethod, anchor_of, coefficients
+from mergefront.merging.method import RECEIVER, Measures, Mix, Slot, donor_coefficients, number
+from mergefront.merging.methods.base import DeltaMethod, difference
 from mergefront.merging.methods.thresholds import CHUNK, GRID, step, table
 
 _LEAST: Final = 1e-6
 
 
+@dataclass(frozen=True)
 class Sce(DeltaMethod):
-    """Measured are the variances' thresholds and the donors' energies above each of them."""
+    """Measures the variances' thresholds and the donors' energies above each of them."""
 
     name = "sce"
-    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"density": (0.0, 1.0)}
-    searchable: ClassVar[Mapping[str, tuple[float, float]]] = ranges
+    density: float = number(1.0, 0.0, 1.0)
 
-    def measure(self, slot: Slot, donors: Sequence[str], parameters: Mapping[str, Any]) -> Measures:
+    def measure(self, slot: Slot, donors: Sequence[str]) -> Measures:
         """Thresholds of the variance by density, and energies (K x densities) above them."""
         pairs = [
-            (slot.read(donor).reshape(-1), slot.read(anchor_of(donor, parameters)).reshape(-1))
+            (slot.read(donor).reshape(-1), slot.read(self.anchor_of(donor)).reshape(-1))
             for donor in donors
         ]
         size = pairs[0][0].numel()
         spread = torch.empty(size)
         for start in range(0, size, CHUNK):
             at = slice(start, start + CHUNK)
-            spread[at] = variance([a[at].float() - b[at].float() for a, b in pairs])
+            spread[at] = variance([difference(a[at], b[at]) for a, b in pairs])
         thresholds = table(spread, torch.zeros(()).expand(size))
         rising = thresholds[:0:-1].astype(np.float64)
         energy = np.zeros((len(pairs), GRID + 1))
@@ -56,26 +57,20 @@ class Sce(DeltaMethod):
             at = slice(start, start + CHUNK)
             reached = np.searchsorted(rising, spread[at].numpy(), side="right")
             for k, (a, b) in enumerate(pairs):
-                square = (a[at].float() - b[at].float()).double().square_().numpy()
+                square = difference(a[at], b[at]).double().square_().numpy()
                 energy[k] += np.bincount(GRID + 1 - reached, square, GRID + 2)[: GRID + 1]
         return {"thresholds": thresholds, "energy": np.cumsum(energy, axis=1)}
 
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """The receiver and all deltas."""
-        given = coefficients(row, donors)
-        density = step(float(parameters.get("density", 1.0)))
-        if not any(given.values()) or density == 0:
-            return Mix.sum({"receiver": 1.0})
+        coefficients = donor_coefficients(row, donors).values()
+        density = step(self.density)
+        if not any(coefficients) or density == 0:
+            return Mix.sum({RECEIVER: 1.0})
         energy = measures["energy"][:, density]
         total = float(energy.sum())
         share = energy / total if total > 0.0 else np.full(len(donors), 1.0 / len(donors))
-        scale = [as_float32(c) for c in given.values()]
+        scale = [as_float32(c) for c in coefficients]
         weights = [as_float32(w) for w in share]
         threshold = float(measures["thresholds"][density]) if density < GRID else 0.0
 
@@ -83,18 +78,18 @@ class Sce(DeltaMethod):
             receiver, *deltas = parts
             if threshold > 0.0:
                 selected = variance(deltas).ge_(threshold)
-                for one in deltas:
-                    one.mul_(selected)
+                for delta in deltas:
+                    delta.mul_(selected)
             side = _sum(deltas).ge_(0.0).mul_(2.0).sub_(1.0)  # the majority's: 1 or -1
             above, below = torch.zeros_like(receiver), torch.zeros_like(receiver)
-            kept = torch.empty_like(receiver)
-            for one, c, w in zip(deltas, scale, weights, strict=True):
-                torch.mul(one, side, out=kept).gt_(0.0).mul_(w)
-                below.add_(kept)
-                above.add_(one.mul_(kept).mul_(c))
+            agreeing = torch.empty_like(receiver)
+            for delta, c, w in zip(deltas, scale, weights, strict=True):
+                torch.mul(delta, side, out=agreeing).gt_(0.0).mul_(w)
+                below.add_(agreeing)
+                above.add_(delta.mul_(agreeing).mul_(c))
             return receiver.add_(above.div_(below.clamp_(min=_LEAST)))
 
-        return Mix(("receiver", *(DELTA + donor for donor in donors)), join=join)
+        return Mix(self.terms(donors), join=join)
 
 
 def variance(deltas: Sequence[Tensor]) -> Tensor:
@@ -106,14 +101,14 @@ def variance(deltas: Sequence[Tensor]) -> Tensor:
     mean = _sum(deltas).mul_(share)
     total = torch.zeros_like(mean)
     work = torch.empty_like(mean)
-    for one in deltas:
-        total.add_(torch.sub(one, mean, out=work).square_())
+    for delta in deltas:
+        total.add_(torch.sub(delta, mean, out=work).square_())
     return total.mul_(share)
 
 
 def _sum(tensors: Sequence[Tensor]) -> Tensor:
     """Sum in the given order."""
     total = tensors[0].clone()
-    for one in tensors[1:]:
-        total.add_(one)
+    for tensor in tensors[1:]:
+        total.add_(tensor)
     return total

@@ -16,40 +16,31 @@ Reference: Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from mergefront.merging.method import Measures, Mix, Slot
-from mergefront.merging.methods.base import SourceMethod, one_donor
+from mergefront.merging.method import RECEIVER, Measures, Method, Mix, Slot, Term
+from mergefront.merging.methods.base import single_donor
 from mergefront.merging.methods.gram import gram, slerp_weights
 
 
-class Slerp(SourceMethod):
-    """Terms are the sources; measured is the angle between receiver and each donor."""
+class Slerp(Method):
+    """Terms are the sources; measures the angle between the receiver and each donor."""
 
     name = "slerp"
 
-    def check_row(
-        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
-    ) -> None:
+    def check_row(self, row: Mapping[str, float], donors: Sequence[str]) -> None:
         """Refuse two donors in one group."""
-        super().check_row(row, donors, parameters)
-        one_donor(self.name, row, donors)
+        super().check_row(row, donors)
+        single_donor(self.name, row, donors)
 
-    def measure(self, slot: Slot, donors: Sequence[str], parameters: Mapping[str, Any]) -> Measures:
+    def measure(self, slot: Slot, donors: Sequence[str]) -> Measures:
         """Donor -> its 2 x 2 Gram matrix with the receiver."""
         receiver = slot.read("receiver")
         return {donor: gram((receiver, slot.read(donor))) for donor in donors}
 
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """The arc's weights for receiver and donor."""
-        donor, t = one_donor(self.name, row, donors)
+        donor, t = single_donor(self.name, row, donors)
         if t == 0.0:
-            return Mix.sum({"receiver": 1.0})
-        receiver, other = slerp_weights(measures[donor], t)
-        return Mix.sum({"receiver": receiver, donor: other})
+            return Mix.sum({RECEIVER: 1.0})
+        receiver_weight, donor_weight = slerp_weights(measures[donor], t)
+        return Mix.sum({RECEIVER: receiver_weight, Term("source", donor): donor_weight})

@@ -5,145 +5,137 @@
 `thin` is each method's own: which entries of a delta survive. `fuse` is the sum, or the election
 of a sign in every entry (`elected`).
 
-Parameters of all: `anchor` (see `common.DeltaMethod`), `density` in [0, 1], the share of entries
-that survive, and `scale_receiver`. With `scale_receiver: true` the receiver's own task vector,
+Parameters of all: `anchor` (see `base.DeltaMethod`), `density` in [0, 1], the share of entries that
+survive, and `scale_receiver`. With `scale_receiver: true` the receiver's own task vector,
 thinned out like the donors', takes part with the coefficient r of the "receiver" row (default 1):
 
     W = W_base + fuse(r * thin(delta_receiver), c_k * thin(delta_k))
 
-as papers have it that merge several fine-tuned models on their base. Only then does the merge
-touch what the receiver learnt; a row of zeros (and r one) is the receiver all the same.
+This is the form of papers that merge several fine-tuned models on their base. Only in this form
+does the merge touch what the receiver learnt. A row of zeros (and r one) is still the receiver.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
 
 from mergefront.errors import ConfigError
 from mergefront.merging.arithmetic import as_float32
-from mergefront.merging.method import DELTA, Measures, Mix
-from mergefront.merging.methods.base import ANCHORS, DeltaMethod, coefficients
+from mergefront.merging.method import (
+    BASE,
+    RECEIVER,
+    Measures,
+    Mix,
+    Term,
+    TermKind,
+    choice,
+    donor_coefficients,
+    number,
+)
+from mergefront.merging.methods.base import DeltaMethod
 
-TABLE: Final = "table:"
 _LEAST: Final = 1e-30
 """Least strength of a vote relative to the strongest: keeps the mean's division defined."""
 
 
 @dataclass(frozen=True)
 class Voter:
-    """One source: its terms, what survives of them, and the factor that this is taken by.
+    """One source: its terms, which of their entries survive, and the factor they are scaled by.
 
     `thin` turns chunks of the terms into the thinned-out delta and may write into the floats.
     """
 
-    terms: tuple[str, ...]
+    terms: tuple[Term, ...]
     thin: Callable[[Sequence[Tensor]], Tensor]
     factor: float
 
 
-class SparseMethod(DeltaMethod, ABC):
+@dataclass(frozen=True)
+class SparseMethod(DeltaMethod):
     """A sum of thinned-out deltas; subclasses say how one is thinned out, and may hold a vote."""
 
-    legal = {"anchor": ANCHORS, "scale_receiver": (False, True)}  # noqa: RUF012
-    ranges = {"density": (0.0, 1.0)}  # noqa: RUF012
-    searchable = {"density": (0.0, 1.0)}  # noqa: RUF012
-    defaults: ClassVar[Mapping[str, Any]] = {}
-    kinds: ClassVar[tuple[str, ...]] = (DELTA,)
-    """Prefixes of each source's terms; the first is its delta."""
+    kinds: ClassVar[tuple[TermKind, ...]] = ("delta",)
+    """The terms of each source; the first is its delta."""
 
-    def check(self, parameters: Mapping[str, Any]) -> None:
-        """Accept legal parameters; `scale_receiver` needs a base to scale from."""
-        super().check(parameters)
-        if self._scaled(parameters) and parameters.get("anchor") == "receiver":
+    scale_receiver: bool = choice(False, True)
+    density: float = number(1.0, 0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale_receiver and self.anchor == "receiver":
             raise ConfigError(
                 f"method {self.name}: the receiver's own task vector takes part and needs a base; "
                 "anchor receiver has none"
             )
 
-    def terms(self, donors: Sequence[str], parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
         """The receiver (and base, if it is scaled), then source by source all of its terms."""
-        self.check(parameters)
-        origin = ("receiver", "base") if self._scaled(parameters) else ("receiver",)
-        sources = self.sources(donors, parameters)
-        return (*origin, *(kind + source for source in sources for kind in self.kinds))
+        origin = (RECEIVER, BASE) if self.scale_receiver else (RECEIVER,)
+        sources = self.sources(donors)
+        return (*origin, *(Term(kind, source) for source in sources for kind in self.kinds))
 
-    def check_row(
-        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
-    ) -> None:
-        """Accept a coefficient of the receiver's only if it takes part."""
-        if not self._scaled(parameters):
-            super().check_row(row, donors, parameters)
+    def check_row(self, row: Mapping[str, float], donors: Sequence[str]) -> None:
+        """Accept a coefficient of the receiver only if it takes part."""
+        if not self.scale_receiver:
+            super().check_row(row, donors)
 
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """The origin and the thinned-out deltas of all sources that are not at zero."""
-        given = {name: as_float32(c) for name, c in coefficients(row, donors).items()}
-        scaled = self._scaled(parameters)
-        own = as_float32(float(row.get("receiver", 1.0))) if scaled else 1.0
-        if own == 1.0 and not any(given.values()):
-            return Mix.sum({"receiver": 1.0})
-        everyone = {"receiver": own, **given} if scaled else given
-        voting = {source: value for source, value in everyone.items() if value != 0.0}
-        if not voting:
-            return Mix.sum({"base": 1.0})
-        voters = [
-            self.voter(source, value, {**self.defaults, **parameters}, measures)
-            for source, value in voting.items()
-        ]
-        fuse = self.fusion(list(voting.values()), parameters)
+        coefficients = {d: as_float32(c) for d, c in donor_coefficients(row, donors).items()}
+        r = as_float32(float(row.get("receiver", 1.0))) if self.scale_receiver else 1.0
+        if r == 1.0 and not any(coefficients.values()):
+            return Mix.sum({RECEIVER: 1.0})
+        if self.scale_receiver:
+            coefficients = {"receiver": r, **coefficients}
+        nonzero = {source: value for source, value in coefficients.items() if value != 0.0}
+        if not nonzero:
+            return Mix.sum({BASE: 1.0})
+        voters = [self.voter(source, value, measures) for source, value in nonzero.items()]
+        fuse = self.fusion(list(nonzero.values()))
         terms = (term for voter in voters for term in voter.terms)
-        return Mix(("base" if scaled else "receiver", *terms), join=joined(voters, fuse))
+        origin = BASE if self.scale_receiver else RECEIVER
+        return Mix((origin, *terms), join=joined(voters, fuse))
 
     @abstractmethod
-    def voter(
-        self, source: str, value: float, parameters: Mapping[str, Any], measures: Measures
-    ) -> Voter:
-        """How a source with coefficient `value` (not 0) takes part; `parameters` has defaults."""
+    def voter(self, source: str, value: float, measures: Measures) -> Voter:
+        """Return how a source with coefficient `value` (not 0) takes part."""
 
-    def fusion(self, values: Sequence[float], parameters: Mapping[str, Any]) -> Fuse:
-        """How the sources' thinned-out deltas are put together; `values` are coefficients."""
+    def fusion(self, values: Sequence[float]) -> Fuse:
+        """Return how the thinned-out deltas are put together; `values` are their coefficients."""
         return added
 
-    def _scaled(self, parameters: Mapping[str, Any]) -> bool:
-        """Whether the receiver's own task vector takes part."""
-        return bool(parameters.get("scale_receiver", False))
-
-    def sources(self, donors: Sequence[str], parameters: Mapping[str, Any]) -> tuple[str, ...]:
-        """Whose deltas take part, in their order."""
-        return ("receiver", *donors) if self._scaled(parameters) else tuple(donors)
+    def sources(self, donors: Sequence[str]) -> tuple[str, ...]:
+        """Return the sources whose deltas take part, in their order."""
+        return ("receiver", *donors) if self.scale_receiver else tuple(donors)
 
 
+@dataclass(frozen=True)
 class ElectingMethod(SparseMethod):
     """Elects a sign in every entry, and fuses only what agrees with it.
 
-    Parameter `normalize`: true (default) for the disjoint mean, false for the sum.
+    `normalize`: true for the disjoint mean, false for the sum.
     """
 
-    legal = SparseMethod.legal | {"normalize": (True, False)}
+    normalize: bool = choice(True, False)
 
-    def fusion(self, values: Sequence[float], parameters: Mapping[str, Any]) -> Fuse:
+    def fusion(self, values: Sequence[float]) -> Fuse:
         """The election among more than one; a single source agrees with itself."""
         if len(values) == 1:
             return added
         largest = max(abs(value) for value in values)
         strengths = [as_float32(max(abs(value) / largest, _LEAST)) for value in values]
-        mean = bool(parameters.get("normalize", True))
+        normalize = self.normalize
 
         def fuse(origin: Tensor, votes: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
             for vote, factor in zip(votes, factors, strict=True):
                 vote.mul_(factor)
-            return origin.add_(elected(votes, strengths if mean else None))
+            return origin.add_(elected(votes, strengths if normalize else None))
 
         return fuse
 
@@ -198,8 +190,8 @@ def elected(votes: Sequence[Tensor], strengths: Sequence[float] | None) -> Tenso
     agree = votes[0].sign().mul_(strengths[0])
     top = agree.clone()
     for vote, strength in zip(votes[1:], strengths[1:], strict=True):
-        theirs = vote.sign().mul_(strength)
-        torch.maximum(top, theirs, out=top)
-        agree.add_(theirs)
+        signed = vote.sign().mul_(strength)
+        torch.maximum(top, signed, out=top)
+        agree.add_(signed)
         total.add_(vote)
     return total.mul_(top).div_(agree.clamp_(min=min(strengths))).mul_(sign)

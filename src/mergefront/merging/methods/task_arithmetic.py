@@ -18,61 +18,59 @@ lambda and 1 - lambda is `r` = lambda and one donor with c = 1 - lambda.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from mergefront.errors import ConfigError
-from mergefront.merging.method import DELTA, Measures, Mix
-from mergefront.merging.methods.base import ANCHORS, DeltaMethod, coefficients, only_donor
-from mergefront.merging.methods.linear import Linear
+from mergefront.merging.method import (
+    RECEIVER,
+    Measures,
+    Method,
+    Mix,
+    Term,
+    choice,
+    donor_coefficients,
+    only_donor,
+)
+from mergefront.merging.methods.base import DeltaMethod
+from mergefront.merging.methods.linear import weighted_mean
 
 
+@dataclass(frozen=True)
 class TaskArithmetic(DeltaMethod):
     """Terms are the receiver and one delta per donor, before them the receiver's own if scaled."""
 
     name = "task_arithmetic"
-    legal = {"anchor": ANCHORS, "scale_receiver": (False, True)}  # noqa: RUF012
+    scale_receiver: bool = choice(False, True)
 
-    def check(self, parameters: Mapping[str, Any]) -> None:
-        """Accept `anchor` and `scale_receiver`; the latter needs a base to scale from."""
-        super().check(parameters)
-        if parameters.get("scale_receiver", False) and parameters.get("anchor") == "receiver":
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale_receiver and self.anchor == "receiver":
             raise ConfigError(
                 f"method {self.name}: scale_receiver needs a base, anchor receiver has none"
             )
 
-    def terms(self, donors: Sequence[str], parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
         """The receiver, its delta if it is scaled, the donors' deltas in their order."""
-        self.check(parameters)
-        if parameters.get("anchor") == "receiver":
-            return Linear().terms(donors, {})
-        own = (f"{DELTA}receiver",) if parameters.get("scale_receiver", False) else ()
-        return ("receiver", *own, *(DELTA + donor for donor in donors))
+        if self.anchor == "receiver":
+            return Method.terms(self, donors)
+        sources = ("receiver", *donors) if self.scale_receiver else donors
+        return super().terms(sources)
 
-    def check_row(
-        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
-    ) -> None:
-        """Accept a coefficient of the receiver's only if `scale_receiver` is set."""
-        if not parameters.get("scale_receiver", False):
-            super().check_row(row, donors, parameters)
+    def check_row(self, row: Mapping[str, float], donors: Sequence[str]) -> None:
+        """Accept a coefficient of the receiver only if `scale_receiver` is set."""
+        if not self.scale_receiver:
+            super().check_row(row, donors)
 
-    def copied(
-        self, row: Mapping[str, float], donors: Sequence[str], parameters: Mapping[str, Any]
-    ) -> str | None:
+    def copied_source(self, row: Mapping[str, float], donors: Sequence[str]) -> str | None:
         """A donor at one, if deltas are taken from the receiver."""
-        return only_donor(row, donors) if parameters.get("anchor") == "receiver" else None
+        return only_donor(row, donors) if self.anchor == "receiver" else None
 
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """One for the receiver, the donors' coefficients for their deltas."""
-        if parameters.get("anchor") == "receiver":
-            return Linear().mix(row, donors, {}, measures)
-        weights = {"receiver": 1.0}
-        if parameters.get("scale_receiver", False):
-            weights[f"{DELTA}receiver"] = float(row.get("receiver", 1.0)) - 1.0
-        given = coefficients(row, donors)
-        return Mix.sum(weights | {DELTA + donor: value for donor, value in given.items()})
+        if self.anchor == "receiver":
+            return weighted_mean(row, donors)
+        weights = {RECEIVER: 1.0}
+        if self.scale_receiver:
+            weights[Term("delta", "receiver")] = float(row.get("receiver", 1.0)) - 1.0
+        coefficients = donor_coefficients(row, donors)
+        return Mix.sum(weights | {Term("delta", donor): c for donor, c in coefficients.items()})

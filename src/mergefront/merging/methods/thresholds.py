@@ -129,8 +129,8 @@ def _histogram(source: Tensor, anchor: Tensor) -> NDArray[np.int64]:
         work.sub_(spare.copy_(anchor[start : start + CHUNK])).abs_()
         bins, shifted = work.view(torch.int32), spare.view(torch.int32)
         torch.bitwise_right_shift(bins.bitwise_right_shift_(DROPPED), SPREAD, out=shifted)
-        found = torch.bincount(bins.bitwise_xor_(shifted)).numpy()
-        counts[: len(found)] += found
+        hits = torch.bincount(bins.bitwise_xor_(shifted)).numpy()
+        counts[: len(hits)] += hits
     number = np.arange(_BINS)
     sorted_out: NDArray[np.int64] = counts[number ^ (number >> SPREAD)]
     return sorted_out

@@ -23,37 +23,35 @@ the receiver's own task vector votes too (see `sparse`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from mergefront.merging.method import DELTA, Measures, Slot
-from mergefront.merging.methods.base import anchor_of
-from mergefront.merging.methods.sparse import TABLE, ElectingMethod, Voter
+from mergefront.merging.method import Measures, Slot, Term, number
+from mergefront.merging.methods.sparse import ElectingMethod, Voter
 from mergefront.merging.methods.thresholds import table, trimmed
 
 
+@dataclass(frozen=True)
 class Ties(ElectingMethod):
     """Trimmed by magnitude, elected."""
 
     name = "ties"
-    defaults = {"density": 0.2}  # noqa: RUF012
+    density: float = number(0.2, 0.0, 1.0)
 
-    def measure(self, slot: Slot, donors: Sequence[str], parameters: Mapping[str, Any]) -> Measures:
-        """Each source's table of thresholds (see `thresholds`)."""
+    def measure(self, slot: Slot, donors: Sequence[str]) -> Measures:
+        """Source -> its table of thresholds (see `thresholds`)."""
         return {
-            TABLE + source: table(slot.read(source), slot.read(anchor_of(source, parameters)))
-            for source in self.sources(donors, parameters)
+            source: table(slot.read(source), slot.read(self.anchor_of(source)))
+            for source in self.sources(donors)
         }
 
-    def voter(
-        self, source: str, value: float, parameters: Mapping[str, Any], measures: Measures
-    ) -> Voter:
+    def voter(self, source: str, value: float, measures: Measures) -> Voter:
         """The largest entries of the source's delta."""
-        thresholds, density = measures[TABLE + source], float(parameters["density"])
+        thresholds, density = measures[source], self.density
 
         def thin(parts: Sequence[Tensor]) -> Tensor:
             return trimmed(parts[0], thresholds, density)
 
-        return Voter((DELTA + source,), thin, value)
+        return Voter((Term("delta", source),), thin, value)

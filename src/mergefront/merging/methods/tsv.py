@@ -16,16 +16,13 @@ Reference: arXiv:2412.00081, section 4.2 and algorithm 1.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from mergefront.merging.method import DELTA, Measures, Mix, Slot
-from mergefront.merging.methods.base import DeltaMethod, coefficients, delta
+from mergefront.merging.method import RECEIVER, Measures, Mix, Slot, Term, donor_coefficients
+from mergefront.merging.methods.base import DeltaMethod
 from mergefront.merging.methods.spectral import matmul, orthogonalised, svd
-
-OWN: Final = "own:"
 
 
 class TaskSingularVectors(DeltaMethod):
@@ -33,64 +30,37 @@ class TaskSingularVectors(DeltaMethod):
 
     name = "tsv"
 
-    def terms(self, donors: Sequence[str], parameters: Mapping[str, Any]) -> tuple[str, ...]:
-        """The receiver, then the donors' shares; a term names all donors, on whom it depends."""
-        self.check(parameters)
-        return ("receiver", *_terms(donors))
+    def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
+        """The receiver, then the donors' shares, each of which depends on all donors."""
+        return (RECEIVER, *(Term("share", donor, donors=tuple(donors)) for donor in donors))
 
-    def reads(self, term: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
-        """A share reads all donors and their anchors."""
-        if not term.startswith(OWN):
-            return super().reads(term, parameters)
-        _, donors = _parsed(term)
-        read = super().reads
-        found = [source for one in donors for source in read(DELTA + one, parameters)]
-        return tuple(dict.fromkeys(found))
-
-    def prepare(self, term: str, slot: Slot, parameters: Mapping[str, Any]) -> Tensor:
+    def prepare(self, term: Term, slot: Slot) -> Tensor:
         """The source itself, or a donor's share in fp32."""
-        if not term.startswith(OWN):
-            return super().prepare(term, slot, parameters)
-        donor, donors = _parsed(term)
-        deltas = [delta(slot, one, parameters) for one in donors]
-        return shares(deltas)[donors.index(donor)]
+        if term.kind != "share":
+            return super().prepare(term, slot)
+        deltas = [self.delta(slot, donor) for donor in term.donors]
+        return shares(deltas)[term.donors.index(term.source)]
 
-    def mix(
-        self,
-        row: Mapping[str, float],
-        donors: Sequence[str],
-        parameters: Mapping[str, Any],
-        measures: Measures,
-    ) -> Mix:
+    def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """One for the receiver, the coefficients for the shares."""
-        given = coefficients(row, donors)
-        weights = dict(zip(_terms(donors), given.values(), strict=True))
-        return Mix.sum({"receiver": 1.0, **weights})
+        weights = (1.0, *donor_coefficients(row, donors).values())
+        return Mix.sum(dict(zip(self.terms(donors), weights, strict=True)))
 
 
 def shares(deltas: Sequence[Tensor]) -> list[Tensor]:
     """Return each donor's share U'_k S_k V'_k^T of K deltas of one shape, in fp32."""
     first = deltas[0]
     if first.dim() < 2:
-        return [one / len(deltas) for one in deltas]
+        return [delta / len(deltas) for delta in deltas]
     if first.dim() > 2:
-        each = [shares(matrices) for matrices in zip(*deltas, strict=True)]
-        return [torch.stack(own) for own in zip(*each, strict=True)]
+        batches = [shares(matrices) for matrices in zip(*deltas, strict=True)]
+        return [torch.stack(matrices) for matrices in zip(*batches, strict=True)]
     rank = max(1, min(first.shape) // len(deltas))
-    parts = [svd(one) for one in deltas]
+    parts = [svd(delta) for delta in deltas]
     left = orthogonalised(torch.cat([u[:, :rank] for u, _, _ in parts], dim=1))
     right = orthogonalised(torch.cat([vt[:rank] for _, _, vt in parts], dim=0).T)
-    made = []
+    products = []
     for k, (_, s, _) in enumerate(parts):
         at = slice(k * rank, (k + 1) * rank)
-        made.append(matmul(left[:, at] * s[:rank], right[:, at].T).float())
-    return made
-
-
-def _terms(donors: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{OWN}{donor}/{','.join(donors)}" for donor in donors)
-
-
-def _parsed(term: str) -> tuple[str, list[str]]:
-    donor, _, donors = term.removeprefix(OWN).partition("/")
-    return donor, donors.split(",")
+        products.append(matmul(left[:, at] * s[:rank], right[:, at].T).float())
+    return products
