@@ -1,18 +1,18 @@
-"""Every tensor name -> (tower, layer, part): total, or an error.
+"""The tower, layer and part of every tensor of a checkpoint; a tensor without one is an error.
 
-The language tower is found from the tensors' own names and shapes, checked against the config:
+The language tower is found from the tensors' names and shapes, checked against the config:
 it is the numbered stack whose owner also holds the word embedding. Model families, class names
 and paths play no role, so both layouts that transformers has used for VLMs are read alike
 (`language_model.model.layers.0...` and `model.language_model.layers.0...`).
 
 How a language tensor gets its part:
-- `norm`: every normalisation, wherever it sits (`input_layernorm`, `q_norm`, the final norm): a
+- `norm`: every normalisation, wherever it stands (`input_layernorm`, `q_norm`, the final norm): a
   vector that scales, unlike the matrices of attention and MLP.
 - `attention`, `mlp`: the rest of the layer's attention and feed-forward modules, with biases.
 - `embedding`, `head`: the word embedding and the output projection (layer None). A tied head
   has no tensor, or one equal to the embedding, which then shares the embedding's part.
 - `other`: buffers that are no weights (rotary frequencies, masks, the load-balancing bias of a
-  router): always the receiver's own.
+  router): never merged, always the receiver's.
 
 Layers are numbered as text layers, 0 to n - 1. Where cross-attention layers stand between them
 (Llama 3.2 Vision), layer 3 of the receiver is layer 3 of the donor though its name says 4; the
@@ -56,7 +56,7 @@ _FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """Where a tensor sits; `layer` counts language layers from 0 and is None outside the stack."""
+    """Where a tensor belongs; `layer` counts text layers from 0 and is None outside the stack."""
 
     tower: Tower
     layer: int | None
@@ -109,10 +109,10 @@ def dissect(checkpoint: Checkpoint) -> Anatomy:
             layers or width, a tensor cannot be classified, or language weights are quantised.
     """
     tower = find_language_tower(checkpoint)
-    others = tuple(
-        f"{other}."
-        for other in numbered_stacks(checkpoint.headers)
-        if not f"{other}.".startswith(f"{tower.stack}.")
+    other_stacks = tuple(
+        f"{stack}."
+        for stack in numbered_stacks(checkpoint.headers)
+        if not f"{stack}.".startswith(f"{tower.stack}.")
     )
     places: dict[str, TensorPlace] = {}
     for name, header in checkpoint.headers.items():
@@ -123,7 +123,7 @@ def dissect(checkpoint: Checkpoint) -> Anatomy:
         elif name.startswith(f"{tower.stack}."):
             place = _inside_layer(checkpoint, name, tower)
         else:
-            place = _outside_layers(checkpoint, name, tower.prefix, others)
+            place = _outside_layers(checkpoint, name, tower.prefix, other_stacks)
         _check_dtype(header, place)
         places[name] = place
     return Anatomy(MappingProxyType(places), tower)
@@ -145,21 +145,21 @@ def language_groups(anatomy: Anatomy, checkpoint: Checkpoint) -> tuple[Group, ..
     order += [(layer, part) for layer in range(anatomy.n_layers) for part in PARTS]
     order += [(None, "norm"), (None, "head")]
     assert set(members) <= set(order), "a language tensor outside every group"
-    found = []
+    groups = []
     for layer, part in order:
         names = members.get((layer, part))
         if names is None:
             continue
         dtypes = {checkpoint.headers[name].dtype for name in names}
         if len(dtypes) > 1:
-            some = {checkpoint.headers[name].dtype: name for name in reversed(names)}
+            examples = {checkpoint.headers[name].dtype: name for name in reversed(names)}
             raise PairingError(
                 f"{checkpoint.folder}: group {group_name(layer, part)} has several dtypes, "
-                f"{' and '.join(f'{dtype} ({name})' for dtype, name in sorted(some.items()))}",
+                f"{' and '.join(f'{dtype} ({name})' for dtype, name in sorted(examples.items()))}",
                 hint="save the receiver in one dtype: load it with transformers, save_pretrained",
             )
-        found.append(Group(group_name(layer, part), layer, part, tuple(names), dtypes.pop()))
-    return tuple(found)
+        groups.append(Group(group_name(layer, part), layer, part, tuple(names), dtypes.pop()))
+    return tuple(groups)
 
 
 class GroupIndex:
@@ -204,19 +204,19 @@ def _inside_layer(checkpoint: Checkpoint, name: str, tower: LanguageTower) -> Te
 
 
 def _outside_layers(
-    checkpoint: Checkpoint, name: str, prefix: str, others: Collection[str]
+    checkpoint: Checkpoint, name: str, prefix: str, other_stacks: Collection[str]
 ) -> TensorPlace:
-    """Place a tensor outside the language layers; `others` are prefixes of other stacks."""
-    own = name.removeprefix(prefix) if name.startswith(prefix) else ""
-    if own.count(".") == 1 and NORM.search(own.partition(".")[0]):
+    """Return the place of a tensor outside the language layers; `other_stacks` are prefixes."""
+    tower_name = name.removeprefix(prefix) if name.startswith(prefix) else ""
+    if tower_name.count(".") == 1 and NORM.search(tower_name.partition(".")[0]):
         return TensorPlace("language", None, "norm")
-    if own and _BUFFER.search(own):
+    if tower_name and _BUFFER.search(tower_name):
         return TensorPlace("language", None, "other")
     if CONNECTOR.search(name):
         return TensorPlace("connector", None, "other")
-    if VISION.search(name) or name.startswith(tuple(others)):
+    if VISION.search(name) or name.startswith(tuple(other_stacks)):
         return TensorPlace("vision", None, "other")
-    if others and (not own or not prefix):
+    if other_stacks and (not tower_name or not prefix):
         return TensorPlace("connector", None, "other")
     raise PairingError(
         f"{checkpoint.folder}: cannot tell what {name!r} is: outside the layers of the language "

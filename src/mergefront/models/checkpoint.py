@@ -46,7 +46,7 @@ _PROMPT_FILES: Final = (
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """An opened model folder. Tensors returned are memory-mapped: never write into them."""
+    """An opened model folder. Its tensors are memory-mapped: never write into them."""
 
     folder: Path
     config: dict[str, Any]
@@ -90,8 +90,8 @@ class Checkpoint:
         Raises:
             CheckpointError: if the checkpoint has no tensor of that name, or its file is damaged.
         """
-        handle, own = self._opened(name)
-        tensor: torch.Tensor = handle.get_tensor(own)
+        handle, stored_name = self._open_file(name)
+        tensor: torch.Tensor = handle.get_tensor(stored_name)
         return tensor
 
     def rows(self, name: str, rows: slice) -> torch.Tensor:
@@ -100,12 +100,15 @@ class Checkpoint:
         Raises:
             CheckpointError: as `tensor` does.
         """
-        handle, own = self._opened(name)
-        tensor: torch.Tensor = handle.get_slice(own)[rows]
+        handle, stored_name = self._open_file(name)
+        tensor: torch.Tensor = handle.get_slice(stored_name)[rows]
         return tensor
 
-    def _opened(self, name: str) -> tuple[Any, str]:
-        """Return the opened file that holds a tensor, and the tensor's name there."""
+    def _open_file(self, name: str) -> tuple[Any, str]:
+        """Return the opened file that holds a tensor, and the tensor's name there.
+
+        The names differ where an adapter's file holds a tensor of its model.
+        """
         header = self.headers.get(name)
         if header is None:
             raise CheckpointError(f"{self.folder}: no tensor {name!r}")
@@ -121,11 +124,11 @@ class Checkpoint:
         return handle, header.name
 
     def file_hashes(self) -> dict[str, str]:
-        """Return the hash of all that decides answers, by path in the folder.
+        """Return the hash of each file that answers depend on, by path in the folder.
 
-        These are the weight files and whatever makes prompts: config, generation config,
-        tokenizer, processor and chat templates. Not the weights' index, licences or pages, and
-        not files of another folder (an adapter's), which are that folder's to hash.
+        These are the weight files and the files that make prompts: config, generation config,
+        tokenizer, processor and chat templates. The weights' index, licences and pages are left
+        out, and so are files of another folder (an adapter's), which that folder hashes.
         """
         files = {header.file for header in self.headers.values()}
         files |= {file for pattern in _PROMPT_FILES for file in self.folder.glob(pattern)}
@@ -143,7 +146,7 @@ class Checkpoint:
         return sum(header.n_bytes for header in self.headers.values())
 
     def planned_tensors(self, dtype: Dtype = "auto") -> dict[str, torch.Tensor]:
-        """Return name -> a tensor without data, of the shape and type it has written in `dtype`."""
+        """Return name -> a tensor without data, of the shape and type to be written in `dtype`."""
         return {
             name: torch.empty(
                 header.shape, dtype=written_dtype(DTYPES[header.dtype], dtype), device="meta"
@@ -164,12 +167,12 @@ class Checkpoint:
 
         8-bit floats do not count: they are never rounded.
         """
-        total: dict[torch.dtype, int] = {}
+        n_bytes: dict[torch.dtype, int] = {}
         for header in self.headers.values():
-            own = DTYPES[header.dtype]
-            total[own] = total.get(own, 0) + header.n_bytes
-        ordered = sorted((own for own in total if own in FLOAT_TYPES), key=lambda own: -total[own])
-        return tuple(str(own).removeprefix("torch.") for own in ordered)
+            dtype = DTYPES[header.dtype]
+            n_bytes[dtype] = n_bytes.get(dtype, 0) + header.n_bytes
+        ordered = sorted((t for t in n_bytes if t in FLOAT_TYPES), key=lambda t: -n_bytes[t])
+        return tuple(str(dtype).removeprefix("torch.") for dtype in ordered)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -247,8 +250,8 @@ def check_index(folder: Path, index: Mapping[str, str], headers: Mapping[str, An
         CheckpointError: a tensor is not where the index says, or is not in the index.
     """
     for name, shard in index.items():
-        found = headers.get(name)
-        if found is None or found.file.name != shard:
+        header = headers.get(name)
+        if header is None or header.file.name != shard:
             raise CheckpointError(
                 f"{folder}: tensor {name!r} is not in {shard}, where {WEIGHT_INDEX} says it is",
                 hint="download shard and index again: they are not of one checkpoint",
@@ -290,15 +293,16 @@ def weight_files(folder: Path) -> list[Path]:
 def _refuse_adapter(folder: Path) -> None:
     """Refuse a folder that holds an adapter, alone or beside a model, and say what to write."""
     file = folder / ADAPTER_CONFIG
-    weights = sorted(one.name for one in folder.glob("adapter_model*"))
+    weights = sorted(path.name for path in folder.glob("adapter_model*"))
     if not file.is_file() and not weights:
         return
-    said = read_json(file, "").get("base_model_name_or_path") if file.is_file() else None
-    base = said if isinstance(said, str) and said else "THE_MODEL_IT_WAS_TRAINED_ON"
+    model = read_json(file, "").get("base_model_name_or_path") if file.is_file() else None
+    if not isinstance(model, str) or not model:
+        model = "THE_MODEL_IT_WAS_TRAINED_ON"
     raise CheckpointError(
         f"{folder}: holds an adapter ({', '.join(weights) or file.name}), not a model",
-        hint=f"as a donor name both, `{{model: {base}, adapter: {folder}}}`; if the folder holds a "
-        "whole model as well, move one of them elsewhere",
+        hint=f"as a donor name both, `{{model: {model}, adapter: {folder}}}`; if the folder holds "
+        "a whole model as well, move one of them elsewhere",
     )
 
 
@@ -311,12 +315,12 @@ def _refuse_gguf(folder: Path) -> None:
 
 
 def _refuse_quantised(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint whose config, or whose part of a config, says that it is quantised."""
+    """Refuse a checkpoint whose config, as a whole or in a part, says that it is quantised."""
     parts = {"": config} | {k: v for k, v in config.items() if isinstance(v, Mapping)}
     for part, content in parts.items():
-        said = content.get("quantization_config") or content.get("compression_config")
-        if said:
-            kind = said.get("quant_method", "?") if isinstance(said, Mapping) else said
+        scheme = content.get("quantization_config") or content.get("compression_config")
+        if scheme:
+            kind = scheme.get("quant_method", "?") if isinstance(scheme, Mapping) else scheme
             field = f"{part}.quantization_config".removeprefix(".")
             raise CheckpointError(
                 f"{folder}: config.json says that its weights are quantised ({field}: {kind}), "
@@ -327,7 +331,7 @@ def _refuse_quantised(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_numbering(folder: Path, files: Iterable[Path]) -> None:
-    """Refuse `...-00001-of-00003.safetensors` without its fellows."""
+    """Refuse `...-00001-of-00003.safetensors` if one of the three shards is missing."""
     for file in files:
         match = _SHARD.search(file.name)
         if match is None:

@@ -23,15 +23,15 @@ _MANTISSA: Final = 53
 
 @dataclass(frozen=True, eq=False)
 class LowRankUpdate:
-    """scale * left @ right, left (m, r), right (r, n), added to a weight (m, n).
+    """scale * left_factor @ right_factor, (m, r) and (r, n), added to a weight (m, n).
 
     `magnitude` (m,) makes it DoRA: the sum's rows are scaled to these norms.
 
     Reference: arXiv:2106.09685, eq. 3; DoRA arXiv:2402.09353, eq. 5.
     """
 
-    left: Tensor
-    right: Tensor
+    left_factor: Tensor
+    right_factor: Tensor
     scale: float
     magnitude: Tensor | None = None
 
@@ -40,26 +40,26 @@ class LowRankUpdate:
 
         With `rows`, `weight` holds those rows only, and so does the result.
         """
-        left = self.left if rows is None else self.left[rows]
-        size = self.magnitude
-        if size is not None and rows is not None:
-            size = size[rows]
+        left_factor = self.left_factor if rows is None else self.left_factor[rows]
+        magnitude = self.magnitude
+        if magnitude is not None and rows is not None:
+            magnitude = magnitude[rows]
         out = torch.empty(weight.shape, dtype=torch.float32)
         step = max(1, CHUNK // max(1, weight.shape[1]))
-        right = _pieces(self.right, 0)
+        right_pieces = _pieces(self.right_factor, 0)
         for first in range(0, len(weight), step):
-            here = slice(first, first + step)
-            total = _multiply(_pieces(left[here], 1), right).mul_(self.scale)
-            total += weight[here].double()
-            if size is not None:
+            chunk = slice(first, first + step)
+            total = _multiply(_pieces(left_factor[chunk], 1), right_pieces).mul_(self.scale)
+            total += weight[chunk].double()
+            if magnitude is not None:  # DoRA: the norm of the whole updated row, not of the update
                 norms = _row_sums(total * total).sqrt()
-                total *= (size[here].double() / norms)[:, None]
-            out[here] = total
+                total *= (magnitude[chunk].double() / norms)[:, None]
+            out[chunk] = total
         return out
 
 
-def exact_product(left: Tensor, right: Tensor) -> Tensor:
-    """Return left (m, r) @ right (r, n) in fp64, the same bits whatever does the sums.
+def exact_product(left_factor: Tensor, right_factor: Tensor) -> Tensor:
+    """Return left_factor (m, r) @ right_factor (r, n) in fp64, the same bits on every machine.
 
     With bits = (53 - ceil(log2 r)) / 2 the error is below r * 2**-(2 * bits) times the largest
     values of row and column: for r up to 128 below 2**-38 of them, far under fp32's rounding.
@@ -67,12 +67,12 @@ def exact_product(left: Tensor, right: Tensor) -> Tensor:
     Reference: K. Ozaki et al., Error-free transformations of matrix multiplication, Numerical
     Algorithms 59 (2012): two pieces a factor, the product of the two low pieces left out.
     """
-    return _multiply(_pieces(left, 1), _pieces(right, 0))
+    return _multiply(_pieces(left_factor, 1), _pieces(right_factor, 0))
 
 
-def _multiply(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> Tensor:
+def _multiply(left_pieces: tuple[Tensor, Tensor], right_pieces: tuple[Tensor, Tensor]) -> Tensor:
     """Multiply factors that were cut: both products below are exact, their sum is rounded."""
-    (high_l, low_l), (high_r, low_r) = left, right
+    (high_l, low_l), (high_r, low_r) = left_pieces, right_pieces
     crossed = torch.cat([high_l, low_l], dim=1) @ torch.cat([low_r, high_r], dim=0)
     return crossed.add_(high_l @ high_r)
 
@@ -96,7 +96,7 @@ def _pieces(factor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _row_sums(values: Tensor) -> Tensor:
-    """Sum every row by halving: additions of whole columns, in an order that is ours."""
+    """Sum every row by halving: whole columns are added, in the same order on every machine."""
     while values.shape[1] > 1:
         half = (values.shape[1] + 1) // 2
         front = values[:, :half].clone()

@@ -1,7 +1,7 @@
-"""Receiver tensor -> donor tensor: every one that can be merged, or one clear error says why not.
+"""Receiver tensor -> donor tensor, for all that can be merged; or an error says what does not fit.
 
-Tensors pair that have the same name within the same text layer (or are both the embedding, the
-head, the final norm), whatever stands before it. Not here: what each tensor is (`anatomy`).
+Two tensors pair if they have the same name within the same text layer, whatever stands before it,
+or if both are the embedding, the head or the final norm. Not here: what each tensor is (`anatomy`).
 
 Reading order: `pair_tensors`.
 """
@@ -35,51 +35,56 @@ def pair_tensors(
     """
     _check_sizes(receiver, donor, receiver_ckpt, donor_ckpt)
     where = f"donor {donor_ckpt.folder} does not fit receiver {receiver_ckpt.folder}"
-    theirs = {donor.prefix_free_key(name): name for name in donor.mergeable_tensors()}
-    if donor.tied_head:
-        theirs.setdefault((None, "head.weight"), donor.language_tower.embedding)
-    used: set[Key] = {(None, "head.weight")}  # an untied donor of a tied receiver: see check_heads
+    donor_names = {donor.prefix_free_key(name): name for name in donor.mergeable_tensors()}
+    if donor.tied_head:  # its embedding is its head
+        donor_names.setdefault((None, "head.weight"), donor.language_tower.embedding)
+    # A tied receiver has no head to pair with that of an untied donor: `check_heads` judges that.
+    used: set[Key] = {(None, "head.weight")}
     pairs: dict[str, str] = {}
     for name in receiver.mergeable_tensors():
         key = receiver.prefix_free_key(name)
         used.add(key)
-        other = theirs.get(key)
-        if other is None:
+        donor_name = donor_names.get(key)
+        if donor_name is None:
             raise PairingError(
                 f"{where}: it has no counterpart of {name!r}",
                 hint=_stored_otherwise(receiver, donor, receiver_ckpt, donor_ckpt, name),
             )
-        mine, found = receiver_ckpt.headers[name].shape, donor_ckpt.headers[other].shape
-        if mine == found:
-            pairs[name] = other
-        elif receiver.places[name].part not in ("embedding", "head") or mine[1:] != found[1:]:
+        shape, donor_shape = receiver_ckpt.headers[name].shape, donor_ckpt.headers[donor_name].shape
+        token_rows = receiver.places[name].part in ("embedding", "head")
+        if shape == donor_shape:
+            pairs[name] = donor_name
+        elif not token_rows or shape[1:] != donor_shape[1:]:
             raise PairingError(
-                f"{where}: {other!r} is {list(found)}, the receiver's {name!r} is {list(mine)}",
+                f"{where}: {donor_name!r} is {list(donor_shape)}, the receiver's {name!r} is "
+                f"{list(shape)}",
                 hint=_BACKBONE,
             )
-    for key, other in theirs.items():
+    for key, donor_name in donor_names.items():
         if key not in used:
-            raise PairingError(f"{where}: nothing there fits the donor's {other!r}", hint=_BACKBONE)
+            message = f"{where}: nothing there fits the donor's {donor_name!r}"
+            raise PairingError(message, hint=_BACKBONE)
     return pairs
 
 
 def _stored_otherwise(
     receiver: Anatomy, donor: Anatomy, receiver_ckpt: Checkpoint, donor_ckpt: Checkpoint, name: str
 ) -> str:
-    """Return a hint: the same weights fused, split or named otherwise, or another backbone.
+    """Return a hint: the donor stores the same weights otherwise, or it has another backbone.
 
-    It is the former if both sides have as many values in that part of that layer.
+    If both sides have as many values in that part of that layer, it stores them otherwise: fused,
+    split, or under other names.
     """
     place = receiver.places[name]
-    mine = [other for other, its in receiver.places.items() if its == place]
-    theirs = [other for other, its in donor.places.items() if its == place]
-    if not theirs or _values(receiver_ckpt, mine) != _values(donor_ckpt, theirs):
+    names = [key for key, tensor_place in receiver.places.items() if tensor_place == place]
+    donor_names = [key for key, tensor_place in donor.places.items() if tensor_place == place]
+    if not donor_names or _values(receiver_ckpt, names) != _values(donor_ckpt, donor_names):
         return _BACKBONE
-    what = group_name(place.layer, place.part)
+    group = group_name(place.layer, place.part)
     return (
-        f"{what} has as many values there, but is stored as {_modules(donor, theirs)}, here as "
-        f"{_modules(receiver, mine)}: convert the donor to the receiver's layout (fused and split "
-        "projections, and other names, are not matched by guessing)"
+        f"{group} has as many values there, but is stored as {_modules(donor, donor_names)}, here "
+        f"as {_modules(receiver, names)}: convert the donor to the receiver's layout (fused and "
+        "split projections, and other names, are not matched by guessing)"
     )
 
 
@@ -94,20 +99,17 @@ def _modules(anatomy: Anatomy, names: Collection[str]) -> str:
 def _check_sizes(
     receiver: Anatomy, donor: Anatomy, receiver_ckpt: Checkpoint, donor_ckpt: Checkpoint
 ) -> None:
-    """Refuse other depths and widths before any single tensor is looked at."""
-    for what, of in (("layers", _depth_of), ("width", _width_of)):
-        mine, found = of(receiver), of(donor)
-        if mine[0] != found[0]:
+    """Refuse another depth or width before any single tensor is compared."""
+    towers = receiver.language_tower, donor.language_tower
+    depths, widths = [tower.n_layers for tower in towers], [tower.hidden for tower in towers]
+    stacks, embeddings = [f"{t.stack}.*" for t in towers], [t.embedding for t in towers]
+    for size, (number, donor_number), (tensors, donor_tensors) in (
+        ("layers", depths, stacks),
+        ("width", widths, embeddings),
+    ):
+        if number != donor_number:
             raise PairingError(
-                f"donor {donor_ckpt.folder} has {what} {found[0]} ({found[1]}), "
-                f"receiver {receiver_ckpt.folder} has {mine[0]} ({mine[1]})",
+                f"donor {donor_ckpt.folder} has {size} {donor_number} ({donor_tensors}), "
+                f"receiver {receiver_ckpt.folder} has {number} ({tensors})",
                 hint=_BACKBONE,
             )
-
-
-def _depth_of(anatomy: Anatomy) -> tuple[int, str]:
-    return anatomy.n_layers, f"{anatomy.language_tower.stack}.*"
-
-
-def _width_of(anatomy: Anatomy) -> tuple[int, str]:
-    return anatomy.language_tower.hidden, anatomy.language_tower.embedding

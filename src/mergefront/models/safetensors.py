@@ -1,8 +1,8 @@
 """The safetensors file format: reading a file's header, writing a file from tensors.
 
-A file is 8 bytes (little endian length of the header), a JSON header, then the tensors' bytes.
-Not here: folders of such files (`checkpoint`, `writing`), and reading tensors, which is left to
-the safetensors library.
+A file is 8 bytes (the header's length, little endian), a JSON header, then the tensors' bytes. A
+tensor's `data_offsets` count from the end of the header. Not here: folders of such files
+(`checkpoint`, `writer`), and reading tensors, which the safetensors library does.
 
 Reference: https://huggingface.co/docs/safetensors
 """
@@ -51,7 +51,7 @@ _PLAIN: Final = "use the checkpoint in F32, BF16 or F16 from which it was made"
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a file's header says of one tensor: `dtype` is the safetensors name, e.g. "BF16"."""
+    """One tensor in a file's header: `dtype` is the format's name of its type, e.g. "BF16"."""
 
     name: str
     dtype: str
@@ -95,13 +95,13 @@ def read_header(file: Path) -> list[TensorHeader]:
 
 
 def _once(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object, refusing a name that is given twice, where Python keeps the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """Build a JSON object; refuse a name that stands twice, of which Python would keep the last."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise CheckpointError(f"{file}: its header names {twice!r} twice", hint=_AGAIN)
-    return found
+    return content
 
 
 def _entry(file: Path, name: str, entry: Mapping[str, Any], data_bytes: int) -> TensorHeader:
@@ -150,8 +150,8 @@ class Layout:
     def of(cls, tensors: Mapping[str, torch.Tensor]) -> Layout:
         """Lay out a file of these tensors, of which only dtypes and shapes are looked at.
 
-        Wide element types come first and the header is padded to 8 bytes, so that all data is
-        aligned.
+        Wide element types come first and the header is padded to 8 bytes, so that every tensor is
+        aligned to its element size, which memory-mapping readers need.
         """
         order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}

@@ -1,13 +1,13 @@
-"""Finding the language tower: its numbered layer stack, its word embedding and its head.
+"""The language tower of a checkpoint: its numbered layer stack, its word embedding and its head.
 
-From the tensors' names and shapes, checked against the config. Not here: what each tensor of the
-tower is (`anatomy`).
+It is found by the tensors' names and shapes, which must agree with the config. Not here: what each
+tensor of the tower is (`anatomy`).
 
 A stack is the language model's if its layers hold attention and its owner holds a word embedding,
 directly (`model.layers.0...` and `model.embed_tokens`) or in one of its modules (Phi-3.5-V:
-`model.vision_embed_tokens.wte`). Layers of that stack that attend to the image only (Llama 3.2
-Vision's cross-attention layers) are no text layers: they have no counterpart in a text model and
-are left out of its layer numbers.
+`model.vision_embed_tokens.wte`). Layers of that stack that attend to the image only (the
+cross-attention layers of Llama 3.2 Vision) are no text layers: a text model has no counterpart of
+them, and text layers are numbered without them.
 
 Reading order: `find_language_tower`.
 """
@@ -81,10 +81,10 @@ def find_language_tower(checkpoint: Checkpoint) -> LanguageTower:
     text = text_config(checkpoint.config)
     stack, embedding = _stack_and_embedding(checkpoint, text)
     shape = checkpoint.headers[embedding].shape
-    said = _first(text, _WIDTHS)
-    if said is not None and said != shape[1]:
+    width = _first(text, _WIDTHS)
+    if width is not None and width != shape[1]:
         raise PairingError(
-            f"{checkpoint.folder}: config says width {said}, but {embedding!r} is {list(shape)}"
+            f"{checkpoint.folder}: config says width {width}, but {embedding!r} is {list(shape)}"
         )
     layers = _text_layers(checkpoint, stack, text)
     tied, head = _find_head(checkpoint, embedding)
@@ -104,12 +104,12 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def numbered_stacks(names: Iterable[str]) -> dict[str, set[int]]:
-    """Return every prefix that is followed by a number, with the numbers found."""
-    found: dict[str, set[int]] = {}
+    """Return every prefix that a number follows, with its numbers."""
+    numbers: dict[str, set[int]] = {}
     for name in names:
         for match in _NUMBERED.finditer(name):
-            found.setdefault(name[: match.start()], set()).add(int(match[1]))
-    return found
+            numbers.setdefault(name[: match.start()], set()).add(int(match[1]))
+    return numbers
 
 
 def is_head(name: str) -> bool:
@@ -132,7 +132,7 @@ def _stack_and_embedding(checkpoint: Checkpoint, text: Mapping[str, Any]) -> tup
     }
     owners = {stack: stack.rpartition(".")[0] for stack in numbers if stack and stack in attending}
     embeddings = _embeddings(checkpoint)
-    found = [
+    candidates = [
         (stack, embeddings[owner]) for stack, owner in owners.items() if owner in embeddings
     ] or [
         (stack, name)
@@ -141,20 +141,20 @@ def _stack_and_embedding(checkpoint: Checkpoint, text: Mapping[str, Any]) -> tup
         if owner and module.startswith(f"{owner}.")
     ]
     depth = _first(text, _DEPTHS)
-    if len(found) > 1 and depth is not None:
-        found = [one for one in found if len(numbers[one[0]]) == depth] or found
-    if len(found) == 1:
-        return found[0]
-    seen = ", ".join(f"{stack}.*" for stack, _ in found) or "none"
+    if len(candidates) > 1 and depth is not None:
+        candidates = [pair for pair in candidates if len(numbers[pair[0]]) == depth] or candidates
+    if len(candidates) == 1:
+        return candidates[0]
+    stacks = ", ".join(f"{stack}.*" for stack, _ in candidates) or "none"
     raise PairingError(
         f"{checkpoint.folder}: expected one numbered layer stack beside a word embedding "
-        f"(as in model.layers.0.* and model.embed_tokens.weight), found {seen}",
+        f"(as in model.layers.0.* and model.embed_tokens.weight), found {stacks}",
         hint="the checkpoint must hold one decoder language model",
     )
 
 
 def _embeddings(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return module -> name of every matrix that is called a word embedding."""
+    """Return module -> name of every matrix that has the name of a word embedding."""
     return {
         name[: match.start()]: name
         for name, header in checkpoint.headers.items()
@@ -165,7 +165,7 @@ def _embeddings(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _copies(checkpoint: Checkpoint, prefix: str, embedding: str) -> frozenset[str]:
-    """Return what holds the language tower's embedding once more, byte for byte."""
+    """Return the tensors that repeat the language tower's embedding, byte for byte."""
     shape = checkpoint.headers[embedding].shape
     return frozenset(
         name
@@ -184,15 +184,14 @@ def _text_layers(checkpoint: Checkpoint, stack: str, text: Mapping[str, Any]) ->
     those that are no text layers.
     """
     numbers = numbered_stacks(checkpoint.headers)[stack]
-    found = len(numbers)
-    said = _first(text, _DEPTHS)
+    depth = _first(text, _DEPTHS)
     gap = next((number for number in range(max(numbers)) if number not in numbers), None)
     if gap is not None:
         raise PairingError(f"{checkpoint.folder}: {stack}.{gap} has no tensors, a layer is missing")
-    if said is not None and said != found:
+    if depth is not None and depth != len(numbers):
         raise PairingError(
-            f"{checkpoint.folder}: config says {said} language layers, "
-            f"the tensors {stack}.* have {found}"
+            f"{checkpoint.folder}: config says {depth} language layers, "
+            f"the tensors {stack}.* have {len(numbers)}"
         )
     crossing = _crossing(checkpoint, stack)
     listed = text.get("cross_attention_layers")
@@ -221,34 +220,34 @@ def _find_head(checkpoint: Checkpoint, embedding: str) -> tuple[bool, frozenset[
     """Return (tied, names of the head's tensors).
 
     Without a head tensor the head is tied. With one, it is tied if the config says so and both
-    matrices are equal: this is how transformers 5 and vLLM read such a checkpoint.
+    matrices are equal, which is how transformers 5 and vLLM read such a checkpoint.
     """
     headers = checkpoint.headers
     width = headers[embedding].shape[1]
-    found = frozenset(
+    names = frozenset(
         name
         for name, header in headers.items()
         if is_head(name)
         and (len(header.shape) == 1 or header.shape[1:] == (width,))
         and not any(pattern.search(name) for pattern in (_NUMBERED, VISION, CONNECTOR))
     )
-    matrices = sorted(name for name in found if name.endswith("weight"))
+    matrices = sorted(name for name in names if name.endswith("weight"))
     if len(matrices) > 1:
         raise PairingError(f"{checkpoint.folder}: several heads: {', '.join(matrices)}")
-    said = [
+    tie_settings = [
         config["tie_word_embeddings"]
         for config in (checkpoint.config, text_config(checkpoint.config))
         if "tie_word_embeddings" in config
     ]
     if not matrices:
-        if said and not any(said):
+        if tie_settings and not any(tie_settings):
             raise PairingError(
                 f"{checkpoint.folder}: no lm_head.weight, though the config says that the head "
                 "is not tied to the embedding (tie_word_embeddings is false)",
                 hint="a weight file may be missing",
             )
-        return True, found
+        return True, names
     (head,) = matrices
-    may_tie = any(said) and headers[head].shape == headers[embedding].shape
+    may_tie = any(tie_settings) and headers[head].shape == headers[embedding].shape
     tied = may_tie and torch.equal(checkpoint.tensor(head), checkpoint.tensor(embedding))
-    return tied, found
+    return tied, names

@@ -1,11 +1,13 @@
 """Rows of embedding and head matched by token string, where models number their tokens differently.
 
-A row of the receiver has a counterpart in another model if the same string is a token there. A row
-that lacks one in any of the models (another token, a padding row) is the receiver's own in all of
-them, so that every delta is zero there. Strings are compared as the tokenizers store them: a
-byte-level and a sentencepiece vocabulary share few.
+A row of the receiver has a counterpart in another model if the same string is a token there. If a
+row lacks a counterpart in any model (its token is missing there, or it is a padding row), it is the
+receiver's in all models, so that every delta is zero there. Strings are compared as the tokenizers
+store them: a byte-level and a sentencepiece vocabulary share few.
 
-Not here: whether embedding and head may be merged at all (`merging.sources.check_heads`).
+Not here: whether embedding and head may be merged at all (`sources.check_heads`).
+
+Reading order: `Vocabulary`, `align_rows`, `VocabularyAlignment`, `read_tokens`.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ EXAMPLES: Final = 8
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A model's tokens: string -> row. `rows` is how many rows embedding and head both have."""
+    """A model's tokens: string -> row. `rows` counts rows of the smaller of embedding and head."""
 
     folder: str
     tokens: Mapping[str, int]
@@ -36,7 +38,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class TokenMatch:
-    """One model's tokens beside the receiver's; `unmatched` are examples of the receiver's."""
+    """How one model's tokens match the receiver's, in numbers; `unmatched` are some that do not."""
 
     tokens: int
     rows: int
@@ -58,21 +60,21 @@ class VocabularyAlignment:
     common: Tensor
     matches: Mapping[str, TokenMatch]
 
-    def aligned(self, label: str, own: Tensor, receiver: Tensor) -> Tensor:
+    def aligned(self, label: str, tensor: Tensor, receiver: Tensor) -> Tensor:
         """Return a model's embedding or head (rows first) in the receiver's rows and order.
 
-        The result has the narrowest dtype that holds both exactly; it is `own` itself if no row
+        The result has the narrowest dtype that holds both exactly. It is `tensor` itself if no row
         moves.
         """
         count = len(receiver)
         index, common = self.index[label][:count], self.common[:count]
-        if len(own) == count and common.all() and torch.equal(index, torch.arange(count)):
-            return own
-        dtype = torch.promote_types(own.dtype, receiver.dtype)
-        out = receiver.to(dtype, copy=True)
-        there = common.nonzero()[:, 0]
-        out[there] = own[index[there]].to(dtype)
-        return out
+        if len(tensor) == count and common.all() and torch.equal(index, torch.arange(count)):
+            return tensor
+        dtype = torch.promote_types(tensor.dtype, receiver.dtype)
+        aligned = receiver.to(dtype, copy=True)
+        matched_rows = common.nonzero()[:, 0]
+        aligned[matched_rows] = tensor[index[matched_rows]].to(dtype)
+        return aligned
 
     def report(self) -> dict[str, Any]:
         """Return plain values for provenance and --json."""
@@ -84,52 +86,54 @@ class VocabularyAlignment:
         }
 
     def lines(self) -> list[str]:
-        """Say for a person what matched: all models first, then each."""
-        made = [
+        """Return lines for people on what matched: in all models first, then in each."""
+        lines = [
             f"vocabulary by token: {int(self.common.sum())} of the receiver's {len(self.common)} "
             "rows are a token of all models; the others stay the receiver's"
         ]
         for label, match in self.matches.items():
-            missing = f"; missing, e.g. {' '.join(match.unmatched)}" if match.unmatched else ""
-            made.append(
+            examples = f"; missing, e.g. {' '.join(match.unmatched)}" if match.unmatched else ""
+            lines.append(
                 f"  {label}: {match.matched} of {len(self.receiver.tokens)} tokens, {match.moved} "
-                f"of them under another id{missing}"
+                f"of them under another id{examples}"
             )
-        return made
+        return lines
 
 
 def align_rows(
-    receiver: Vocabulary, rows: int, others: Mapping[str, Vocabulary]
+    receiver: Vocabulary, rows: int, models: Mapping[str, Vocabulary]
 ) -> VocabularyAlignment:
-    """Match the receiver's `rows` rows with those of the others (label -> vocabulary)."""
-    owner: dict[int, str] = {}
+    """Match the receiver's `rows` rows with those of the other models (label -> vocabulary)."""
+    row_token: dict[int, str] = {}
     for token, row in sorted(receiver.tokens.items()):
-        if row < receiver.rows:
-            owner.setdefault(row, token)
+        if row < receiver.rows:  # a tokenizer may know more tokens than the matrix has rows
+            row_token.setdefault(row, token)
     common = torch.zeros(rows, dtype=torch.bool)
-    common[list(owner)] = True
+    common[list(row_token)] = True
     index: dict[str, Tensor] = {}
     matches: dict[str, TokenMatch] = {}
-    for label, other in others.items():
-        mine = torch.full((rows,), -1, dtype=torch.int64)
-        for row, token in owner.items():
-            theirs = other.tokens.get(token, -1)
-            if theirs < other.rows:
-                mine[row] = theirs
-        index[label] = mine
-        common &= mine >= 0
-        matches[label] = _match(owner, mine.tolist(), other)
+    for label, vocabulary in models.items():
+        model_rows = torch.full((rows,), -1, dtype=torch.int64)
+        for row, token in row_token.items():
+            model_row = vocabulary.tokens.get(token, -1)
+            if model_row < vocabulary.rows:
+                model_rows[row] = model_row
+        index[label] = model_rows
+        common &= model_rows >= 0
+        matches[label] = _match(row_token, model_rows.tolist(), vocabulary)
     return VocabularyAlignment(receiver, index, common, matches)
 
 
-def _match(owner: Mapping[int, str], rows: Sequence[int], other: Vocabulary) -> TokenMatch:
-    missing = [token for row, token in sorted(owner.items()) if rows[row] < 0]
+def _match(
+    row_token: Mapping[int, str], model_rows: Sequence[int], vocabulary: Vocabulary
+) -> TokenMatch:
+    unmatched = [token for row, token in sorted(row_token.items()) if model_rows[row] < 0]
     return TokenMatch(
-        tokens=len(other.tokens),
-        rows=other.rows,
-        matched=len(owner) - len(missing),
-        moved=sum(rows[row] not in (row, -1) for row in owner),
-        unmatched=tuple(missing[:EXAMPLES]),
+        tokens=len(vocabulary.tokens),
+        rows=vocabulary.rows,
+        matched=len(row_token) - len(unmatched),
+        moved=sum(model_rows[row] not in (row, -1) for row in row_token),
+        unmatched=tuple(unmatched[:EXAMPLES]),
     )
 
 
@@ -143,16 +147,16 @@ def read_tokens(*folders: Path) -> dict[str, int] | None:
     """
     for folder in folders:
         try:
-            found = _from_json(folder / "tokenizer.json")
-            if found is None and _has_tokenizer(folder):
-                found = _by_transformers(folder)
+            tokens = _from_json(folder / "tokenizer.json")
+            if tokens is None and _has_tokenizer(folder):
+                tokens = _by_transformers(folder)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as problem:
             raise CheckpointError(
                 f"{folder}: its tokenizer cannot be read: {problem}",
                 hint="download tokenizer.json again, or put that of the same model there",
             ) from problem
-        if found is not None:
-            return found
+        if tokens is not None:
+            return tokens
     return None
 
 

@@ -37,12 +37,12 @@ _LEFT_BEHIND: Final = frozenset({"README.md", WEIGHT_INDEX, "pytorch_model.bin.i
 
 
 class CheckpointWriter:
-    """Write tensors in any order, each straight to its place in its shard; holds none of them.
+    """Write tensors in any order, each straight to its place in its shard; keep none in memory.
 
-    `planned` says which tensors there will be: name -> a tensor of the right dtype and shape
-    (one on the "meta" device will do). They are dealt out to shards in this order; those larger
-    than `shard_bytes` get a shard of their own. Use as a context manager: leaving it without an
-    error checks that all are there and, if there is more than one shard, writes the index.
+    `planned` names the tensors: name -> a tensor of the right dtype and shape, on any device
+    ("meta" too). They fill the shards in this order; a tensor larger than `shard_bytes` gets its
+    own shard. Use it as a context manager: leaving it without an error checks that all tensors were
+    added and, if there is more than one shard, writes the index.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class CheckpointWriter:
     ) -> None:
         self.folder = folder
         self.total_bytes = sum(tensor.nbytes for tensor in planned.values())
-        self._missing = dict(planned)
+        self._unwritten = dict(planned)
         self._files: dict[str, str] = {}
         self._offsets: dict[str, int] = {}
         shards = _dealt_out(planned, shard_bytes)
@@ -71,18 +71,18 @@ class CheckpointWriter:
         Raises:
             ValueError: if the tensor was not planned like that, or was added before.
         """
-        planned = self._missing.get(name)
+        planned = self._unwritten.get(name)
         if planned is not None and (planned.shape, planned.dtype) != (tensor.shape, tensor.dtype):
             raise _not_as_planned(name, planned, f"{tensor.dtype} {list(tensor.shape)}")
         self.add_pieces(name, [tensor])
 
     def add_pieces(self, name: str, pieces: Iterable[torch.Tensor]) -> None:
-        """Write a tensor that comes in pieces, in row-major order; each is written at once.
+        """Write a tensor piece by piece, in row-major order.
 
         Raises:
             ValueError: if the tensor was not planned like that, or was added before.
         """
-        planned = self._missing.pop(name, None)
+        planned = self._unwritten.pop(name, None)
         if planned is None:
             problem = "added twice" if name in self._files else "not planned"
             raise ValueError(f"tensor {name!r} was {problem}")
@@ -103,8 +103,8 @@ class CheckpointWriter:
         Raises:
             ValueError: naming a tensor that was planned but not added.
         """
-        if self._missing:
-            raise ValueError(f"tensor {next(iter(self._missing))!r} was planned, but not added")
+        if self._unwritten:
+            raise ValueError(f"tensor {next(iter(self._unwritten))!r} was planned, but not added")
         if len(set(self._files.values())) > 1:
             index = {
                 "metadata": {"total_size": self.total_bytes},
@@ -113,7 +113,7 @@ class CheckpointWriter:
             (self.folder / WEIGHT_INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
     def _begin(self, file: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Make a shard with its header, and room for its tensors."""
+        """Create a shard with its header and empty room for its tensors."""
         layout = Layout.of(tensors)
         self._offsets |= layout.offsets
         self._files |= dict.fromkeys(tensors, file)
@@ -122,9 +122,9 @@ class CheckpointWriter:
             stream.truncate(layout.n_bytes)
 
 
-def _not_as_planned(name: str, planned: torch.Tensor, found: str) -> ValueError:
+def _not_as_planned(name: str, planned: torch.Tensor, actual: str) -> ValueError:
     return ValueError(
-        f"tensor {name!r} was planned as {planned.dtype} {list(planned.shape)}, but is {found}"
+        f"tensor {name!r} was planned as {planned.dtype} {list(planned.shape)}, but is {actual}"
     )
 
 
@@ -169,23 +169,23 @@ def copy_companions(src: Path, dst: Path) -> list[str]:
     return copied
 
 
-def written_dtype(own: torch.dtype, dtype: Dtype) -> torch.dtype:
-    """Return the type in which a tensor of type `own` is written where `dtype` is asked for.
+def written_dtype(source_type: torch.dtype, dtype: Dtype) -> torch.dtype:
+    """Return the type in which a tensor is written in a checkpoint of `dtype`.
 
-    Integers, truth values and 8-bit floats stay what they are.
+    Integers, truth values and 8-bit floats keep theirs.
     """
-    if dtype == "auto" or own not in FLOAT_TYPES:
-        return own
-    chosen: torch.dtype = getattr(torch, dtype)
-    return chosen
+    if dtype == "auto" or source_type not in FLOAT_TYPES:
+        return source_type
+    written: torch.dtype = getattr(torch, dtype)
+    return written
 
 
 def set_config_dtype(file: Path, dtype: Dtype) -> None:
-    """Make a config.json say that its weights are of type `dtype`, and nothing else of them.
+    """Change config.json so that it names `dtype` as the type of all weights.
 
-    Rewritten are `dtype` and `torch_dtype`, of the whole and of every part (text_config,
-    vision_config, ...), wherever they name a type. A config that names none gets `torch_dtype`,
-    which transformers 4 and 5 both read.
+    `dtype` and `torch_dtype` are replaced wherever they name a type, in the whole and in every part
+    (text_config, vision_config, ...). A config that names none gets `torch_dtype`, which
+    transformers 4 and 5 both read.
 
     Raises:
         CheckpointError: the file holds no JSON object.
