@@ -1,6 +1,6 @@
-"""The page of shipped pairs, made from configs/*.yaml and the notes in their first comment lines.
+"""Print docs/pairs.md: the shipped pairs, from configs/*.yaml and the comments at their heads.
 
-Write it anew with: make docs
+python -m scripts.docs_pairs > docs/pairs.md
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from mergefront.config import RunConfig
 from mergefront.yaml_file import load_yaml
 
 NOTES: Final = ("Reported", "Lineage", "Caution")
+"""Labels of the notes in a configuration's comment, in the order of the page."""
 
 _HEAD: Final = """\
 # Shipped pairs
@@ -52,7 +53,7 @@ only pickled weights.
 
 @dataclass(frozen=True)
 class Pair:
-    """One shipped configuration: its title and notes (Reported, Lineage, Caution) beside it."""
+    """One shipped configuration with its title and notes (label -> text)."""
 
     title: str
     notes: dict[str, str]
@@ -60,15 +61,15 @@ class Pair:
 
 
 def shipped_pairs() -> list[Pair]:
-    """Every shipped configuration of models that do not come with mergefront, by name."""
-    found = []
+    """Return the shipped configurations whose models do not come with mergefront, by name."""
+    pairs = []
     for name in files.shipped_names("configs"):
         path = files.find_yaml("configs", name)
         config = load_yaml(path, RunConfig)
         if not config.receiver.startswith("zoo:"):
             title, notes = read_notes(path.read_text(encoding="utf-8"))
-            found.append(Pair(title, notes, config))
-    return found
+            pairs.append(Pair(title, notes, config))
+    return pairs
 
 
 def read_notes(text: str) -> tuple[str, dict[str, str]]:
@@ -95,7 +96,7 @@ def read_notes(text: str) -> tuple[str, dict[str, str]]:
 
 
 def page() -> str:
-    """The page docs/pairs.md."""
+    """Return the text of docs/pairs.md."""
     pairs = shipped_pairs()
     rows = [
         f"| [{p.config.name}](../configs/{p.config.name}.yaml) | {_model(p.config.receiver)} "

@@ -1,8 +1,12 @@
-"""The library as a table for people, made from the task files themselves."""
+"""Write the table of the task library into a page, from the task files themselves.
+
+python -m scripts.docs_tasks docs/tasks.md
+"""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from mergefront.tasks.task_file import Task, library
@@ -11,7 +15,7 @@ START, END = "<!-- library table: start -->", "<!-- library table: end -->"
 
 
 def library_table() -> str:
-    """The shipped tasks as a Markdown table: name, objective, items, rule, licence, sources."""
+    """Return the library as a Markdown table: name, objective, items, rule, licence, sources."""
     head = ["task", "objective", "items", "pinned", "rule", "licence", "from", "official"]
     rows = [_row(task) for task in library()]
     lines = [head, ["---"] * len(head), *rows]
@@ -19,25 +23,25 @@ def library_table() -> str:
 
 
 def update_page(page: Path) -> None:
-    """Write the table between its marks in a documentation page."""
+    """Write the table between its marks in a page."""
     text = page.read_text(encoding="utf-8")
-    marked = re.compile(f"{re.escape(START)}.*{re.escape(END)}", re.DOTALL)
-    page.write_text(marked.sub(lambda _: table_block(), text), encoding="utf-8")
+    block = re.compile(f"{re.escape(START)}.*{re.escape(END)}", re.DOTALL)
+    page.write_text(block.sub(lambda _: table_block(), text), encoding="utf-8")
 
 
 def table_block() -> str:
-    """The table with the marks that stand around it in the documentation."""
+    """Return the table with the marks that stand around it in the page."""
     return f"{START}\n{library_table()}\n{END}"
 
 
 def _row(task: Task) -> list[str]:
     data = task.data
     where = f"`{data.hub}`" if data.hub else "the zoo"
-    named = [part for part in data.all_configs if part] if data.hub else []
-    if len(named) == 1:
-        where += f" {named[0]}"
-    elif named:
-        where += f", {len(named)} configs"
+    configs = [config for config in data.all_configs if config] if data.hub else []
+    if len(configs) == 1:
+        where += f" {configs[0]}"
+    elif configs:
+        where += f", {len(configs)} configs"
     splits = [split for split in data.all_splits if split] if data.hub else []
     where += f", {splits[0]}" if len(splits) == 1 else f", {len(splits)} splits" if splits else ""
     pinned = "with mergefront" if data.zoo else f"`{data.revision[:7]}`" if data.revision else "no"
@@ -53,6 +57,4 @@ def _row(task: Task) -> list[str]:
 
 
 if __name__ == "__main__":
-    import sys
-
     update_page(Path(sys.argv[1]))

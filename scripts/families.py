@@ -2,10 +2,11 @@
 
     python scripts/families.py [NAME ...]
 
-Engines run in a process of their own; a family that fails there is tried again alone. Some of
-vLLM's model files import torchvision, DeepSeek-VL2's also timm. Where there is no torchvision, both
-are fetched into build/families, never into the environment, and tests/torchvision_shim makes
-torchvision's CUDA build importable. With names, only these are checked and nothing is written.
+With names, only these families are checked and nothing is written. Each engine runs in a process
+of its own, and checks a family that failed once more, alone. Some of vLLM's model files import
+torchvision, DeepSeek-VL2's also timm. Where torchvision is not installed, both packages are fetched
+into build/families, never into the environment, and tests/torchvision_shim makes torchvision's CUDA
+build importable.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from typing import Any
 
 import transformers
 
-from fixtures_families import FAMILIES, make_donor
 from mergefront.config import Donor
 from mergefront.merging.build import write
 from mergefront.merging.recipe import Recipe
@@ -40,6 +40,7 @@ PAGE = ROOT / "docs" / "families.md"
 EXTRAS = ("torchvision==0.28.0", "timm==1.0.31")
 sys.path.insert(0, str(TESTS))
 
+from fixtures_families import FAMILIES, make_donor  # noqa: E402 - lies in tests/
 
 TEXT_MODELS = {
     "mllama": "Llama 3.1",
@@ -57,21 +58,22 @@ TEXT_MODELS = {
 
 HEAD = """# Receiver families
 
-Every family in every layout that is in use on disk, as a tiny random checkpoint: its tensors are
-classified and paired with the text model's, the identity recipe gives the receiver byte for byte,
-a donor at one gives the donor, and the merged checkpoint loads in transformers where that has the
-class (`tests/test_families.py`). The last two columns merge half of the donor in a live engine and
-export the same recipe: yes means that all parameters in the engine hash to those of a fresh engine
-on the exported folder, with the same answers to text questions, and that going back to the
-receiver restores every byte. Vision towers are in the engine but no images are asked: they are
-copied, not merged. vLLM gets the layout "transformers 4" where there is one: 0.32 does not know
+Every family is tried in every layout that is in use on disk, as a tiny random checkpoint
+(`tests/models/test_families.py`): its tensors are classified and paired with the text model's, the
+identity recipe gives the receiver byte for byte, a donor at one gives the donor, and the merged
+checkpoint loads in transformers where that has the class. For the last two columns, half of the
+donor is merged in a live engine and the same recipe is exported. "yes" means that all parameters in
+the engine hash to those of a fresh engine on the exported folder, with the same answers to text
+questions, and that going back to the receiver restores every byte. Vision towers are in the engine,
+but no question has an image: they are copied, not merged. vLLM gets the layout "transformers 4"
+where there is one, since 0.32 does not know
 CLIP and SigLIP towers as transformers 5 saves them.
 
 Layouts: "transformers 4" is that of the hub since a family appeared (where it is not named, the
 hub's names are those of "transformers 5"), "transformers 5" what `save_pretrained` writes today,
 "modules" the names of the modules in memory, "original" that of the family's own repository.
 Nothing is listed by model: a tensor's place follows from its name and
-shape and from the config (`src/mergefront/tower.py`, `src/mergefront/anatomy.py`).
+shape and from the config (`src/mergefront/models/tower.py`, `src/mergefront/models/anatomy.py`).
 
 """
 NOTES = """
@@ -98,14 +100,14 @@ Made by `make families`.
 
 def main(names: list[str]) -> None:
     environment = engines_environment()
-    wanted = names or list(FAMILIES)
-    native = [name for name in wanted if FAMILIES[name].native]
+    families = names or list(FAMILIES)
+    native = [name for name in families if FAMILIES[name].native]
     inplace = {
         "transformers": engines("transformers", native, environment),
-        "vllm": engines("vllm", wanted, environment),
+        "vllm": engines("vllm", families, environment),
     }
     rows = []
-    for name in wanted:
+    for name in families:
         family = FAMILIES[name]
         loads = ", ".join(exports(name)) or "no class; names and shapes are kept"
         by = [inplace["transformers"].get(name, "no class"), inplace["vllm"][name]]
@@ -134,7 +136,7 @@ def exports(name: str) -> list[str]:
             _, report = transformers.AutoModelForImageTextToText.from_pretrained(
                 out, output_loading_info=True
             )
-        if not any(report[f"{what}_keys"] for what in ("missing", "unexpected", "mismatched")):
+        if not any(report[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")):
             loaded.append(layout)
     return loaded
 
@@ -150,18 +152,18 @@ def paired(name: str) -> str:
             anatomy = dissect(receiver)
             pairs = pair_tensors(anatomy, dissect(donor), receiver, donor)
             counts.add((len(pairs), len(anatomy.mergeable_tensors())))
-    ((found, all_),) = counts
-    return str(found) if found == all_ else f"{found} of {all_}"
+    ((paired_count, count),) = counts
+    return str(count) if paired_count == count else f"{paired_count} of {count}"
 
 
 def engines(kind: str, names: list[str], environment: dict[str, str]) -> dict[str, str]:
-    """Say for each family, in a word, how it went in a live engine."""
-    found = run(kind, names, environment)
+    """Return for each family the verdict of a live engine."""
+    results = run(kind, names, environment)
     for name in names:
-        if name not in found or verdict(found[name]) != "yes":
-            found |= run(kind, [name], environment)
+        if name not in results or verdict(results[name]) != "yes":
+            results |= run(kind, [name], environment)
     return {
-        name: verdict(found.get(name, {"error": "the engine's process ended"})) for name in names
+        name: verdict(results.get(name, {"error": "the engine's process ended"})) for name in names
     }
 
 
@@ -169,7 +171,7 @@ def run(kind: str, names: list[str], environment: dict[str, str]) -> dict[str, d
     """Check families in one process; returns name -> result."""
     script = str(TESTS / "family_engine.py")
     with (BUILD / f"{kind}.log").open("a") as log:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, script, kind, *names],
             env=environment,
             stdout=subprocess.PIPE,
@@ -177,22 +179,22 @@ def run(kind: str, names: list[str], environment: dict[str, str]) -> dict[str, d
             text=True,
             check=False,
         )
-    results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    results = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
     return {result["name"]: result for result in results}
 
 
 def verdict(result: dict[str, Any]) -> str:
-    """A word for the table."""
+    """Put a result into a word for the table."""
     if "error" in result:
         return f"no: {result['error'].partition(': ')[0][:160]}"
-    wrong = [what for what in ("hashes", "answers", "restored") if result[what] is False]
+    wrong = [name for name in ("hashes", "answers", "restored") if result[name] is False]
     if wrong:
         return f"NO: {', '.join(wrong)} differ"
     return "yes" if result["answers"] else "yes (parameters)"
 
 
 def engines_environment() -> dict[str, str]:
-    """Environment of the engines' processes, with torchvision and timm where they are missing."""
+    """Return the environment of the engines' processes, with torchvision and timm if missing."""
     paths = [str(TESTS)]
     BUILD.mkdir(parents=True, exist_ok=True)
     if not installed("torchvision"):
@@ -201,9 +203,9 @@ def engines_environment() -> dict[str, str]:
             command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
             subprocess.run([*command, "--target", str(packages), *EXTRAS], check=True)
         paths = [str(TESTS / "torchvision_shim"), str(TESTS), str(packages)]
-    given = os.environ.get("PYTHONPATH")
+    inherited = os.environ.get("PYTHONPATH")
     return os.environ | {
-        "PYTHONPATH": os.pathsep.join([*paths, *([given] if given else [])]),
+        "PYTHONPATH": os.pathsep.join([*paths, *([inherited] if inherited else [])]),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -218,7 +220,7 @@ def installed(package: str) -> str:
 
 
 def versions() -> str:
-    """When and with what this was measured."""
+    """Say when and with what the page was measured."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"

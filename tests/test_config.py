@@ -164,7 +164,7 @@ def test_init_quotes_donors_and_avoids_reserved_aliases(donor: str, alias: str) 
 
 
 def test_init_refuses_two_donors_of_one_name() -> None:
-    with pytest.raises(UserError, match="a/x and b/x have the same name x"):
+    with pytest.raises(UserError, match="a/x and b/x have the same alias 'x'"):
         starter_config("zoo:vlm", ["a/x", "b/x"], None, name="x")
 
 

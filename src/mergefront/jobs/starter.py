@@ -1,5 +1,8 @@
-"""The commented configuration that `mergefront init` writes.
-JSON Schemas of the YAML files, from the models that check them."""
+"""What helps to write a first YAML file: a commented configuration, and JSON Schemas for editors.
+
+`starter_config` is the text that `mergefront init` writes, `json_schema` what `mergefront schema`
+prints. Not here: the fields themselves (`config`, `space.file`, `tasks`).
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,12 @@ name: {name}                       # the directory under runs/
 receiver: {receiver}               # the VLM: a folder, a hub id, or zoo:NAME
 # revision: <commit>               # pin a hub model, so that a resume finds the same weights
 base: {base}                       # the common ancestor that the donors were fine-tuned from
-donors:                            # alias: {{model, revision, base}}; a donor may name its own base
+donors:                            # alias: {{model, revision, base}}; each may name its own base
 {donors}
 
 {space}
 
-objectives:                        # the first is the one to gain, the others are to keep
+objectives:                        # the search improves the first and keeps the others
   reasoning: [{reasoning}]         # task names, or paths of task files
   perception: [{perception}]
 {first}items: {items}  # per objective; s.e. ~ 0.5/sqrt(n)
@@ -41,12 +44,12 @@ engine: {{kind: vllm, dtype: auto}}
 export: knee                       # what is exported to runs/{folder}/best: knee, best:reasoning...
 """
 _ZOO_SPACE = """\
-# knots_by_part suits a night; uniform (one coefficient a donor) is the baseline to beat. Its bounds
-# are the zoo's: for larger models use real_pairs, for they can collapse at 0.1 to 0.2.
+# knots_by_part suits a night; uniform (one coefficient a donor) is the baseline to beat. Their
+# bounds suit the zoo: larger models can collapse at 0.1 to 0.2, use real_pairs for them.
 space: knots_by_part"""
 _REAL_SPACE = """\
-# real_pairs suits a night: knobs from 0 to 0.3 that start at 0.1, for real pairs can collapse at
-# 0.1 to 0.2. knots_by_part has the same knobs with the zoo's bounds (0 to 1.5).
+# real_pairs suits a night: its knobs go from 0 to 0.3 and start at 0.1, since real pairs can
+# collapse at 0.1 to 0.2. knots_by_part has the same knobs with the zoo's bounds (0 to 1.5).
 space: real_pairs"""
 _ZOO_ITEMS = "{search: 400, validation: 1000, test: 2000}"
 _REASONING = ("mathvista_math", "mathverse_vision_only", "mmstar_reasoning", "mathvision")
@@ -58,19 +61,19 @@ _TASKS_FIRST = """\
 
 
 def starter_config(receiver: str, donors: Sequence[str], base: str | None, *, name: str) -> str:
-    """YAML text for `mergefront init`; it is a valid run configuration.
+    """Return the YAML text of a valid run configuration, with comments.
 
     Raises:
-        UserError: two donors come down to the same alias.
-        ConfigError: no valid configuration can be made of what was given.
+        UserError: two donors have the same alias.
+        ConfigError: a model's name makes no valid configuration.
     """
     aliases: dict[str, str] = {}
     for donor in donors:
         alias = _alias(donor)
         if alias in aliases:
             raise UserError(
-                f"the donors {aliases[alias]} and {donor} have the same name {alias}",
-                hint="write the configuration for one and add the other by hand",
+                f"donors {aliases[alias]} and {donor} have the same alias {alias!r}",
+                hint="write the configuration for one of them, then add the other to the file",
             )
         aliases[alias] = donor
     zoo = _is_zoo(receiver)
@@ -94,7 +97,7 @@ def starter_config(receiver: str, donors: Sequence[str], base: str | None, *, na
 
 
 def starter_notes(receiver: str, file: str) -> str:
-    """What is wise to do before the written configuration runs; empty if nothing is."""
+    """Say what to do before the written configuration runs; empty if there is nothing to do."""
     if _is_zoo(receiver):
         return ""
     return f"what it would download and need: mergefront plan {file}"
@@ -105,7 +108,7 @@ def _is_zoo(receiver: str) -> bool:
 
 
 def _alias(donor: str) -> str:
-    """A donor's short name: the last part of its path or id, as an identifier."""
+    """Shorten a donor's name to the last part of its path or id, as an identifier."""
     last = donor.rstrip("/").rsplit("/", 1)[-1].rsplit(":", 1)[-1]
     alias = re.sub(r"\W+", "_", last).strip("_").lower()
     if alias in RESERVED_NAMES:
@@ -114,13 +117,12 @@ def _alias(donor: str) -> str:
 
 
 def _scalar(text: str) -> str:
-    """A string as YAML: plain where it reads back as that string, otherwise quoted."""
+    """Write a string as YAML: plain if YAML reads it back as that string, else quoted."""
     try:
-        plain = yaml.safe_load(f"{{key: {text}}}") == {"key": text}
+        if yaml.safe_load(f"{{key: {text}}}") == {"key": text}:
+            return text
     except yaml.YAMLError:
-        plain = False
-    if plain:
-        return text
+        pass  # such as a name with ": " in it
     quoted: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**6)
     return quoted.strip()
 
@@ -129,7 +131,7 @@ FileKind = Literal["run", "space", "task"]
 
 
 def json_schema(kind: FileKind) -> dict[str, Any]:
-    """JSON Schema (2020-12) of a run, space or task file."""
+    """Return the JSON Schema (2020-12) of a run, space or task file."""
     models: dict[FileKind, type[BaseModel]] = {"run": RunConfig, "space": SpaceSpec, "task": Task}
     schema = models[kind].model_json_schema()
     return {
