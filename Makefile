@@ -1,9 +1,16 @@
 # Shortcuts. `make demo` and `make test` are the README's two commands.
-.PHONY: methods families bench-search bench-peers demo test check bench docs zoo
+.PHONY: demo test check quick coverage site bench bench-search bench-peers docs methods families zoo
 demo:
 	bash scripts/demo.sh
 test check:
 	bash scripts/test.sh
+quick:
+	bash scripts/test.sh -m "not slow"
+coverage:
+	bash scripts/setup.sh dev
+	.venv/bin/python -m pytest --cov --cov-report=term
+site:
+	.venv/bin/mkdocs serve
 bench-search:
 	.venv/bin/python benchmarks/search_gain.py --seeds 9 --json benchmarks/search_gain.json
 bench-peers:
@@ -19,6 +26,6 @@ docs:
 	.venv/bin/python -m scripts.docs_tasks docs/tasks.md
 	.venv/bin/python -m scripts.docs_pairs > docs/pairs.md
 methods:
-	.venv/bin/python -m pytest -q tests/test_methods_peers.py tests/test_methods_sparse.py tests/test_methods_geometric.py tests/test_methods_spectral.py --oracles docs/methods.md
+	.venv/bin/python -m pytest -q tests/merging/test_methods_*.py --oracles docs/methods.md
 families:
 	.venv/bin/python scripts/families.py

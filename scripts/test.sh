@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# README command two: set up, then format, lint, types, architecture and tests. CI runs this.
+# README command two: set up, then format, lint, types, imports, docs and tests. CI runs this.
+# Words after the command go to pytest: scripts/test.sh -m "not slow"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh dev
-export PATH="$PWD/.venv/bin:$PATH"
+export PATH="$PWD/.venv/bin:$PATH" NO_MKDOCS_2_WARNING=1
 ruff format --check .
 ruff check .
 mypy
 lint-imports
+mkdocs build --strict --quiet
 pytest "$@"
