@@ -164,6 +164,7 @@ def overflowing(tmp_path: Path) -> PreparedSearch:
     return prepare_search(validate(config, RunConfig, "x.yaml"), tmp_path / "runs")
 
 
+@pytest.mark.slow
 def test_a_candidate_that_overflows_fails_at_once_and_the_engine_goes_on(
     overflowing: PreparedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +197,7 @@ def test_a_candidate_that_overflows_fails_at_once_and_the_engine_goes_on(
     assert len(tried) == len(set(tried)) == len(failed)
 
 
+@pytest.mark.slow
 def test_an_engine_that_fails_is_still_tried_afresh(
     overflowing: PreparedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,8 @@ from mergefront.stats.partial import Difficulty, partial_estimate
 from mergefront.tasks import item_set
 from mergefront.yaml_file import dump_yaml, load_yaml, validate
 
+pytestmark = pytest.mark.slow
+
 BOTH = TokenCost(tokens_of=("reasoning", "perception"), limit=50)
 THREE: dict[str, Any] = {
     "reasoning": ["digits_reasoning"],
@@ -502,7 +504,6 @@ def trajectory(run: RunDirectory) -> list[tuple[object, ...]]:
     ]
 
 
-@pytest.mark.slow
 def test_a_search_asks_nothing_for_its_cost(run: tuple[RunDirectory, Path, int]) -> None:
     made, _, asked = run
     found = evaluations(open_study(made), made)
@@ -553,7 +554,6 @@ def test_a_search_with_a_cost_reports_it_and_keeps_its_bound(
     assert status.race.items < 1
 
 
-@pytest.mark.slow
 def test_killed_with_a_cost_a_run_goes_on_to_the_same_trajectory(
     run: tuple[RunDirectory, Path, int],
 ) -> None:
