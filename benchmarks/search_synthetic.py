@@ -49,7 +49,7 @@ from mergefront.records import RESULT
 from mergefront.sampling import SAMPLERS, gp, make_sampler
 from mergefront.sampling.noisy_gp import NoisyGpProposer
 from mergefront.sampling.replay import Tell
-from mergefront.stats.pareto import hypervolume, non_dominated
+from mergefront.stats.pareto import collapsed, hypervolume, non_dominated
 
 Array = NDArray[np.float64]
 
@@ -106,7 +106,7 @@ def judge(
     cell: Cell, surface: Surface, ideal: float, told: tuple[Array, Array, Array]
 ) -> Iterable[dict[str, Any]]:
     """Yield share of the ideal hypervolume, bias and size of the set that each rule returns."""
-    standing = ~gp.collapsed(told[1], surface.reference)
+    standing = ~collapsed(told[1], surface.reference)
     points_ND, means_NM, errors_NM = (a[standing] for a in told)
     each = range(cell.objectives)
     fits = [gp.fit(points_ND, means_NM[:, m], errors_NM[:, m]) for m in each]

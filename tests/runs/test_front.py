@@ -228,7 +228,7 @@ def test_guards_may_differ_by_objective(tmp_path: Path) -> None:
     front = summarise(*simulated_run(tmp_path, **changed))
     assert front.guards == {"perception": 0.9}
     assert [m.verdict for m in front.members][:2] == [BEATS, BEATS]
-    with pytest.raises(ConfigError, match=r"report\.guards names reasoning; .*: perception"):
+    with pytest.raises(ConfigError, match=r"report\.guards names reasoning; .* are perception"):
         validate({**ZOO_RUN, "report": {"guards": {"reasoning": 0.1}}}, RunConfig, "x.yaml")
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mergefront.config import SamplerName
 from mergefront.errors import UserError
-from mergefront.sampling import AUTO, SAMPLERS, choose, make_sampler
+from mergefront.sampling import AUTO, SAMPLERS, choose_sampler, make_sampler
 from mergefront.sampling.replay import compact, expand
 from sampler_contract import SamplerContract, objectives, points, run, suggest
 
@@ -167,7 +167,7 @@ def test_what_a_sampler_refuses(change: dict[str, object], message: str) -> None
 def test_auto_chooses_by_what_was_measured(
     dimension: int, candidates: int, n_objectives: int, name: str, reason: str
 ) -> None:
-    found = choose(dimension, candidates, n_objectives)
+    found = choose_sampler(dimension, candidates, n_objectives)
     assert found.name == name
     assert reason in found.reason
     sampler = make_sampler(
@@ -182,7 +182,7 @@ def test_auto_refuses_what_no_sampler_can_do(wrong: tuple[int, int, int]) -> Non
     with pytest.raises(
         UserError, match=r"sampler auto: \d+ knobs, .* objectives\nhint: at least 1"
     ):
-        choose(*wrong)
+        choose_sampler(*wrong)
 
 
 @settings(deadline=None)

@@ -132,7 +132,7 @@ def believe(
     if not why:
         stands = model.stands_N
         own = np.array([surface.kernel.own_share for surface in model.surfaces])
-        _, whole = gp.noise_parts(gp.known_errors(errors), partial)
+        _, whole = gp.noise_parts(gp.usable_errors(errors), partial)
         shared[stands] = np.sqrt((1.0 - own) * whole[stands])
         values[stands] = model.mean(points[stands])
         wider = [one.widening for one in calibration.values()]
@@ -141,7 +141,7 @@ def believe(
 
 
 def _known(one: Estimate) -> float:
-    return float(gp.known_errors(one.se))
+    return float(gp.usable_errors(one.se))
 
 
 def _why_not(model: Posterior, names: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial
 
 from mergefront.errors import RunError
 from mergefront.records import Split
-from mergefront.sampling.replay import told_trials
+from mergefront.sampling.replay import finished_trials
 
 _OPENINGS: Final = "openings"
 
@@ -91,7 +91,7 @@ def open_study(path: Path, *, name: str, n_objectives: int, create: bool) -> opt
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """Return the finished trials (complete or failed) in the order in which they finished."""
-    return told_trials(study)
+    return finished_trials(study)
 
 
 def _cut_torn_line(path: Path, lock: _FileLock) -> None:

@@ -1,8 +1,8 @@
 """Samplers by name, behind Optuna's interface: `make_sampler`, and `pending` for a resumed run.
 
-Reading order: replay.py (laws and the Optuna side), choice.py (which one, if nobody says),
-unguided.py, noisy_gp.py on `posterior`, kernels.py on kernel.py with como_cma.py and
-scalar_cma.py, optuna_samplers.py.
+Reading order: `replay` (laws and the Optuna side), `auto` (which sampler, if nobody says),
+`quasirandom`, `noisy_gp` on the package `gp`, `cma` (como-cma) and `scalar_cma`, `optuna_samplers`;
+`constraints` is what they share.
 """
 
 from __future__ import annotations
@@ -11,18 +11,26 @@ import math
 from collections.abc import Sequence
 
 from mergefront.errors import UserError
-from mergefront.sampling.auto import AUTO, Choice, choose
+from mergefront.sampling.auto import AUTO, SamplerChoice, choose_sampler
 from mergefront.sampling.constraints import Least
 from mergefront.sampling.replay import Proposer, ReplaySampler, pending
 
-__all__ = ["AUTO", "SAMPLERS", "Choice", "ReplaySampler", "choose", "make_sampler", "pending"]
+__all__ = [
+    "AUTO",
+    "SAMPLERS",
+    "ReplaySampler",
+    "SamplerChoice",
+    "choose_sampler",
+    "make_sampler",
+    "pending",
+]
 
 SAMPLERS: tuple[str, ...] = (
     "noisy-gp", "como-cma", "cma", "nsga2", "nsga3", "tpe", "gp", "qmc", "random",
 )  # fmt: skip
 """Legal names: our Gaussian process that knows the noise; CMA-ES by hypervolume and by weightings;
 Optuna's NSGA-II, NSGA-III, TPE and GP; an even sequence; random search. `auto` (`AUTO`) is none of
-them: `choose` says which."""
+them: `choose_sampler` says which."""
 
 
 def make_sampler(
@@ -108,7 +116,7 @@ def _check(name: str, dimension: int, seed: int, start: Sequence[float], n_objec
     if name == AUTO:
         raise UserError(
             f"sampler {AUTO!r} is a choice to be made, not a sampler",
-            hint="ask mergefront.sampling.choose for a name first",
+            hint="ask mergefront.sampling.choose_sampler for a name first",
         )
     if name not in SAMPLERS:
         raise UserError(f"no sampler {name!r}", hint=f"samplers are {', '.join(SAMPLERS)}")

@@ -16,14 +16,14 @@ MANY_KNOBS: Final = 16
 """Between the 8 with which samplers differ and the 32 with which none was ahead at 100."""
 
 
-class Choice(NamedTuple):
+class SamplerChoice(NamedTuple):
     """A sampler's name and why it was chosen: a clause that can follow "since"."""
 
     name: str
     reason: str
 
 
-def choose(dimension: int, candidates: int, n_objectives: int) -> Choice:
+def choose_sampler(dimension: int, candidates: int, n_objectives: int) -> SamplerChoice:
     """Return the sampler for D >= 1 knobs, candidates in all (warm starts too), 1 to 4 objectives.
 
     Raises:
@@ -37,7 +37,7 @@ def choose(dimension: int, candidates: int, n_objectives: int) -> Choice:
         )
     if candidates <= design_trials(dimension):
         reason = f"{candidates} candidates are too few for a model: an even spread is left"
-        return Choice("qmc", reason)
+        return SamplerChoice("qmc", reason)
     reason = (
         "with 4 and 8 knobs and 2 objectives it covered as much or more of made-up fronts than any "
         "other, from 50 candidates on"
@@ -51,4 +51,4 @@ def choose(dimension: int, candidates: int, n_objectives: int) -> Choice:
         reason += "; with 3 objectives its lead was within noise"
     elif n_objectives != 2:
         reason += f"; {n_objectives} objectives were not measured"
-    return Choice("noisy-gp", reason)
+    return SamplerChoice("noisy-gp", reason)

@@ -1,14 +1,11 @@
-"""One CMA-ES on the unit box, with sampling and learning apart: pycma made replayable.
+"""COMO-CMA-ES: several CMA-ES that spread along the front, made replayable.
 
-`draw` changes nothing: it takes the generator to draw with. `tell` is the only change of state and
-uses no random numbers. pycma keeps samples it has sent, draws from numpy's global generator and
-wants `ask` before each `tell`; this module, the only one that touches pycma, undoes all three.
-
-Several CMA-ES kernels that share a budget: who draws, who learns when, where they begin.
+Each of p kernels is a CMA-ES that maximises the uncrowded hypervolume improvement of its points
+over the other kernels' incumbents; together they maximise the hypervolume of the incumbents.
 
 Trial `number` belongs to kernel `number % p`, and a kernel learns when a population of its own
 trials has been told, in whatever order. By what merit a kernel ranks points is its owner's:
-`como_cma` (what they add to the other kernels' hypervolume), `scalar_cma` (a weighting of its own).
+`ComoCmaProposer` here, `scalar_cma` a weighting of its own.
 
 A kernel also learns from the best recent points of the others, shortened to a likely length; a
 night has some hundred candidates, and this was worth it (measured in docs/lab.md). Kernels start
@@ -17,16 +14,13 @@ along the front of the warm starts; without any, around the space's start.
 State is a fold over the tells and uses no random numbers; these enter only when a point is drawn,
 seeded by the trial's number. Hence a sampler that starts from nothing replays exactly.
 
-COMO-CMA-ES: several CMA-ES that spread along the front, replayable.
-
-Each of p kernels is a CMA-ES that maximises the uncrowded hypervolume improvement of its points
-over the other kernels' incumbents; together they maximise the hypervolume of the incumbents.
-
 Reference: Toure, Hansen, Auger, Brockhoff, Uncrowded Hypervolume Improvement: COMO-CMA-ES and
 the Sofomore framework, GECCO 2019, arXiv:1904.08823 (algorithms 2 and 3). Different here, because
 a night has some hundred candidates: the incumbent is a kernel's best evaluated point of its last
-population; the paper evaluates the kernel's mean for that, one candidate in each generation. What
-else differs, kernels share with `scalar_cma`: see `kernels`.
+population; the paper evaluates the kernel's mean for that, one candidate in each generation.
+
+Reading order: `ComoCmaProposer`, `Kernels`, `Kernel` (one CMA-ES, the only user of pycma). Shapes:
+N points, D knobs, M objectives.
 """
 
 from __future__ import annotations
@@ -45,78 +39,6 @@ from mergefront.stats.pareto import non_dominated, uncrowded_improvement
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
-_FULL_COVARIANCE_UP_TO = 10
-"""Dimensions; above, only variances are adapted, which learns D times faster (Ros and Hansen,
-A Simple Modification in CMA-ES Achieving Linear Time and Space Complexity, PPSN 2008)."""
-
-_SMALLEST_STEP = 0.01
-"""Standard deviations in the unit box stay above this: item noise hides finer steps."""
-
-
-class _Normal:
-    """pycma's `randn`: standard normal numbers from the generator of the present draw."""
-
-    def __init__(self) -> None:
-        self.generator = np.random.default_rng(0)
-
-    def __call__(self, *shape: int) -> NDArray[np.float64]:
-        return self.generator.standard_normal(shape)
-
-
-class Kernel:
-    """A CMA-ES with mean in [0, 1]^D that maximises; any number of points may be told at once.
-
-    Bounds are kept by pycma's BoundTransform, a smooth map onto the box. Points that were not
-    drawn here are shortened to a likely length, as pycma does with injected points (Hansen:
-    Injecting External Solutions Into CMA-ES, 2011, arXiv:1110.4181).
-    """
-
-    def __init__(self, mean_D: Sequence[float], step: float, population: int) -> None:
-        import cma
-
-        self._dimension = len(mean_D)
-        self._normal = _Normal()
-        options: dict[str, Any] = {
-            "bounds": [0, 1],
-            "popsize": population,
-            "AdaptSigma": cma.sigma_adaptation.CMAAdaptSigmaCSA,  # else its own points in high D
-            "CMA_diagonal": self._dimension > _FULL_COVARIANCE_UP_TO,
-            "minstd": _SMALLEST_STEP,
-            "randn": self._normal,
-            "seed": np.nan,  # not a number: do not seed numpy's global generator
-            "verbose": -9,
-            "verb_log": 0,
-        }
-        self._es = cma.CMAEvolutionStrategy(self._pad(mean_D), step, options)
-        self._open()
-
-    def draw(self, generator: np.random.Generator) -> NDArray[np.float64]:
-        """Return a new point of the present distribution, in [0, 1]^D."""
-        self._normal.generator = generator
-        es = self._es
-        step_D = es.sigma * es.sigma_vec.scaling * np.asarray(es.sm.sample(1)[0])
-        point_D = np.asarray(es.boundary_handler.repair(es.mean + step_D))
-        return np.clip(point_D, 0.0, 1.0)[: self._dimension]
-
-    def tell(self, points_ND: Sequence[Sequence[float]], fitness_N: Sequence[float]) -> None:
-        """Adapt mean, step and covariance to points whose fitness is to be maximised (N >= 4)."""
-        points = [self._pad(point) for point in points_ND]
-        self._es.tell(points, [-float(value) for value in fitness_N])
-        self._open()
-
-    def _open(self) -> None:
-        """Begin a generation: pycma decomposes the covariance in `ask` and insists on the call."""
-        self._normal.generator = np.random.default_rng(0)
-        self._es.ask(1)
-        self._es.sent_solutions.clear()
-
-    def _pad(self, point_D: Sequence[float]) -> NDArray[np.float64]:
-        """Return a copy; pycma does not do one dimension, so that gets an idle second one."""
-        idle = [0.5] if self._dimension == 1 else []
-        return np.array([*point_D, *idle], dtype=float)
-
-
 Values = tuple[float, ...]
 
 Merit = Callable[[int, Sequence[Values | None], Sequence[Values]], Callable[[Values], float]]
@@ -126,116 +48,12 @@ what that kernel maximises, a function of one candidate's values."""
 _POPULATION = 6  # smallest that pycma adapts its step by path length for
 _GUESTS = 3  # points of others that a kernel learns from in each generation
 _JITTER = 0.1  # standard deviation of the kernels' places around the warm starts' line
+_FULL_COVARIANCE_UP_TO = 10
+"""Dimensions; above, only variances are adapted, which learns D times faster (Ros and Hansen,
+A Simple Modification in CMA-ES Achieving Linear Time and Space Complexity, PPSN 2008)."""
 
-
-class Kernels:
-    """`count` kernels from `start` (length D); caches the fold of the tells it saw last."""
-
-    def __init__(self, *, count: int, seed: int, start: Sequence[float], merit: Merit) -> None:
-        step = min(0.25, 0.5 / math.sqrt(len(start)))
-        self._layout = _Layout(seed, tuple(start), step)
-        self._count = count
-        self._merit = merit
-        self._seen: list[Tell] = []
-        self._fold = self._empty()
-
-    def draw(self, tells: Sequence[Tell], number: int) -> NDArray[np.float64]:
-        """Return the point of trial `number`, given `tells` in finishing order."""
-        if list(tells[: len(self._seen)]) != self._seen:
-            self._seen, self._fold = [], self._empty()
-        for tell in tells[len(self._seen) :]:
-            self._fold.tell(tell)
-        self._seen = list(tells)
-        kernel = self._fold.kernels()[number % self._count]
-        return kernel.draw(generator(self._layout.seed, Purpose.KERNEL_DRAW, number))
-
-    def _empty(self) -> _Fold:
-        return _Fold(self._layout, self._count, self._merit)
-
-
-class _Layout:
-    """Where kernels start: evenly along the line through the warm starts' front."""
-
-    def __init__(self, seed: int, start_D: tuple[float, ...], step: float) -> None:
-        self.seed = seed
-        self._start_D = start_D
-        self._step = step
-
-    def kernels(self, count: int, warm: Sequence[Tell]) -> list[Kernel]:
-        """Return new kernels in the order of the first objective, lowest first."""
-        line = self._line(warm)
-        places = (np.arange(count) + 0.5) / count * (len(line) - 1)
-        kernels = []
-        for index, place in enumerate(places):
-            left = math.floor(place)
-            right = min(left + 1, len(line) - 1)
-            mean_D = line[left] + (place - left) * (line[right] - line[left])
-            noise_D = generator(self.seed, Purpose.KERNEL_MEAN, index).standard_normal(len(mean_D))
-            mean_D = np.clip(mean_D + _JITTER * noise_D, 0.0, 1.0)
-            kernels.append(Kernel(mean_D.tolist(), self._step, _POPULATION))
-        return kernels
-
-    def _line(self, warm: Sequence[Tell]) -> NDArray[np.float64]:
-        evaluated = [(tell.values, tell.point) for tell in warm if tell.values is not None]
-        if not evaluated:
-            return np.array([self._start_D])
-        front = non_dominated([values for values, _ in evaluated])
-        return np.array([point for _, point in sorted(evaluated[i] for i in front)])
-
-
-class _Fold:
-    """What the tells amount to. Until one of our own points is told, kernels may be laid anew."""
-
-    def __init__(self, layout: _Layout, count: int, merit: Merit) -> None:
-        self._layout = layout
-        self._count = count
-        self._merit = merit
-        self._told: list[Tell] = []
-        self._working: list[Kernel] | None = None
-        self._drafts: tuple[int, list[Kernel]] = (-1, [])
-        self._populations: list[list[Tell]] = [[] for _ in range(count)]
-        self._incumbents: list[Values | None] = [None] * count
-
-    def kernels(self) -> list[Kernel]:
-        """Return the kernels to draw from now."""
-        if self._working is not None:
-            return self._working
-        if self._drafts[0] != len(self._told):
-            self._drafts = (len(self._told), self._layout.kernels(self._count, self._told))
-        return self._drafts[1]
-
-    def tell(self, tell: Tell) -> None:
-        """Take in one more finished trial."""
-        if tell.proposed:
-            self._working = self.kernels()
-        self._told.append(tell)
-        if not tell.proposed:
-            return
-        kernel = tell.number % self._count
-        self._populations[kernel].append(tell)
-        if len(self._populations[kernel]) == _POPULATION:
-            self._learn(kernel, self._populations[kernel])
-            self._populations[kernel] = []
-
-    def _learn(self, kernel: int, population: list[Tell]) -> None:
-        """Rank a kernel's population, with guests, and adapt; failed points come last."""
-        numbers = {tell.number for tell in population}
-        latest = self._told[-self._count * _POPULATION :]
-        guests = [tell for tell in latest if tell.values and tell.number not in numbers]
-        own = [tell for tell in population if tell.values]
-        if not own:
-            return  # nothing to learn from a population that failed as a whole
-        told = [tell.values for tell in self._told if tell.values is not None]
-        worth = self._merit(kernel, self._incumbents, told)
-        fitness = {tell.number: worth(tell.values) for tell in (*own, *guests) if tell.values}
-        guests.sort(key=lambda tell: (-fitness[tell.number], tell.number))
-        batch = population + guests[:_GUESTS]
-        last = min(fitness.values()) - 1.0
-        assert self._working is not None
-        self._working[kernel].tell(
-            [tell.point for tell in batch], [fitness.get(tell.number, last) for tell in batch]
-        )
-        self._incumbents[kernel] = max(own, key=lambda tell: fitness[tell.number]).values
+_SMALLEST_STEP = 0.01
+"""Standard deviations in the unit box stay above this: item noise hides finer steps."""
 
 
 class ComoCmaProposer(Proposer):
@@ -266,9 +84,190 @@ class ComoCmaProposer(Proposer):
         return self._kernels.draw(tells, number)
 
     def _merit(
-        self, kernel: int, incumbents: Sequence[Values | None], told: Sequence[Values]
+        self, kernel: int, incumbents: Sequence[Values | None], history: Sequence[Values]
     ) -> Callable[[Values], float]:
-        others = [v for k, v in enumerate(incumbents) if k != kernel and v is not None]
-        reference_M = raised(reference_point(told, self._reference), self._constraints)
-        others_KM = np.array(others).reshape(-1, len(reference_M))
-        return lambda values: uncrowded_improvement(np.array(values), others_KM, reference_M)
+        rivals = [v for k, v in enumerate(incumbents) if k != kernel and v is not None]
+        reference_M = raised(reference_point(history, self._reference), self._constraints)
+        rivals_KM = np.array(rivals).reshape(-1, len(reference_M))
+        return lambda values: uncrowded_improvement(np.array(values), rivals_KM, reference_M)
+
+
+class Kernels:
+    """`count` kernels from `start` (length D); caches the fold of the tells it saw last."""
+
+    def __init__(self, *, count: int, seed: int, start: Sequence[float], merit: Merit) -> None:
+        step = min(0.25, 0.5 / math.sqrt(len(start)))
+        self._layout = _Layout(seed, tuple(start), step)
+        self._count = count
+        self._merit = merit
+        self._told_before: list[Tell] = []
+        self._fold = self._empty()
+
+    def draw(self, tells: Sequence[Tell], number: int) -> NDArray[np.float64]:
+        """Return the point of trial `number`, given `tells` in finishing order."""
+        if list(tells[: len(self._told_before)]) != self._told_before:
+            self._told_before, self._fold = [], self._empty()
+        for tell in tells[len(self._told_before) :]:
+            self._fold.tell(tell)
+        self._told_before = list(tells)
+        kernel = self._fold.kernels()[number % self._count]
+        return kernel.draw(generator(self._layout.seed, Purpose.KERNEL_DRAW, number))
+
+    def _empty(self) -> _Fold:
+        return _Fold(self._layout, self._count, self._merit)
+
+
+class _Layout:
+    """Where kernels start: evenly along the line through the warm starts' front."""
+
+    def __init__(self, seed: int, start_D: tuple[float, ...], step: float) -> None:
+        self.seed = seed
+        self._start_D = start_D
+        self._step = step
+
+    def kernels(self, count: int, warm: Sequence[Tell]) -> list[Kernel]:
+        """Return new kernels in the order of the first objective, lowest first."""
+        line = self._line(warm)
+        places = (np.arange(count) + 0.5) / count * (len(line) - 1)
+        kernels = []
+        for index, place in enumerate(places):
+            lower = math.floor(place)
+            upper = min(lower + 1, len(line) - 1)
+            mean_D = line[lower] + (place - lower) * (line[upper] - line[lower])
+            noise_D = generator(self.seed, Purpose.KERNEL_MEAN, index).standard_normal(len(mean_D))
+            mean_D = np.clip(mean_D + _JITTER * noise_D, 0.0, 1.0)
+            kernels.append(Kernel(mean_D.tolist(), self._step, _POPULATION))
+        return kernels
+
+    def _line(self, warm: Sequence[Tell]) -> NDArray[np.float64]:
+        evaluated = [(tell.values, tell.point) for tell in warm if tell.values is not None]
+        if not evaluated:
+            return np.array([self._start_D])
+        front = non_dominated([values for values, _ in evaluated])
+        return np.array([point for _, point in sorted(evaluated[i] for i in front)])
+
+
+class _Fold:
+    """What the tells amount to. Until one of our own points is told, kernels may be laid anew."""
+
+    def __init__(self, layout: _Layout, count: int, merit: Merit) -> None:
+        self._layout = layout
+        self._count = count
+        self._merit = merit
+        self._tells: list[Tell] = []
+        self._working: list[Kernel] | None = None
+        self._drafts: tuple[int, list[Kernel]] = (-1, [])
+        self._populations: list[list[Tell]] = [[] for _ in range(count)]
+        self._incumbents: list[Values | None] = [None] * count
+
+    def kernels(self) -> list[Kernel]:
+        """Return the kernels to draw from now."""
+        if self._working is not None:
+            return self._working
+        if self._drafts[0] != len(self._tells):
+            self._drafts = (len(self._tells), self._layout.kernels(self._count, self._tells))
+        return self._drafts[1]
+
+    def tell(self, tell: Tell) -> None:
+        """Take in one more finished trial."""
+        if tell.proposed:
+            self._working = self.kernels()
+        self._tells.append(tell)
+        if not tell.proposed:
+            return
+        kernel = tell.number % self._count
+        self._populations[kernel].append(tell)
+        if len(self._populations[kernel]) == _POPULATION:
+            self._learn(kernel, self._populations[kernel])
+            self._populations[kernel] = []
+
+    def _learn(self, kernel: int, population: list[Tell]) -> None:
+        """Rank a kernel's population, with guests, and adapt; failed points come last."""
+        numbers = {tell.number for tell in population}
+        latest = self._tells[-self._count * _POPULATION :]
+        guests = [tell for tell in latest if tell.values and tell.number not in numbers]
+        evaluated = [tell for tell in population if tell.values]
+        if not evaluated:
+            return  # nothing to learn from a population that failed as a whole
+        history = [tell.values for tell in self._tells if tell.values is not None]
+        merit = self._merit(kernel, self._incumbents, history)
+        fitness = {t.number: merit(t.values) for t in (*evaluated, *guests) if t.values}
+        guests.sort(key=lambda tell: (-fitness[tell.number], tell.number))
+        batch = population + guests[:_GUESTS]
+        last = min(fitness.values()) - 1.0
+        assert self._working is not None
+        self._working[kernel].tell(
+            [tell.point for tell in batch], [fitness.get(tell.number, last) for tell in batch]
+        )
+        self._incumbents[kernel] = max(evaluated, key=lambda tell: fitness[tell.number]).values
+
+
+class _Normal:
+    """pycma's `randn`: standard normal numbers from the generator of the present draw.
+
+    Left alone, pycma draws from numpy's global generator.
+    """
+
+    def __init__(self) -> None:
+        self.generator = np.random.default_rng(0)
+
+    def __call__(self, *shape: int) -> NDArray[np.float64]:
+        return self.generator.standard_normal(shape)
+
+
+class Kernel:
+    """A CMA-ES with mean in [0, 1]^D that maximises; any number of points may be told at once.
+
+    `draw` changes nothing, and `tell` uses no random numbers. pycma by itself keeps the samples
+    that it has sent, and wants `ask` before each `tell`: this class undoes both.
+
+    Bounds are kept by pycma's BoundTransform, a smooth map onto the box. Points that were not
+    drawn here are shortened to a likely length, as pycma does with injected points (Hansen:
+    Injecting External Solutions Into CMA-ES, 2011, arXiv:1110.4181).
+    """
+
+    def __init__(self, mean_D: Sequence[float], step: float, population: int) -> None:
+        import cma
+
+        self._dimension = len(mean_D)
+        self._normal = _Normal()
+        options: dict[str, Any] = {
+            "bounds": [0, 1],
+            "popsize": population,
+            "AdaptSigma": cma.sigma_adaptation.CMAAdaptSigmaCSA,  # else its own points in high D
+            "CMA_diagonal": self._dimension > _FULL_COVARIANCE_UP_TO,
+            "minstd": _SMALLEST_STEP,
+            "randn": self._normal,
+            "seed": np.nan,  # pycma seeds numpy's global generator with any other value, also 0
+            "verbose": -9,
+            "verb_log": 0,
+        }
+        self._es = cma.CMAEvolutionStrategy(self._pad(mean_D), step, options)
+        self._open()
+
+    def draw(self, generator: np.random.Generator) -> NDArray[np.float64]:
+        """Return a new point of the present distribution, in [0, 1]^D."""
+        self._normal.generator = generator
+        es = self._es
+        # x = m + sigma y, y ~ N(0, C) (Hansen, The CMA Evolution Strategy: A Tutorial,
+        # arXiv:1604.00772, equations 38 to 40), without the bookkeeping of pycma's `ask`.
+        step_D = es.sigma * es.sigma_vec.scaling * np.asarray(es.sm.sample(1)[0])
+        point_D = np.asarray(es.boundary_handler.repair(es.mean + step_D))
+        return np.clip(point_D, 0.0, 1.0)[: self._dimension]
+
+    def tell(self, points_ND: Sequence[Sequence[float]], fitness_N: Sequence[float]) -> None:
+        """Adapt mean, step and covariance to points whose fitness is to be maximised (N >= 4)."""
+        points = [self._pad(point) for point in points_ND]
+        self._es.tell(points, [-float(value) for value in fitness_N])
+        self._open()
+
+    def _open(self) -> None:
+        """Begin a generation: pycma decomposes the covariance in `ask` and insists on the call."""
+        self._normal.generator = np.random.default_rng(0)
+        self._es.ask(1)
+        self._es.sent_solutions.clear()
+
+    def _pad(self, point_D: Sequence[float]) -> NDArray[np.float64]:
+        """Return a copy; pycma does not do one dimension, so that gets an idle second one."""
+        idle = [0.5] if self._dimension == 1 else []
+        return np.array([*point_D, *idle], dtype=float)

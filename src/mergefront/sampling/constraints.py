@@ -1,4 +1,7 @@
-"""The corner from which improvement counts: the hypervolume's reference, raised to constraints."""
+"""Constraints on objectives, and the reference from which improvement counts under them.
+
+Shapes: N candidates, M objectives.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ Least = Sequence[float | None]
 """Constraints: the least value of each objective, None where any will do."""
 
 
-def reference_point(values_NM: ArrayLike, given: Sequence[float] | None) -> Array:
-    """Return the given reference (M,); without one, a point just below the worst of N values.
+def reference_point(values_NM: ArrayLike, configured: Sequence[float] | None) -> Array:
+    """Return the configured reference (M,); without one, a point just below the worst values.
 
     Raises:
         ValueError: neither a reference nor any values.
     """
-    if given is not None:
-        return np.asarray(given, dtype=np.float64)
+    if configured is not None:
+        return np.asarray(configured, dtype=np.float64)
     values = np.asarray(values_NM, dtype=np.float64)
     low_M, high_M = values.min(axis=0), values.max(axis=0)
     reference_M: Array = low_M - 0.1 * (high_M - low_M) - 1e-6
@@ -31,7 +34,7 @@ def reference_point(values_NM: ArrayLike, given: Sequence[float] | None) -> Arra
 
 
 def raised(reference_M: Array, least: Least | None) -> Array:
-    """Return the reference, in no objective below its constraint: only what exceeds it counts."""
+    """Return the reference (M,), raised to the constraint of each objective that has one."""
     if least is None:
         return reference_M
     return np.maximum(reference_M, [-np.inf if bound is None else bound for bound in least])

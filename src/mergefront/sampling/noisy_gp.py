@@ -1,27 +1,29 @@
 """A noise-aware Gaussian process sampler: Thompson draws, chosen by hypervolume improvement.
 
-Each objective gets a `surrogate` that knows every candidate's standard error. To propose, one
-surface per objective is drawn from what the scores allow, jointly over a pool of new points and
-the best evaluated ones; the point whose drawn values add the most hypervolume to the drawn front
-of the evaluated ones is next. So luck in a candidate's score does not make it a peak to climb, as
-it does for methods that rank raw scores.
+Each objective gets a Gaussian process that knows every candidate's standard error. To propose, one
+surface per objective is drawn from the posterior, jointly over a pool of new points and the best
+evaluated ones. The new point whose drawn values add the most hypervolume to the drawn front of the
+evaluated ones is next. So luck in a candidate's score does not make it a peak to climb, as it does
+for methods that rank raw scores.
 
 Collapsed candidates (less than half the reference) do not enter the surfaces; a surface of their
 own, 1 where a candidate collapsed and 0 elsewhere, lowers what a point near them is worth, to
 nothing where collapse is as likely as not.
 
-A draw belongs to one trial's number. Trials in flight are therefore explored by different draws
-and need not be known, which is what law 6 asks: a proposal may depend only on what was told.
+A draw belongs to one trial's number. Trials in flight therefore explore by different draws and need
+not know each other: a proposal may depend only on what was told (`replay`).
 
 A constraint, the least value of an objective, raises the corner from which hypervolume counts:
-what a draw puts below it is worth minus its shortfall. As long as nothing feasible is known, steps
-start from the candidates that fall short by least, and the smallest drawn shortfall is proposed.
+what a draw puts below that corner is worth minus its shortfall. As long as no candidate is
+feasible, steps start from the candidates that fall short by least, and the point with the smallest
+drawn shortfall is proposed.
 
 References: Thompson draws for several workers: Kandasamy et al., AISTATS 2018, arXiv:1705.09236.
 Thompson draws with hypervolume: Bradford, Schweidtmann and Lapkin, Journal of Global Optimization
 71 (2018). The equations are in docs/search.md.
 
-Reading order: `NoisyGpProposer.propose`, `pool`, `improvement.improvements`.
+Reading order: `NoisyGpProposer.propose`, `pool`; `stats.pareto.improvements`. Shapes: N candidates,
+D knobs, M objectives, K best evaluated points, P new points.
 """
 
 from __future__ import annotations
@@ -93,7 +95,7 @@ class NoisyGpProposer(Proposer):
         self._n_objectives = n_objectives
         self._reference = reference
         self._constraints = constraints
-        self._seen: list[Tell] = []
+        self._told_before: list[Tell] = []
         self._model: _Model | None = None
 
     def propose(self, tells: Sequence[Tell], number: int) -> Array:
@@ -101,8 +103,8 @@ class NoisyGpProposer(Proposer):
         evaluated = [tell for tell in tells if tell.values is not None]
         if number < self._design_trials or not evaluated:
             return self._design.propose(tells, number)
-        if evaluated != self._seen or self._model is None:
-            self._model, self._seen = self._fitted(evaluated), evaluated
+        if evaluated != self._told_before or self._model is None:
+            self._model, self._told_before = self._fitted(evaluated), evaluated
         if not self._model.surfaces:
             return self._design.propose(tells, number)
         random = generator(self._seed, Purpose.SURFACE_DRAW, number)
@@ -114,30 +116,32 @@ class NoisyGpProposer(Proposer):
 
     def _worth(self, model: _Model, pool_PD: Array, random: np.random.Generator) -> Array:
         """Return what each new point is worth in one draw of the surfaces (P,)."""
-        both_PD = np.vstack([model.best_KD, pool_PD])
-        drawn = np.column_stack([surface.draw(both_PD, random) for surface in model.surfaces])
+        points_PD = np.vstack([model.best_KD, pool_PD])
+        # Thompson sampling: one joint draw of each surface, at old and new points together.
+        drawn = np.column_stack([surface.draw(points_PD, random) for surface in model.surfaces])
         front_KM, drawn_PM = np.split(drawn, [len(model.best_KD)])
         corner_M = raised(model.reference_M, self._constraints)
         worth_P = improvements(drawn_PM, front_KM, corner_M)
         if model.collapse is None:
             return worth_P
+        # Where collapse is as likely as not, nothing is left of an improvement.
         chance_P = np.clip(model.collapse.mean(pool_PD), 0.0, 0.5)
         return np.where(worth_P > 0, worth_P * (1.0 - 2.0 * chance_P), worth_P - chance_P)
 
     def _fitted(self, evaluated: list[Tell]) -> _Model:
-        unknown, none = (gp.DEFAULT_ERROR,) * self._n_objectives, (0.0,) * self._n_objectives
+        unknown, zero = (gp.DEFAULT_ERROR,) * self._n_objectives, (0.0,) * self._n_objectives
         points_ND = np.array([tell.point for tell in evaluated])
         values_NM = np.array([tell.values for tell in evaluated])
         errors_NM = np.array([tell.errors or unknown for tell in evaluated])
-        partial_NM = np.array([tell.partial or none for tell in evaluated])
+        partial_NM = np.array([tell.partial or zero for tell in evaluated])
         reference_M = reference_point(values_NM, self._reference)
-        found = posterior.fit(points_ND, values_NM, errors_NM, partial_NM, reference_M)
-        if not found.surfaces:
+        fitted = posterior.fit(points_ND, values_NM, errors_NM, partial_NM, reference_M)
+        if not fitted.surfaces:
             return _Model(reference_M)
-        standing_ND = points_ND[found.stands_N]
-        mean_NM = np.column_stack([surface.own_mean for surface in found.surfaces])
+        standing_ND = points_ND[fitted.stands_N]
+        mean_NM = np.column_stack([surface.own_mean for surface in fitted.surfaces])
         best, n_front = _best(mean_NM, shortfalls(mean_NM, self._constraints))
-        return _Model(reference_M, found.surfaces, found.collapse, standing_ND[best], n_front)
+        return _Model(reference_M, fitted.surfaces, fitted.collapse, standing_ND[best], n_front)
 
 
 def design_trials(dimension: int) -> int:
@@ -189,5 +193,5 @@ def _best(mean_NM: Array, short_N: Array) -> tuple[NDArray[np.intp], int]:
 def _new(pool_PD: Array, told_ND: Array) -> NDArray[np.intp]:
     """Return which points of the pool have not been told yet; all, if all have been."""
     squared_PN = pool_PD.shape[1] * gp.squared_distances(pool_PD, told_ND)
-    kept = np.flatnonzero(squared_PN.min(axis=1) > _SAME**2)
-    return kept if len(kept) else np.arange(len(pool_PD))
+    distinct = np.flatnonzero(squared_PN.min(axis=1) > _SAME**2)
+    return distinct if len(distinct) else np.arange(len(pool_PD))

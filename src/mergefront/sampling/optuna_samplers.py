@@ -65,7 +65,7 @@ class OptunaProposer(Proposer):
         self._seed = seed
         self._n_objectives = n_objectives
         self._least = [(m, b) for m, b in enumerate(constraints or ()) if b is not None]
-        self._seen: list[Tell] = []
+        self._told_before: list[Tell] = []
         self._imagined: dict[int, Point] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -73,11 +73,11 @@ class OptunaProposer(Proposer):
         """Return the point of trial `number`, given `tells` in finishing order."""
         if self._kind != "gp":
             return np.array(self._proposed(tells, number, []))
-        if self._seen != list(tells):
-            self._seen, self._imagined = list(tells), {}
-        told = {tell.number for tell in tells}
+        if self._told_before != list(tells):
+            self._told_before, self._imagined = list(tells), {}
+        told_numbers = {tell.number for tell in tells}
         running: list[Point] = []
-        for waiting in [n for n in range(number) if n not in told][-_MOST_RUNNING:]:
+        for waiting in [n for n in range(number) if n not in told_numbers][-_MOST_RUNNING:]:
             if waiting not in self._imagined:
                 self._imagined[waiting] = self._proposed(tells, waiting, running)
             running.append(self._imagined[waiting])

@@ -1,4 +1,4 @@
-"""Samplers that look at no score: random points, and a sequence that fills the box evenly."""
+"""The samplers `random` and `qmc`, which look at no score: random points, and an even sequence."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ class RandomProposer(Proposer):
 class QmcProposer(Proposer):
     """Quasi-Monte Carlo: trial `number` gets point `number` of the run's scrambled Sobol sequence.
 
-    Any 2^k points in a row fill the box evenly; warm starts take the numbers of theirs. noisy-gp
-    begins with the same points. Optuna's QMCSampler numbers its points in the study, in the order
-    asked; here the trial's number says which, so that a trial in flight keeps its point.
+    Any aligned run of 2^k points fills the box evenly. A warm start uses up the point of its
+    number. noisy-gp begins with the same points. Optuna's QMCSampler numbers its points in the
+    order in which they are asked for; here the trial's number says which point it gets, so that a
+    trial in flight keeps its own.
     Reference: Owen, Scrambling Sobol' and Niederreiter-Xing points, Journal of Complexity 14
     (1998).
     """

@@ -1,9 +1,9 @@
 """The Optuna face of every sampler: proposals that can be computed again from the study.
 
-A proposal is a function of the run's seed, the trial's number and the finished trials it saw
-(DESIGN.md, laws 6 and 7). `ReplaySampler` writes down which trials those were, in the order in
-which they finished, and hands them to a `Proposer`, which holds no state that it could not
-rebuild from them. So a new process that loads the study proposes what the old one would have.
+A proposal is a function of the run's seed, the trial's number and the finished trials that the
+sampler saw. `ReplaySampler` writes down which trials those were, in the order in which they
+finished, and hands them to a `Proposer`, which holds no state that it could not rebuild from them.
+So a new process that loads the study proposes what the old one would have proposed.
 
 Reading order: `Tell` and `Proposer` (what a sampler is made of), `ReplaySampler` (how Optuna
 calls it), `pending` (what a resumed run does first).
@@ -53,10 +53,10 @@ class Tell:
 
 
 class Proposer(Protocol):
-    """Chooses points. May cache what it can rebuild, nothing else: same call, same answer.
+    """Chooses points. It may cache what it can rebuild, and nothing else: same call, same answer.
 
-    `beside` says that it may work in a thread of its own while a candidate is evaluated. Its
-    proposals then do not see the candidate just before them, whether or not that has been told.
+    `beside` says that it may work in its own thread while a candidate is evaluated. Its proposals
+    then do not see the candidate just before them, whether or not that has been told.
     """
 
     beside: bool = False
@@ -70,7 +70,7 @@ class ReplaySampler(optuna.samplers.BaseSampler):
     """Drives a `Proposer` from an Optuna study; nothing in it needs to survive a restart.
 
     Every trial must suggest the same D parameters in the same order, each as a float in [0, 1].
-    Enqueued trials keep their fixed values; what is missing of them is proposed.
+    Enqueued trials keep their fixed values; parameters without one are proposed.
     """
 
     def __init__(self, proposer: Proposer, dimension: int) -> None:
@@ -78,7 +78,7 @@ class ReplaySampler(optuna.samplers.BaseSampler):
         self._dimension = dimension
         self._latest: tuple[int, str, NDArray[np.float64]] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="propose")
-        self._coming: tuple[int, str, Future[NDArray[np.float64]]] | None = None
+        self._ahead: tuple[int, str, Future[NDArray[np.float64]]] | None = None
 
     def ahead(self, study: optuna.Study) -> None:
         """Begin to work on the next trial's point while the one before is evaluated.
@@ -88,39 +88,39 @@ class ReplaySampler(optuna.samplers.BaseSampler):
         trials = study.get_trials(deepcopy=False)
         if not self._proposer.beside or any(t.state == TrialState.WAITING for t in trials):
             return
-        number, seen = len(trials), self._seen(study, len(trials))
-        tells = self._tells(study, seen)
-        self._coming = number, seen, self._thread.submit(self._proposer.propose, tells, number)
+        number, visible = len(trials), self._visible(study, len(trials))
+        tells = self._tells(study, visible)
+        self._ahead = number, visible, self._thread.submit(self._proposer.propose, tells, number)
 
-    def _seen(self, study: optuna.Study, number: int) -> str:
-        """What the proposal of a trial sees, compact."""
-        last = number - 1 if self._proposer.beside else number
-        return compact([told.number for told in told_trials(study) if told.number < last])
+    def _visible(self, study: optuna.Study, number: int) -> str:
+        """Return the numbers of the trials that the proposal of a trial sees, compact."""
+        limit = number - 1 if self._proposer.beside else number
+        return compact([t.number for t in finished_trials(study) if t.number < limit])
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Write down what the trial sees, once: a trial that is resumed keeps its record."""
+        """Write down once what the trial sees; a trial that is resumed keeps its record."""
         if TELLS not in trial.system_attrs:
-            seen = self._seen(study, trial.number)
-            trial.system_attrs[TELLS] = seen
-            study._storage.set_trial_system_attr(trial._trial_id, TELLS, seen)
+            visible = self._visible(study, trial.number)
+            trial.system_attrs[TELLS] = visible
+            study._storage.set_trial_system_attr(trial._trial_id, TELLS, visible)
 
     def ask(self, study: optuna.Study, names: Sequence[str]) -> optuna.Trial:
         """Return the study's next trial: a queued one if there is any, else a new proposal.
 
         The same trial as `study.ask()` and D suggestions would make, but a proposal is written to
-        the journal at once, whole: one wait for the disk instead of D + 2. `names` are the D
+        the journal whole: one wait for the disk instead of D + 2. `names` are the D
         parameters in order. One process may ask at a time.
         """
         trials = study.get_trials(deepcopy=False)
         if any(trial.state == TrialState.WAITING for trial in trials):
             return study.ask()
-        number, seen = len(trials), self._seen(study, len(trials))
-        point_D = self._proposed(study, number, seen)
+        number, visible = len(trials), self._visible(study, len(trials))
+        point_D = self._proposed(study, number, visible)
         proposal = create_trial(
             state=TrialState.RUNNING,
             params=dict(zip(names, point_D.tolist(), strict=True)),
             distributions=dict.fromkeys(names, UNIT),
-            system_attrs={TELLS: seen},
+            system_attrs={TELLS: visible},
         )
         study.add_trial(proposal)
         return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
@@ -162,26 +162,26 @@ class ReplaySampler(optuna.samplers.BaseSampler):
                 f"trial {trial.number} asks for parameter {param_name}, number {index + 1} of a "
                 f"space with {self._dimension} knobs"
             )
-        seen = str(trial.system_attrs[TELLS])
-        return float(self._proposed(study, trial.number, seen)[index])
+        visible = str(trial.system_attrs[TELLS])
+        return float(self._proposed(study, trial.number, visible)[index])
 
-    def _proposed(self, study: optuna.Study, number: int, seen: str) -> NDArray[np.float64]:
-        if self._latest is None or self._latest[:2] != (number, seen):
-            coming, self._coming = self._coming, None
-            if coming is not None:
-                point_D = coming[2].result()  # also when it is another's: one at a time
-            if coming is None or coming[:2] != (number, seen):
-                point_D = self._proposer.propose(self._tells(study, seen), number)
-            self._latest = (number, seen, point_D)
+    def _proposed(self, study: optuna.Study, number: int, visible: str) -> NDArray[np.float64]:
+        if self._latest is None or self._latest[:2] != (number, visible):
+            ahead, self._ahead = self._ahead, None
+            if ahead is not None:  # wait even if it is another trial's: one call at a time
+                point_D = ahead[2].result()
+            if ahead is None or ahead[:2] != (number, visible):
+                point_D = self._proposer.propose(self._tells(study, visible), number)
+            self._latest = (number, visible, point_D)
         return self._latest[2]
 
-    def _tells(self, study: optuna.Study, seen: str) -> list[Tell]:
-        trials = {told.number: told for told in told_trials(study)}
-        tells = [_tell(trials[told], self._dimension) for told in expand(seen)]
+    def _tells(self, study: optuna.Study, visible: str) -> list[Tell]:
+        trials = {trial.number: trial for trial in finished_trials(study)}
+        tells = [_tell(trials[number], self._dimension) for number in expand(visible)]
         return [tell for tell in tells if tell is not None]
 
 
-def told_trials(study: optuna.Study) -> list[FrozenTrial]:
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the finished trials in the order in which they finished (ties: by number)."""
     trials = study.get_trials(deepcopy=False, states=FINISHED)
     return sorted(trials, key=lambda t: (t.datetime_complete or t.datetime_start, t.number))

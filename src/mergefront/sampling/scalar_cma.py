@@ -1,14 +1,16 @@
-"""Scalarised CMA-ES: several CMA-ES, each with one number of its own making to maximise.
+"""Scalarised CMA-ES: several CMA-ES kernels, each of which maximises its own weighting.
 
-Every kernel weighs the objectives in its own way; the weightings are spread over the simplex, so
-that the kernels together cover the front. With objectives scaled to v in [0, 1] (0 at the
-reference, 1 at the best value told) a kernel with weights w maximises the augmented Chebyshev value
+The weightings are spread over the simplex, so that the kernels together cover the front. With
+objectives scaled to v in [0, 1] (0 at the reference, 1 at the best value told) a kernel with weights
+w maximises the augmented Chebyshev value
 
     min_m w_m (v_m - 1) + 0.05 sum_m w_m (v_m - 1).
 
-Not a weighted sum, which reaches no point in a hollow of the front, however it is weighed, and
-tends to its ends where it is straight; the small sum keeps off points that are only weakly
-non-dominated.
+A weighted sum would not do: with whatever weights, it reaches no point in a hollow of the front,
+and it tends to the ends of a straight one. The small sum keeps kernels off points that are only
+weakly non-dominated.
+
+Not here: the kernels (`cma`).
 
 References: Steuer and Choo, Mathematical Programming 26 (1983) (the augmented Chebyshev value);
 Das and Dennis, SIAM Journal on Optimization 8 (1998) (the lattice of weights).
@@ -67,10 +69,10 @@ class ScalarCmaProposer(Proposer):
         return self._kernels.draw(tells, number)
 
     def _merit(
-        self, kernel: int, incumbents: Sequence[Values | None], told: Sequence[Values]
+        self, kernel: int, incumbents: Sequence[Values | None], history: Sequence[Values]
     ) -> Callable[[Values], float]:
         del incumbents
-        low_M, high_M = reference_point(told, self._reference), np.max(told, axis=0)
+        low_M, high_M = reference_point(history, self._reference), np.max(history, axis=0)
         range_M = np.maximum(high_M - low_M, _SMALLEST_RANGE)
 
         def worth(values: Values) -> float:

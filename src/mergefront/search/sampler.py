@@ -12,7 +12,7 @@ import optuna
 
 from mergefront.config import RunConfig
 from mergefront.runs.history import SAMPLER
-from mergefront.sampling import AUTO, ReplaySampler, choose, make_sampler
+from mergefront.sampling import AUTO, ReplaySampler, choose_sampler, make_sampler
 from mergefront.space.space import Space
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def sampler_name(config: RunConfig, study: optuna.Study, space: Space) -> str:
     if config.search.sampler != AUTO:
         return config.search.sampler
     if SAMPLER not in study.user_attrs:
-        choice = choose(space.dimension, config.budget.candidates, len(config.objectives))
+        choice = choose_sampler(space.dimension, config.budget.candidates, len(config.objectives))
         logger.info("sampler auto: %s, since %s", *choice)
         study.set_user_attr(SAMPLER, list(choice))
     return str(study.user_attrs[SAMPLER][0])

@@ -6,26 +6,26 @@ is fitted. The model is
     y_i = c + f(x_i) + e_i,  f ~ GP(0, a^2 k),  e_i ~ N(0, p_i^2 + r (s_i^2 - p_i^2)),
     c ~ N(mean of y, 1),
 
-with k Matern 5/2 of the scaled distance between feature vectors, a lengthscale for each feature,
-and s_i the standard error. p_i is the part of it that comes of items which a candidate that left
+with k Matern 5/2 of the scaled distance between points, a lengthscale for each feature (knob), and
+s_i the standard error. p_i is the part of it that comes of items which a candidate that left
 early has not answered, all its own. Of the rest r is the candidate's own share: candidates that
 answer the same items share what is left, which the constant takes up. Lengthscales, amplitude and r
-are fitted (`fitting`). Everything is dense algebra in float64, in one thread (`threads`): up to
-about 1,000 candidates. The same kind of processor repeats every bit; another one may differ in the
-last digits.
+are fitted (`fitting`). Everything is dense algebra in float64, in one thread
+(`process.one_thread`): up to about 1,000 candidates. The same kind of processor repeats every bit;
+another one may differ in the last digits.
 
 A merge can also collapse, and babble. A cliff is no Gaussian surface, so collapsed candidates are
-told apart (`collapsed`) and their scores kept from the model.
+told apart (`stats.pareto.collapsed`), and their scores are kept from the model.
 
-Not here: all objectives together (`posterior`), which point to try next (`propose.noisy_gp`),
-fronts (`pareto`).
+Not here: which point to try next (`sampling.noisy_gp`), fronts (`stats.pareto`).
 
 Reference: Rasmussen and Williams, Gaussian Processes for Machine Learning, MIT Press 2006:
 equations 2.23-2.24 (posterior), 2.30 (marginal likelihood), 2.40 (constant mean with a normal
 prior), 4.17 (Matern 5/2), 5.1 (a lengthscale for each feature), 5.9 (gradient), 5.12 (leave one
 out).
 
-Reading order: `kernel`, `process` (`fit`, `GaussianProcess`, `Calibration`), `fitting`.
+Reading order: `kernel`, `process` (`fit`, `GaussianProcess`, `Calibration`), `fitting`, `posterior`
+(all objectives together). Shapes: N candidates, F features, P points, M objectives.
 """
 
 from __future__ import annotations
@@ -34,12 +34,11 @@ from mergefront.sampling.gp.kernel import (
     DEFAULT_ERROR,
     SMALLEST_ERROR,
     Kernel,
-    known_errors,
     noise_parts,
     squared_distances,
+    usable_errors,
 )
 from mergefront.sampling.gp.process import Calibration, GaussianProcess, fit
-from mergefront.stats.pareto import collapsed
 
 __all__ = [
     "DEFAULT_ERROR",
@@ -47,9 +46,8 @@ __all__ = [
     "Calibration",
     "GaussianProcess",
     "Kernel",
-    "collapsed",
     "fit",
-    "known_errors",
     "noise_parts",
     "squared_distances",
+    "usable_errors",
 ]

@@ -49,7 +49,7 @@ _AMPLITUDE_BOUNDS = (math.log(0.1), math.log(10.0))  # in standard deviations of
 _SHARE_BOUNDS = (-1.0, 3.0)  # logit of the share of noise: 0.27 to 0.95; less is too sure of itself
 _REMEMBERED = 16
 
-_known: OrderedDict[tuple[object, ...], Kernel] = OrderedDict()
+_remembered: OrderedDict[tuple[object, ...], Kernel] = OrderedDict()
 
 
 def milestone(n: int) -> int:
@@ -71,14 +71,14 @@ def surprised(n: int) -> int:
 def fitted_kernel(features_NF: Array, values_N: Array, errors_N: Array, partial_N: Array) -> Kernel:
     """Return the kernel of N candidates, in the order in which they were told."""
     n = len(values_N)
-    some = np.arange(n) if n <= FIT_ON else np.linspace(0, n - 1, FIT_ON).round().astype(np.intp)
-    data = features_NF[some], values_N[some], errors_N[some], partial_N[some]
+    rows = np.arange(n) if n <= FIT_ON else np.linspace(0, n - 1, FIT_ON).round().astype(np.intp)
+    data = features_NF[rows], values_N[rows], errors_N[rows], partial_N[rows]
     key = tuple((array.shape, array.tobytes()) for array in data)
-    if key not in _known:
-        _known[key] = _search(*data)
-        while len(_known) > _REMEMBERED:
-            _known.popitem(last=False)
-    return _known[key]
+    if key not in _remembered:
+        _remembered[key] = _search(*data)
+        while len(_remembered) > _REMEMBERED:
+            _remembered.popitem(last=False)
+    return _remembered[key]
 
 
 def _search(features_NF: Array, values_N: Array, errors_N: Array, partial_N: Array) -> Kernel:
@@ -87,7 +87,7 @@ def _search(features_NF: Array, values_N: Array, errors_N: Array, partial_N: Arr
     start = np.array([*np.full(n_features, _CENTRE), 0.0, 0.0])
     bounds = [*[_SCALE_BOUNDS] * n_features, _AMPLITUDE_BOUNDS, _SHARE_BOUNDS]
     noise = noise_parts(errors_N, partial_N)
-    found = minimize(
+    optimum = minimize(
         objective,
         start,
         args=(features_NF, values_N - values_N.mean(), noise, spread),
@@ -96,7 +96,7 @@ def _search(features_NF: Array, values_N: Array, errors_N: Array, partial_N: Arr
         bounds=bounds,
         options={"maxiter": _ITERATIONS},
     )
-    scales, (amplitude, share) = np.exp(found.x[:-2]), found.x[-2:]
+    scales, (amplitude, share) = np.exp(optimum.x[:-2]), optimum.x[-2:]
     return Kernel(tuple(scales.tolist()), math.exp(amplitude) * spread, _logistic(share))
 
 
@@ -111,6 +111,7 @@ def objective(
     scales_F, (log_amplitude, logit) = np.exp(theta[:-2]), theta[-2:]
     amplitude, share = math.exp(log_amplitude) * spread, _logistic(logit)
     scaled_NF = features_NF / scales_F
+    # Matern 5/2 (equation 4.17), its factor exp(-r) kept for the gradient.
     root_NN = np.sqrt(5.0 * squared_distances(scaled_NF, scaled_NF))
     fading_NN = amplitude**2 * np.exp(-root_NN)
     signal_NN = (1.0 + root_NN + root_NN**2 / 3.0) * fading_NN
@@ -125,8 +126,10 @@ def objective(
     weights_N = inverse_NN @ centred_N
     away_F = theta[:-2] - _CENTRE
     held_F = _held_back(away_F)
+    # Minus the log marginal likelihood (5.8, 2.30), plus the priors' squares.
     value = 0.5 * float(centred_N @ weights_N) + float(np.log(np.diag(factor[0])).sum())
     value += 0.5 * float(away_F @ held_F) + 0.5 * float(log_amplitude**2)
+    # Equation 5.9: half the trace of (K^-1 - alpha alpha') dK / d theta, for each theta.
     outer_NN = inverse_NN - np.outer(weights_N, weights_N)
     pull_NN = outer_NN * (5.0 / 6.0) * (1.0 + root_NN) * fading_NN / features_NF.shape[1]
     by_scale_F = 2.0 * (pull_NN.sum(axis=1) @ scaled_NF**2)

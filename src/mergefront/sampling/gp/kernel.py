@@ -1,4 +1,8 @@
-"""The kernel: how alike two candidates are taken to be, and how noisy a score."""
+"""The kernel: how alike two candidates are taken to be, and how noisy a score is.
+
+Reference: Rasmussen and Williams 2006, equation 4.17 with a lengthscale for each feature (5.1).
+Shapes: N candidates, P points, F features.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,8 @@ class Kernel:
 
     def covariance(self, a_NF: Array, b_PF: Array) -> Array:
         """Return a^2 k (N, P) between feature vectors, without the constant."""
-        return self._of_scaled(*(one / np.asarray(self.lengthscales) for one in (a_NF, b_PF)))
+        scales_F = np.asarray(self.lengthscales)
+        return self._of_scaled(a_NF / scales_F, b_PF / scales_F)
 
     def lower_covariance(self, a_NF: Array) -> Array:
         """Return the lower triangle of `covariance` of N feature vectors among themselves.
@@ -61,7 +66,10 @@ class Kernel:
         return lower_NN
 
     def _of_scaled(self, a_NF: Array, b_PF: Array) -> Array:
-        """Return a^2 k of features in units of their lengthscales: few passes, few temporaries."""
+        """Return a^2 k of features in units of their lengthscales: few passes, few temporaries.
+
+        With r the root of 5 d^2: a^2 (1 + r + r^2 / 3) exp(-r), equation 4.17.
+        """
         squared_NP = squared_distances(a_NF, b_PF)
         squared_NP *= 5.0
         root_NP = np.sqrt(squared_NP)
@@ -75,11 +83,11 @@ class Kernel:
         return factor_NP
 
 
-def known_errors(errors: ArrayLike) -> Array:
+def usable_errors(errors: ArrayLike) -> Array:
     """Return standard errors as a model takes them: none unknown, none below SMALLEST_ERROR."""
-    given = np.asarray(errors, dtype=np.float64)
-    known: Array = np.maximum(np.where(np.isfinite(given), given, DEFAULT_ERROR), SMALLEST_ERROR)
-    return known
+    array = np.asarray(errors, dtype=np.float64)
+    usable: Array = np.maximum(np.where(np.isfinite(array), array, DEFAULT_ERROR), SMALLEST_ERROR)
+    return usable
 
 
 def noise_parts(errors_N: ArrayLike, partial_N: ArrayLike) -> tuple[Array, Array]:
@@ -91,7 +99,7 @@ def noise_parts(errors_N: ArrayLike, partial_N: ArrayLike) -> tuple[Array, Array
 
 def squared_distances(a_NF: Array, b_PF: Array) -> Array:
     """Return mean squared differences (N, P) over features, to about 1e-15."""
-    squared_NP: Array = a_NF @ b_PF.T
+    squared_NP: Array = a_NF @ b_PF.T  # |a - b|^2 = |a|^2 - 2 ab + |b|^2
     squared_NP *= -2.0
     squared_NP += (a_NF**2).sum(1)[:, None]
     squared_NP += (b_PF**2).sum(1)[None, :]
@@ -112,6 +120,7 @@ def cholesky(covariance_NN: Array, amplitude: float) -> Array:
     jitter = _JITTER * amplitude**2
     while math.isfinite(jitter):
         np.fill_diagonal(covariance_NN, diagonal_N + jitter)
+        # LAPACK stores columns first: the transpose of the lower triangle is read without a copy.
         upper_NN, failed = dpotrf(covariance_NN.T, lower=0, overwrite_a=0, clean=1)
         if not failed:
             lower_NN: Array = upper_NN.T

@@ -1,10 +1,11 @@
-"""What all candidates together say of each: a surface for every objective, and whether to trust it.
+"""What all candidates together say of each: a surface for every objective, and one of collapses.
 
 The sampler, the race, the display and the front that is reported all believe this, so that there
 is one answer to "how good is candidate 17". A candidate that collapsed (less than half the
 reference in an objective) stays out of the surfaces, which a cliff would ruin.
 
-Not here: one surface (`surrogate`), where its data come from (`belief`, `propose.noisy_gp`).
+Not here: one surface (`process`), where its data come from and whether it is believed
+(`runs.belief`, `sampling.noisy_gp`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from mergefront.sampling import gp
+from mergefront.stats.pareto import collapsed
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -30,6 +32,7 @@ TRUSTED_FROM: Final = 24
 
 _DOUBT = 0.1  # standard error of the labels 0 and 1 of candidates that stand and that collapsed
 _REMEMBERED = 4
+_lock = Lock()
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ class Posterior:
         return np.column_stack([surface.deviation(features_PF) for surface in self.surfaces])
 
 
+_remembered: OrderedDict[tuple[object, ...], Posterior] = OrderedDict()
+
+
 def fit(
     features_NF: ArrayLike,
     values_NM: ArrayLike,
@@ -65,26 +71,22 @@ def fit(
     partial_NM: ArrayLike,
     reference_M: ArrayLike,
 ) -> Posterior:
-    """Return what N candidates say, each with F features; see `surrogate.fit` for the arrays.
+    """Return what N candidates say, each with F features; see `process.fit` for the arrays.
 
-    Who asks again with the same numbers gets the same object: sampler, race and display do, from
-    two threads; the second waits for the first.
+    The same numbers give the same object again: sampler, race and display ask for it, from two
+    threads, of which the second waits for the first.
     """
     arrays = [
         np.asarray(a, dtype=np.float64)
         for a in (features_NF, values_NM, errors_NM, partial_NM, reference_M)
     ]
     key = tuple((array.shape, array.tobytes()) for array in arrays)
-    with _one_at_a_time:
-        if key not in _known:
-            _known[key] = _fit(*arrays)
-            while len(_known) > _REMEMBERED:
-                _known.popitem(last=False)
-        return _known[key]
-
-
-_one_at_a_time = Lock()
-_known: OrderedDict[tuple[object, ...], Posterior] = OrderedDict()
+    with _lock:
+        if key not in _remembered:
+            _remembered[key] = _fit(*arrays)
+            while len(_remembered) > _REMEMBERED:
+                _remembered.popitem(last=False)
+        return _remembered[key]
 
 
 def _fit(
@@ -92,7 +94,7 @@ def _fit(
 ) -> Posterior:
     if not len(values_NM):
         return Posterior(np.zeros(0, dtype=np.bool_))
-    stands_N = ~gp.collapsed(values_NM, reference_M)
+    stands_N = ~collapsed(values_NM, reference_M)
     if stands_N.sum() < FEWEST:
         return Posterior(stands_N)
     collapse = None

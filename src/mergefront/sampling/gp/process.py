@@ -1,9 +1,7 @@
-"""One fitted surface: posterior, draws, leave-one-out, calibration; and who has collapsed.
-numpy's and scipy's linear algebra in one thread, from the first model on.
+"""One fitted surface: posterior, draws, leave-one-out, calibration.
 
-The matrices are small. Threads that share one wait for each other actively, beside an engine that
-needs the cores; and the last digits of a factorisation depend on their number, so that a tie
-between two points could fall differently where a run is continued on a machine with more cores.
+Equations are those of Rasmussen and Williams 2006, as in the package's docstring. Shapes: N
+candidates, F features, P points.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from scipy.linalg.lapack import dtrtri
 from threadpoolctl import ThreadpoolController
 
 from mergefront.sampling.gp.fitting import fitted_kernel, milestone, surprised
-from mergefront.sampling.gp.kernel import MEAN_VARIANCE, Kernel, cholesky, known_errors, matrix
+from mergefront.sampling.gp.kernel import MEAN_VARIANCE, Kernel, cholesky, matrix, usable_errors
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -75,7 +73,7 @@ class GaussianProcess:
         self._centre = float(values_N.mean())
         self._values_N = values_N - self._centre
         total_NN = kernel.lower_covariance(features_NF)
-        total_NN += MEAN_VARIANCE
+        total_NN += MEAN_VARIANCE  # the constant's prior, integrated out (2.40)
         partial_N = np.zeros_like(errors_N) if partial_N is None else partial_N
         self._noise_N = kernel.noise(errors_N, partial_N)
         total_NN[np.diag_indices_from(total_NN)] += self._noise_N
@@ -127,6 +125,7 @@ class GaussianProcess:
         The deviation includes the noise of the score itself. The kernel is not fitted again.
         """
         inverse_NN, _ = dtrtri(self._lower_NN, lower=1)  # of the factor: a sixth of the work
+        # Equation 5.12: residual [K^-1 y]_i / [K^-1]_ii, variance 1 / [K^-1]_ii.
         variance_N = 1.0 / (inverse_NN**2).sum(axis=0)
         return self._weights_N * variance_N, np.sqrt(variance_N)
 
@@ -174,19 +173,24 @@ def fit(
         )
     if not (np.isfinite(features).all() and np.isfinite(values).all()):
         raise ValueError("a feature or a value is not finite; leave failed candidates out")
-    errors = known_errors(errors)
+    errors = usable_errors(errors)
     partial = np.zeros_like(errors) if partial_N is None else np.asarray(partial_N, dtype=float)
     data = features, values, errors, partial
     upto, latest = milestone(len(values)), surprised(len(values))
-    process = GaussianProcess(fitted_kernel(*(one[:upto] for one in data)), *data)
+    process = GaussianProcess(fitted_kernel(*(array[:upto] for array in data)), *data)
     if upto < latest and process.calibration().mean_square > _SURPRISED:
-        process = GaussianProcess(fitted_kernel(*(one[:latest] for one in data)), *data)
+        process = GaussianProcess(fitted_kernel(*(array[:latest] for array in data)), *data)
     return process
 
 
 @lru_cache(maxsize=1)
 def one_thread() -> None:
     """Hold the OpenBLAS that numpy and scipy bring to one thread, for the rest of the process.
+
+    The matrices are small. Threads that share one matrix wait for each other actively, beside an
+    engine that needs the cores. And the last digits of a factorisation depend on the number of
+    threads, so that a tie between two points could fall differently where a run is continued on a
+    machine with more cores.
 
     torch's own is left alone, and so is any other linear algebra library: another build of numpy
     may use one that torch shares.
