@@ -1,8 +1,8 @@
 """Scalarised CMA-ES: several CMA-ES kernels, each of which maximises its own weighting.
 
 The weightings are spread over the simplex, so that the kernels together cover the front. With
-objectives scaled to v in [0, 1] (0 at the reference, 1 at the best value told) a kernel with weights
-w maximises the augmented Chebyshev value
+objectives scaled to v in [0, 1] (0 at the reference, 1 at the best value told) a kernel with
+weights w maximises the augmented Chebyshev value
 
     min_m w_m (v_m - 1) + 0.05 sum_m w_m (v_m - 1).
 
