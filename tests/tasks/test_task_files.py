@@ -93,7 +93,9 @@ def test_a_task_file_with_an_unknown_field_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_column_names_the_columns_there_are(tmp_path: Path) -> None:
     path = write_task(tmp_path, [{"q": "?", "answer": "1"}])
-    with pytest.raises(UserError, match=r"no column question\nhint: columns found: answer, image"):
+    with pytest.raises(
+        UserError, match=r"no column question \(fields.question\)\nhint: columns found: answer, i"
+    ):
         item_set({"a": [str(path)]}, FEW, Path())
 
 

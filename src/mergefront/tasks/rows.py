@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -44,36 +44,35 @@ _AT_END = re.compile(rf"(?:\s*{_MARKER.pattern})+\s*\Z", re.IGNORECASE)
 
 
 def check_columns(task: Task, row: Row, *, images: bool) -> None:
-    """Raises UserError if the task names a column that the data does not have."""
-    fields, data_columns = task.fields, sorted(name for name in row if not name.startswith("_"))
-    columns_found = f"columns found: {', '.join(data_columns)}"
-    used_columns = {fields.question, fields.answer, fields.split, fields.digits}
-    for columns in (fields.id, fields.choices, fields.cluster, fields.stratum):
-        used_columns |= set(columns_of(columns))
-    for choice in (task.rule, task.hint):
-        used_columns |= {choice.column} if isinstance(choice, ByRow) else set()
-    absent = sorted(
-        name for name in used_columns - {KIND} if name is not None and not has_column(row, name)
-    )
+    """Raises UserError if the task file names columns that the data does not have."""
+    fields = task.fields
+    columns_by_field: dict[str, Iterable[str | None]] = {
+        "fields.question": [fields.question],
+        "fields.answer": [fields.answer],
+        "fields.id": columns_of(fields.id),
+        "fields.choices": columns_of(fields.choices),
+        "fields.cluster": columns_of(fields.cluster),
+        "fields.stratum": columns_of(fields.stratum),
+        "fields.split": [fields.split],
+        "fields.digits": [fields.digits],
+        "fields.images": fields.images if images else (),
+        "rule": [task.rule.column] if isinstance(task.rule, ByRow) else (),
+        "hint": [task.hint.column] if isinstance(task.hint, ByRow) else (),
+        "where": task.where,
+        "exclude": task.exclude,
+    }
+    absent = [
+        f"{column} ({field})"
+        for field, columns in columns_by_field.items()
+        for column in columns
+        if column is not None and column != KIND and not has_column(row, column)
+    ]
     if absent:
+        columns_found = ", ".join(sorted(name for name in row if not name.startswith("_")))
         raise UserError(
             f"task {task.name}: the data has no column {', '.join(absent)}",
-            hint=f"{columns_found}; set them under fields:",
+            hint=f"columns found: {columns_found}; correct the names in the task file",
         )
-    for column in fields.images if images else ():
-        if not has_column(row, column):
-            raise UserError(
-                f"task {task.name}: the data has no image column {column!r}",
-                hint=f"{columns_found}; set fields.images",
-            )
-    for field in ("where", "exclude"):
-        absent = sorted(name for name in getattr(task, field) if not has_column(row, name))
-        if absent:
-            raise UserError(
-                f"task {task.name}: {field} names the column {', '.join(absent)}, which the data "
-                "lacks",
-                hint=columns_found,
-            )
 
 
 def is_selected(task: Task, row: Row) -> bool:
