@@ -39,8 +39,8 @@ from mergefront.sampling.gp import GaussianProcess
 from mergefront.space.profiles import Profile
 from mergefront.stats.pareto import hypervolume
 
-FOUND = candidates(30)
-FRONT = Front.from_dict(front_json(FOUND))
+CANDIDATES = candidates(30)
+FRONT = Front.from_dict(front_json(CANDIDATES))
 RACED = raced_candidates()
 RACED_FRONT = Front.from_dict(front_json(RACED))
 BELIEVED = believed_of(RACED)
@@ -59,16 +59,16 @@ def labelled(axis: Any) -> dict[str, np.ndarray]:
 
 
 def test_the_front_shows_every_candidate_and_validated_members_where_they_belong() -> None:
-    axis = front_figure(FRONT, FOUND, sampler="como-cma").axes[0]
+    axis = front_figure(FRONT, CANDIDATES, sampler="como-cma").axes[0]
     shown = labelled(axis)
     assert len(shown["candidates (search items)"]) == 30 - 4 - 1  # warm starts, one failure
     assert len(shown["warm starts (search items)"]) == 4
     members = FRONT.members
-    for label, chosen in (
+    for label, group in (
         ("front (validation, 95 %)", [m for m in members if not m.picks]),
         ("picks (validation, 95 %)", [m for m in members if m.picks]),
     ):
-        expected = [[100 * m.validation[o].mean for o in OBJECTIVES] for m in chosen]
+        expected = [[100 * m.validation[o].mean for o in OBJECTIVES] for m in group]
         assert shown[label].tolist() == pytest.approx(np.array(expected))
     (corner,) = shown["reference (26.0, 74.4)"]
     assert corner.tolist() == pytest.approx([26.0, 74.4])
@@ -86,7 +86,7 @@ def shaded(axis: Any) -> float:
 
 
 def test_the_shade_is_the_hypervolume_of_what_chose_the_members() -> None:
-    axis = front_figure(FRONT, FOUND, sampler="como-cma").axes[0]
+    axis = front_figure(FRONT, CANDIDATES, sampler="como-cma").axes[0]
     assert shaded(axis) == pytest.approx(FRONT.hypervolume.search, rel=1e-6)
     axis = front_figure(RACED_FRONT, RACED, sampler="como-cma", believed=BELIEVED).axes[0]
     covered = hypervolume(belief_of(RACED).mean_NM, list(REFERENCE.values()))
@@ -97,11 +97,11 @@ def test_the_shade_is_the_hypervolume_of_what_chose_the_members() -> None:
 def test_who_left_is_apart_and_members_go_from_belief_to_validation() -> None:
     axis = front_figure(RACED_FRONT, RACED, sampler="como-cma", believed=BELIEVED).axes[0]
     shown = labelled(axis)
-    left = [e for e in RACED if e.raced.left]
-    assert 10 < len(left) < 50
-    places = [[100 * e.objectives[o].mean for o in OBJECTIVES] for e in left]
+    leavers = [e for e in RACED if e.raced.left]
+    assert 10 < len(leavers) < 50
+    places = [[100 * e.objectives[o].mean for o in OBJECTIVES] for e in leavers]
     assert shown["left the race early"].tolist() == pytest.approx(np.array(places))
-    assert len(shown["candidates (search items)"]) == 64 - 1 - 4 - len(left)
+    assert len(shown["candidates (search items)"]) == 64 - 1 - 4 - len(leavers)
     lines = {tuple(line.get_xydata().ravel().round(6)) for line in axis.lines}
     for label, picked in (("front", False), ("picks", True)):
         members = [m for m in RACED_FRONT.members if bool(m.picks) == picked]
@@ -110,7 +110,7 @@ def test_who_left_is_apart_and_members_go_from_belief_to_validation() -> None:
             for step in ("believed", "validation")
         )
         assert shown[f"{label} as believed"].tolist() == pytest.approx(start)
-        assert {tuple(one.ravel().round(6)) for one in np.stack([start, end], axis=1)} <= lines
+        assert {tuple(line.ravel().round(6)) for line in np.stack([start, end], axis=1)} <= lines
     for limits, name in ((axis.get_xlim(), "reasoning"), (axis.get_ylim(), "perception")):
         for member in RACED_FRONT.members:
             assert limits[0] < 100 * member.believed[name].mean < limits[1]
@@ -118,23 +118,23 @@ def test_who_left_is_apart_and_members_go_from_belief_to_validation() -> None:
 
 def test_calibration_is_what_a_model_without_the_candidate_foretells() -> None:
     """Brute force: with each candidate left out in turn, the kernel kept."""
-    model, done = belief_of(RACED).model, [e for e in RACED if not e.failure]
-    standing = [e for e, stands in zip(done, model.stands_N, strict=True) if stands]
+    model, evaluated = belief_of(RACED).model, [e for e in RACED if not e.failure]
+    standing = [e for e, stands in zip(evaluated, model.stands_N, strict=True) if stands]
     points = np.array([e.point for e in standing])
     for axis, name, surface in zip(
         calibration_figure(OBJECTIVES, RACED, model).axes, OBJECTIVES, model.surfaces, strict=True
     ):
         values, errors, partial = (
-            np.array([getattr(e.objectives[name], what) for e in standing])
-            for what in ("mean", "se", "partial")
+            np.array([getattr(e.objectives[name], field) for e in standing])
+            for field in ("mean", "se", "partial")
         )
         inside, outside = axis.containers
         drawn = np.concatenate([c.lines[0].get_xydata() for c in (inside, outside)])
         assert sorted(drawn[:, 1]) == pytest.approx(sorted(100 * values))
         for index in range(0, len(standing), 9):
-            others = np.arange(len(standing)) != index
+            rest = np.arange(len(standing)) != index
             alone = GaussianProcess(
-                surface.kernel, points[others], values[others], errors[others], partial[others]
+                surface.kernel, points[rest], values[rest], errors[rest], partial[rest]
             )
             expected = [100 * alone.mean(points[[index]])[0], 100 * values[index]]
             assert np.abs(drawn - expected).max(axis=1).min() < 0.05
@@ -157,11 +157,11 @@ def test_the_race_shows_what_each_answered_and_why_it_left(tmp_path: Path) -> No
     bars = {c.get_label(): {round(b.get_center()[0]): b.get_height() for b in c}
             for c in axis.containers}  # fmt: skip
     expected = {e.number: sum(o.n for o in e.objectives.values()) for e in RACED if not e.failure}
-    assert {k: v for one in bars.values() for k, v in one.items()} == expected
+    assert {k: v for heights in bars.values() for k, v in heights.items()} == expected
     for why in (BEHIND, KNOWN):
-        mine = {e.number for e in RACED if e.raced.left == why}
-        assert mine
-        assert set(bars[f"left: {why} ({len(mine)})"]) == mine
+        leavers = {e.number for e in RACED if e.raced.left == why}
+        assert leavers
+        assert set(bars[f"left: {why} ({len(leavers)})"]) == leavers
     marks = {line.get_label(): sorted(line.get_xdata()) for line in axis.lines}
     spared = [e.number for e in RACED if e.raced.spared == BEHIND]
     assert marks[f"would have left: {BEHIND} ({len(spared)})"] == spared
@@ -176,17 +176,17 @@ def test_the_race_shows_what_each_answered_and_why_it_left(tmp_path: Path) -> No
 @pytest.mark.parametrize("keep", [0, 1])
 def test_fronts_of_next_to_nothing(keep: int, tmp_path: Path) -> None:
     front = replace(FRONT, members=FRONT.members[:keep])
-    save(front_figure(front, FOUND[:keep], sampler="como-cma"), tmp_path, "front")
-    save(history_figure(FOUND[:keep], OBJECTIVES, REFERENCE), tmp_path, "history")
+    save(front_figure(front, CANDIDATES[:keep], sampler="como-cma"), tmp_path, "front")
+    save(history_figure(CANDIDATES[:keep], OBJECTIVES, REFERENCE), tmp_path, "history")
 
 
 def test_three_objectives_have_a_panel_for_each_pair_with_the_first(tmp_path: Path) -> None:
     def third(scores: Mapping[str, Estimate]) -> dict[str, Estimate]:
         return {**scores, "brevity": scores["perception"]}
 
-    found = [
+    evaluations = [
         Evaluation(e.number, e.point, e.origin, third(e.objectives), failure=e.failure)
-        for e in FOUND
+        for e in CANDIDATES
         if not e.failure
     ]
     front = replace(
@@ -196,23 +196,23 @@ def test_three_objectives_have_a_panel_for_each_pair_with_the_first(tmp_path: Pa
         receiver={split: third(scores) for split, scores in FRONT.receiver.items()},
         members=tuple(replace(m, validation=third(m.validation)) for m in FRONT.members),
     )
-    figure = front_figure(front, found, sampler="como-cma")
+    figure = front_figure(front, evaluations, sampler="como-cma")
     assert [a.get_ylabel() for a in figure.axes] == [
         "perception (% of items)",
         "brevity (% of items)",
     ]
     save(figure, tmp_path, "front")
     with pytest.raises(ValueError, match="two objectives"):
-        front_figure(replace(FRONT, objectives=("reasoning",)), FOUND, sampler="como-cma")
+        front_figure(replace(FRONT, objectives=("reasoning",)), CANDIDATES, sampler="como-cma")
 
 
 def test_history_ends_at_the_hypervolume_and_the_best() -> None:
-    axes = history_figure(FOUND, OBJECTIVES, REFERENCE).axes
+    axes = history_figure(CANDIDATES, OBJECTIVES, REFERENCE).axes
     volume = axes[0].lines[0].get_ydata()
     assert volume[-1] == pytest.approx(FRONT.hypervolume.search)
     assert (np.diff(volume) > -1e-12).all()  # up to rounding
     for axis, name in zip(axes[1:], OBJECTIVES, strict=True):
-        best = max(e.objectives[name].mean for e in FOUND if not e.failure)
+        best = max(e.objectives[name].mean for e in CANDIDATES if not e.failure)
         assert axis.lines[1].get_ydata()[-1] == pytest.approx(100 * best)
         assert len(axis.lines[0].get_ydata()) == 29
 
@@ -222,7 +222,7 @@ def test_history_follows_what_is_believed_where_the_model_chose() -> None:
     covered = hypervolume(belief_of(RACED).mean_NM, list(REFERENCE.values()))
     assert axes[0].lines[0].get_ydata()[-1] == pytest.approx(covered)
     for axis, name in zip(axes[1:], OBJECTIVES, strict=True):
-        best = max(one[name].mean for one in BELIEVED.values())
+        best = max(estimates[name].mean for estimates in BELIEVED.values())
         assert axis.lines[1].get_ydata()[-1] == pytest.approx(100 * best)
         scored = [100 * e.objectives[name].mean for e in RACED if not e.failure]
         assert axis.lines[0].get_ydata().tolist() == pytest.approx(scored)
@@ -235,24 +235,26 @@ def test_profiles_have_a_panel_for_each_part_and_donor_and_a_line_for_each_recip
     for index, axis in enumerate(axes):
         part, source = ("attention", "mlp", "norm")[index // 2], index % 2
         name = ("arithmetic", "comparison")[source]
-        ours, theirs = (line.get_ydata() for line in axis.lines[1:])
-        assert ours.tolist() == profiles[0].curve(name, part).tolist()
-        assert theirs.tolist() == profiles[1].curve(name, part).tolist()
+        first, second = (line.get_ydata() for line in axis.lines[1:])
+        assert first.tolist() == profiles[0].curve(name, part).tolist()
+        assert second.tolist() == profiles[1].curve(name, part).tolist()
     assert len({line.get_color() for line in axes[0].lines[1:]}) == 2
     assert len({line.get_marker() for line in axes[0].lines[1:]}) == 2
 
 
 @pytest.mark.parametrize(("n_layers", "recipes", "donors"), [(1, 1, 1), (64, 9, 3)])
 def test_profiles_of_any_size(n_layers: int, recipes: int, donors: int, tmp_path: Path) -> None:
-    one = profile(n_layers, tuple(f"donor{i}" for i in range(donors)))
-    figure = profile_figure([f"r{i}" for i in range(recipes)], [one] * recipes)
-    assert [len(a.lines) for a in figure.axes] == [1 + recipes] * len(one.parts) * donors
+    depth_profile = profile(n_layers, tuple(f"donor{i}" for i in range(donors)))
+    figure = profile_figure([f"r{i}" for i in range(recipes)], [depth_profile] * recipes)
+    assert [len(a.lines) for a in figure.axes] == [1 + recipes] * len(depth_profile.parts) * donors
     save(figure, tmp_path, "p")
 
 
 def test_files_repeat_byte_for_byte(tmp_path: Path) -> None:
     for folder in ("a", "b"):
-        paths = save(front_figure(FRONT, FOUND, sampler="como-cma"), tmp_path / folder, "front")
+        paths = save(
+            front_figure(FRONT, CANDIDATES, sampler="como-cma"), tmp_path / folder, "front"
+        )
         assert [p.name for p in paths] == ["front.png", "front.svg"]
     for name in ("front.png", "front.svg"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

@@ -21,10 +21,10 @@ from mergefront.merging.recipe import Recipe
 from mergefront.models.locate import ModelNames
 from mergefront.runs.front import Front, UnvalidatedCandidate
 from mergefront.runs.plots import front_figure, history_figure, save
-from mergefront.runs.report import Figure, write_report
+from mergefront.runs.report import Picture, write_report
 
-FOUND = candidates(30)
-FRONT = front_json(FOUND)
+CANDIDATES = candidates(30)
+FRONT = front_json(CANDIDATES)
 RACED = front_json(raced_candidates())
 VOID = {"meta", "br", "path", "use", "rect"}
 
@@ -72,12 +72,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def figures(tmp_path_factory: pytest.TempPathFactory) -> list[Figure]:
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Picture]:
     folder = tmp_path_factory.mktemp("plots")
-    save(front_figure(Front.from_dict(FRONT), FOUND, sampler="como-cma"), folder, "front")
-    save(history_figure(FOUND, OBJECTIVES, REFERENCE), folder, "history")
+    save(front_figure(Front.from_dict(FRONT), CANDIDATES, sampler="como-cma"), folder, "front")
+    save(history_figure(CANDIDATES, OBJECTIVES, REFERENCE), folder, "history")
     names = ("front", "history", "missing")
-    return [Figure(folder / f"{name}.svg", f"Picture of <{name}>") for name in names]
+    return [Picture(folder / f"{name}.svg", f"Picture of <{name}>") for name in names]
 
 
 def page(tmp_path: Path, front: dict[str, Any], **more: Any) -> Page:
@@ -85,18 +85,18 @@ def page(tmp_path: Path, front: dict[str, Any], **more: Any) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
-def test_the_page_stands_alone(tmp_path: Path, figures: list[Figure]) -> None:
-    found = page(tmp_path, FRONT, figures=figures, config="a: <1>", manifest={"seed": 3})
+def test_the_page_stands_alone(tmp_path: Path, pictures: list[Picture]) -> None:
+    document = page(tmp_path, FRONT, pictures=pictures, config="a: <1>", manifest={"seed": 3})
     text = (tmp_path / "report.html").read_text()
-    assert all(link.startswith("#") for link in found.links)
-    assert {link[1:] for link in found.links} <= set(found.ids)
-    assert len(found.ids) == len(set(found.ids))
+    assert all(link.startswith("#") for link in document.links)
+    assert {link[1:] for link in document.links} <= set(document.ids)
+    assert len(document.ids) == len(set(document.ids))
     assert not re.search(r"<script|@import|url\((?!#)", text)
     assert text.count("<svg") == 2
-    assert "Picture of <front>" in found.text
-    assert "missing" not in found.text
-    assert "a: <1>" in found.text
-    assert '"seed": 3' in found.text
+    assert "Picture of <front>" in document.text
+    assert "missing" not in document.text
+    assert "a: <1>" in document.text
+    assert '"seed": 3' in document.text
 
 
 def test_members_and_picks_have_their_scores_gains_and_verdicts(tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_members_and_picks_have_their_scores_gains_and_verdicts(tmp_path: Path) 
     assert [r[0] for r in rows].count("receiver") == 3
 
 
-def percent(one: dict[str, float]) -> str:
-    return f"{100 * one['mean']:.1f} ± {100 * one['se']:.1f}"
+def percent(estimate: dict[str, float]) -> str:
+    return f"{100 * estimate['mean']:.1f} ± {100 * estimate['se']:.1f}"
 
 
 def unchosen(front: dict[str, Any], why: str) -> dict[str, Any]:
@@ -140,12 +140,12 @@ def unchosen(front: dict[str, Any], why: str) -> dict[str, Any]:
 
 
 def test_members_are_followed_from_the_search_to_the_test(tmp_path: Path) -> None:
-    found = page(tmp_path, RACED)
-    assert "The model chose the members" in found.text
+    document = page(tmp_path, RACED)
+    assert "The model chose the members" in document.text
     part = 0
     for member in RACED["members"]:
         label = f"#{member['number']} {', '.join(member['picks'])}".strip()
-        (row,) = [r for r in found.rows if r[0] == label]
+        (row,) = [r for r in document.rows if r[0] == label]
         for column, name in enumerate(OBJECTIVES):
             searched, *later = row[1 + 4 * column : 5 + 4 * column]
             assert searched.startswith(percent(member["search"][name]))
@@ -153,10 +153,10 @@ def test_members_are_followed_from_the_search_to_the_test(tmp_path: Path) -> Non
                 assert searched.endswith(f"({member['search'][name]['n']} items)")
                 part += 1
             steps = (member["believed"], member["validation"], member["test"])
-            assert later == [percent(one[name]) if one else "" for one in steps]
+            assert later == [percent(scores[name]) if scores else "" for scores in steps]
     assert part
     for name, check in RACED["belief"]["calibration"].items():
-        (row,) = [r for r in found.rows if r[0] == name]
+        (row,) = [r for r in document.rows if r[0] == name]
         assert row[1:4] == [
             str(check["n"]), f"{100 * check['within_95']:.1f}", f"{check['mean_square']:.2f}"
         ]  # fmt: skip
@@ -164,31 +164,32 @@ def test_members_are_followed_from_the_search_to_the_test(tmp_path: Path) -> Non
 
 
 def test_a_model_that_is_not_believed_is_said_in_a_sentence(tmp_path: Path) -> None:
-    found = page(tmp_path, unchosen(RACED, "the model misjudges perception"))
+    document = page(tmp_path, unchosen(RACED, "the model misjudges perception"))
     assert (
-        "The scores chose the members, not the model: the model misjudges perception." in found.text
+        "The scores chose the members, not the model: the model misjudges perception."
+        in document.text
     )
-    assert [cell for row in found.rows for cell in row if cell.startswith("reasoning: ")][
+    assert [cell for row in document.rows for cell in row if cell.startswith("reasoning: ")][
         -3:-1
     ] == ["reasoning: search", "reasoning: validation"]
-    assert [r[-1] for r in found.rows].count("misfit: not believed") == 2
+    assert [r[-1] for r in document.rows].count("misfit: not believed") == 2
 
 
 def test_the_race_says_what_it_saved_and_how_often_it_was_wrong(tmp_path: Path) -> None:
-    found, race = page(tmp_path, RACED), RACED["race"]
-    assert f"answered {100 * race['items']:.0f} % of the items, in" in found.text
+    document, race = page(tmp_path, RACED), RACED["race"]
+    assert f"answered {100 * race['items']:.0f} % of the items, in" in document.text
     for why, number in race["left"].items():
-        (row,) = [r for r in found.rows if r[0].startswith(f"{why}: ")]
+        (row,) = [r for r in document.rows if r[0].startswith(f"{why}: ")]
         assert row[1:] == [str(number), str(list(race["spared"].values()).count(why))]
     behind = [int(n) for n, why in race["spared"].items() if why == "behind"]
     for front, wrong in (([], 0), (behind[:2], 2)):
-        told = {**RACED, "belief": {**RACED["belief"], "front": front}}
-        text = page(tmp_path, told).text
+        belief = {**RACED["belief"], "front": front}
+        text = page(tmp_path, {**RACED, "belief": belief}).text
         assert f"{len(behind)} of them would have left as behind or collapsed; {wrong} of" in text
         assert f"wrong {100 * wrong / len(behind):.0f} % of the time" in text
-    known = {**RACED, "race": {**race, "spared": {"31": "known"}}}
-    assert "nothing is known of the rule's errors" in page(tmp_path, known).text
-    assert "each on up to 300 search items" in found.text
+    unchecked = {**RACED, "race": {**race, "spared": {"31": "known"}}}
+    assert "nothing is known of the rule's errors" in page(tmp_path, unchecked).text
+    assert "each on up to 300 search items" in document.text
 
 
 def test_a_run_in_which_nobody_left_says_nothing_of_the_race(tmp_path: Path) -> None:
@@ -197,12 +198,12 @@ def test_a_run_in_which_nobody_left_says_nothing_of_the_race(tmp_path: Path) -> 
     assert "The race" not in page(tmp_path, {**FRONT, "race": {}}).text
 
 
-def test_checks_stand_in_their_sections(tmp_path: Path, figures: list[Figure]) -> None:
-    svg = figures[0].svg.read_text()
+def test_checks_stand_in_their_sections(tmp_path: Path, pictures: list[Picture]) -> None:
+    svg = pictures[0].svg.read_text()
     for stem in ("calibration", "race"):
         (tmp_path / f"{stem}.svg").write_text(svg)
-    checks = [Figure(tmp_path / f"{stem}.svg", f"<{stem}>") for stem in ("calibration", "race")]
-    text = page(tmp_path, RACED, figures=[*figures, *checks]).text
+    checks = [Picture(tmp_path / f"{stem}.svg", f"<{stem}>") for stem in ("calibration", "race")]
+    text = page(tmp_path, RACED, pictures=[*pictures, *checks]).text
     order = ["Picture of <front>", "The front, on", "How the members were chosen", "<calibration>",
              "The race", "<race>", "Picture of <history>"]  # fmt: skip
     assert sorted(order, key=text.index) == order
@@ -253,9 +254,9 @@ def test_what_a_run_may_lack_is_left_out(tmp_path: Path) -> None:
         "messages": ["Nothing beats the receiver."],
         "seconds": {},
     }
-    found = page(tmp_path, bare)
-    assert "The picks, on test items" not in found.text
-    assert "Nothing beats the receiver." in found.text
+    document = page(tmp_path, bare)
+    assert "The picks, on test items" not in document.text
+    assert "Nothing beats the receiver." in document.text
     assert page(tmp_path, {**bare, "members": []}).rows
 
 
@@ -265,13 +266,13 @@ def test_definitions_say_what_was_used(tmp_path: Path) -> None:
     assert "the loss of perception is at most 3.5 points" in text
 
 
-def test_markup_in_names_is_text(tmp_path: Path, figures: list[Figure]) -> None:
+def test_markup_in_names_is_text(tmp_path: Path, pictures: list[Picture]) -> None:
     evil = "<img src=x onerror='1'>"
     front = json.loads(json.dumps(RACED).replace("reasoning", evil))
     front |= {"run": evil, "messages": [evil], "warnings": [evil], "seconds": {evil: 1.0}}
     front["members"] = [{**m, "origin": evil, "knobs": {evil: evil}} for m in front["members"]]
-    figure = Figure(figures[0].svg, f'"{evil}')
-    found = page(tmp_path, front, figures=[figure], config=evil, manifest={evil: evil})
+    picture = Picture(pictures[0].svg, f'"{evil}')
+    document = page(tmp_path, front, pictures=[picture], config=evil, manifest={evil: evil})
     assert "<img" not in (tmp_path / "report.html").read_text()
-    assert found.text.count(evil) > 20
-    assert [evil, *(evil for _ in front["members"])] in found.rows
+    assert document.text.count(evil) > 20
+    assert [evil, *(evil for _ in front["members"])] in document.rows

@@ -25,7 +25,7 @@ from mergefront.runs.front import Front, read_front
 from mergefront.runs.history import estimates_of, evaluations, open_study, reference_point
 from mergefront.runs.members import GUARDED, believed
 from mergefront.runs.reopen import run_space
-from mergefront.runs.report import Figure, write_report
+from mergefront.runs.report import Picture, write_report
 from mergefront.runs.summary import write_front
 from mergefront.runs.tracking import Card, Ending, Tracker, ending_of
 from mergefront.runs.tracking import rebuild as rebuild_tracking
@@ -35,7 +35,7 @@ from mergefront.tasks import item_set
 
 if TYPE_CHECKING:
     import optuna
-    from matplotlib.figure import Figure as Drawing
+    from matplotlib.figure import Figure
 
 Say = Callable[[str], None]
 """Prints one line of progress."""
@@ -170,7 +170,7 @@ def _write_report(run: RunDirectory, candidates: Sequence[Evaluation]) -> None:
     write_report(
         run.report,
         front,
-        figures=[Figure(run.plots / f"{stem}.svg", text) for stem, text in _CAPTIONS.items()],
+        pictures=[Picture(run.plots / f"{stem}.svg", text) for stem, text in _CAPTIONS.items()],
         config=(run.path / "config.yaml").read_text(),
         manifest=run.manifest(),
     )
@@ -178,7 +178,7 @@ def _write_report(run: RunDirectory, candidates: Sequence[Evaluation]) -> None:
 
 def _figures(
     run: RunDirectory, front: Front, candidates: Sequence[Evaluation]
-) -> Iterator[tuple[str, Drawing]]:
+) -> Iterator[tuple[str, Figure]]:
     """Yield (stem, figure), only where there is something to draw."""
     belief = believed(candidates, run.config, estimates_of(run.read_items(RECEIVER, "search")))
     by_model = {n: belief.of(n) for n in belief.numbers} if belief.by_model else {}

@@ -19,13 +19,13 @@ from mergefront.runs.front import Front
 from mergefront.runs.report.templates import open_template
 from mergefront.stats import score_interval, wilson
 
-__all__ = ["Figure", "write_report"]
+__all__ = ["Picture", "write_report"]
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 @dataclass(frozen=True)
-class Figure:
+class Picture:
     """A picture on the page: an SVG file as `plots.save` writes it, and what it shows."""
 
     svg: Path
@@ -36,7 +36,7 @@ def write_report(
     path: Path,
     front: Front,
     *,
-    figures: Sequence[Figure] = (),
+    pictures: Sequence[Picture] = (),
     config: str = "",
     manifest: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -44,9 +44,9 @@ def write_report(
 
     Args:
         front: what is reported about the run.
-        figures: the figures with the stems `calibration` and `race` stand in their sections. Of
-            the others, the first stands before the tables and the rest behind them. A figure
-            without a file is left out.
+        pictures: those with the stems `calibration` and `race` stand in their sections. Of the
+            others, the first stands before the tables and the rest behind them. A picture without
+            a file is left out.
         config: the resolved configuration as YAML.
         manifest: manifest.json: sources, items, versions, machine.
     """
@@ -54,7 +54,7 @@ def write_report(
     provenance = {**(manifest or {}), **(openings if front.openings else {})}
     page = open_template(_TEMPLATE).render(
         front=front,
-        pictures=_pictures(figures),
+        pictures=_by_stem(pictures),
         config=config,
         provenance=provenance and json.dumps(provenance, indent=1, sort_keys=True, default=str),
         score_interval=score_interval,
@@ -64,19 +64,19 @@ def write_report(
     return path
 
 
-def _share_interval(share: float, n: int) -> tuple[float, float]:
-    return wilson(Estimate(share, 0.0, n))
+def _share_interval(count: int, n: int) -> tuple[float, float]:
+    return wilson(Estimate(count / n, 0.0, n))
 
 
-def _pictures(figures: Sequence[Figure]) -> dict[str, Mapping[str, str]]:
+def _by_stem(pictures: Sequence[Picture]) -> dict[str, Mapping[str, str]]:
     """Stem -> the picture to inline and its caption, of the files that are there."""
     return {
-        figure.svg.stem: {
-            "svg": _inlined(figure.svg.read_text(encoding="utf-8"), f"f{index}"),
-            "caption": figure.caption,
+        picture.svg.stem: {
+            "svg": _inlined(picture.svg.read_text(encoding="utf-8"), f"f{index}"),
+            "caption": picture.caption,
         }
-        for index, figure in enumerate(figures)
-        if figure.svg.is_file()
+        for index, picture in enumerate(pictures)
+        if picture.svg.is_file()
     }
 
 
