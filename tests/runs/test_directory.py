@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mergefront.config import RunConfig
@@ -73,9 +75,33 @@ def test_item_files_keep_splits_apart_and_replace_a_split_whole(tmp_path: Path) 
     run.add_items("3", [record("8", "validation", 0.0)])
     run.add_items("3", [record("1", "search", 0.5)])
     assert [r.item for r in run.read_items("3", "search")] == ["1"]
-    assert run.read_items("3", "validation") == [record("8", "validation", 0.0)]
-    assert run.read_items("4") == []
+    assert run.read_items("3", "validation") == (record("8", "validation", 0.0),)
+    assert run.read_items("4") == ()
     assert [p.name for p in (run.path / "items").iterdir()] == ["00003.parquet"]
+
+
+def test_item_files_are_parsed_again_only_when_another_process_wrote_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory.create_or_resume(tmp_path, config())
+    parsed: list[Path] = []
+    read_table = pq.read_table
+
+    def counted(path: Path) -> pa.Table:
+        parsed.append(path)
+        return read_table(path)
+
+    monkeypatch.setattr(pq, "read_table", counted)
+    for number in range(12):  # more files than are kept
+        run.add_items(str(number), [record("1", "search"), record("8", "validation")])
+        assert run.read_items(str(number), "search") == (record("1", "search"),)
+    assert parsed == []
+    assert run.read_items("0") == (record("1", "search"), record("8", "validation"))
+    assert run.read_items("0", "test") == ()
+    assert parsed == [run.items_path("0")]
+    RunDirectory.open(run.path).add_items("0", [record("2", "search")])
+    assert run.read_items("0", "search") == (record("2", "search"),)
+    assert len(parsed) == 3  # the other directory parsed it to add to it
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +25,7 @@ from mergefront.jobs.card import model_card
 from mergefront.merging.recipe import Recipe
 from mergefront.models.locate import ModelNames
 from mergefront.records import Estimate, Evaluation, Item
-from mergefront.runs.directory import RECEIVER, RunDirectory
+from mergefront.runs.directory import RECEIVER
 from mergefront.runs.front import read_front
 from mergefront.runs.gains import (
     ALONE,
@@ -82,15 +80,6 @@ def test_models_are_paired_on_the_items_that_both_answered() -> None:
     assert paired_units(mine, base) == ([1.0, 1.0], [0.0, 0.0], ["2", "3"])
     with pytest.raises(ValueError, match="no item in common"):
         paired_units(mine, base[2:])
-
-
-def test_item_files_without_units_are_still_read(tmp_path: Path) -> None:
-    run = RunDirectory.create_or_resume(tmp_path, validate(ZOO_RUN, RunConfig, "x"))
-    run.add_items("3", [record("1", 1.0, unit="u", stratum="s")])
-    assert run.read_items("3") == [record("1", 1.0, unit="u", stratum="s")]
-    old = {k: v for k, v in asdict(record("1", 1.0)).items() if k not in ("unit", "stratum")}
-    pq.write_table(pa.Table.from_pylist([old]), run.items_path("4"))
-    assert run.read_items("4") == [record("1", 1.0)]
 
 
 def test_gains_are_tested_as_their_items_allow_and_adjusted_over_the_front(tmp_path: Path) -> None:

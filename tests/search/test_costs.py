@@ -84,12 +84,12 @@ def record(objective: str, index: int, tokens: int, **more: Any) -> ItemRecord:
 
 
 def test_every_answer_counts_by_itself_at_its_length() -> None:
-    rows = [
+    rows = (
         record("reasoning", 0, 10, unit="pair", score=0.0),
         record("reasoning", 1, 60, unit="pair", status="truncated"),
         record("perception", 2, 25),
         record("other", 0, 3),
-    ]
+    )
     found = with_costs(rows, {"brevity": BOTH})
     assert found[:4] == rows
     assert [(r.objective, r.task, r.item, r.cluster, r.unit, r.score) for r in found[4:]] == [
@@ -104,13 +104,13 @@ def test_every_answer_counts_by_itself_at_its_length() -> None:
 
 def test_item_files_hold_each_answer_once(tmp_path: Path) -> None:
     run = RunDirectory.create_or_resume(tmp_path, config())
-    rows = [record("reasoning", 0, 20), record("perception", 0, 4)]
+    rows = (record("reasoning", 0, 20), record("perception", 0, 4))
     run.add_items("3", rows)
     run.add_items("3", run.read_items("3"))  # a candidate that equals another is stored like this
     run.add_items(blind_name("3"), rows)
     assert pq.read_table(run.items_path("3")).num_rows == 2
     assert run.read_answers("3") == rows
-    assert run.read_items("3") == [*rows, replace(rows[0], objective="brevity", score=0.75)]
+    assert run.read_items("3") == (*rows, replace(rows[0], objective="brevity", score=0.75))
     assert run.read_items(blind_name("3")) == rows
 
 
@@ -202,7 +202,7 @@ def answered(
         for rung in range(rungs)
         for i in race.rungs[rung][name]
     ]  # fmt: skip
-    return with_costs(rows, {"brevity": BOTH})
+    return list(with_costs(rows, {"brevity": BOTH}))
 
 
 def length(item: Item, seed: int) -> int:

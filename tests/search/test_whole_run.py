@@ -95,7 +95,7 @@ def test_the_race_can_be_run_again_from_what_was_recorded(run: RunDirectory) -> 
         assert race.estimate(records) == e.objectives
         then, by_then = e, records
         if e.raced.left:
-            by_then = [r for r in records if r.rung < e.raced.rungs]
+            by_then = tuple(r for r in records if r.rung < e.raced.rungs)
             then = replace(e, objectives=race.estimate(by_then))
             assert race.verdict(e.point, then.objectives) == e.raced.left
         race.learn(then, by_then)

@@ -2,11 +2,12 @@
 
     runs/<name>/config.yaml      resolved configuration; a resume may change only `budget`
                 manifest.json    hashes of sources and items, versions, seed, machine
-                study.journal    the Optuna study (ledger of proposals, tells and openings)
+                study.journal    the Optuna study: proposals, results, openings of items
                 items/*.parquet  every item's score, answer and text, one file a candidate
-                front.json, report.html, plots/, log.txt    can be deleted and rebuilt
+                front.json, report.html, plots/    can be deleted and rebuilt
+                log.txt          what was logged
 
-Not here: what the numbers mean (`select`) and how they come about (`search`).
+Not here: what the numbers mean (`history`, `summary`) and how they come about (`search`).
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,8 +42,8 @@ RECEIVER = "receiver"
 
 _BLIND = ".blind"
 
-MOST_NAMED = 6
-"""So many differences a message names."""
+_MOST_DIFFERENCES: Final = 6  # that a message names
+_MOST_FILES: Final = 8  # item files whose records are kept in memory: some MB each
 
 
 def blind_name(name: str) -> str:
@@ -50,12 +51,11 @@ def blind_name(name: str) -> str:
     return f"{name}{_BLIND}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ItemRecord:
     """One row of an item file: one question, answered and marked.
 
     `rung` counts the search split's prefixes from 0 (`race`); it is 0 in the other splits.
-    Files written before `unit` and `stratum` were recorded are read with both empty.
     """
 
     split: str
@@ -73,35 +73,56 @@ class ItemRecord:
     stratum: str = ""
 
 
+_COLUMNS: Final = tuple(field.name for field in fields(ItemRecord))
+
+
 def item_records(
-    marked: Mapping[str, Sequence[MarkedAnswer]], split: Split, rung: int = 0
+    answers: Mapping[str, Sequence[MarkedAnswer]], split: Split, rung: int = 0
 ) -> list[ItemRecord]:
     """Rows for the item file, objective by objective, in the items' order."""
     return [
-        ItemRecord(split, objective, one.item.task, one.item.id, one.item.cluster, rung,
-                   one.score.value, one.score.extracted, one.score.status, one.answer.tokens,
-                   one.answer.text, one.item.unit, one.item.stratum)
-        for objective, answers in marked.items()
-        for one in answers
+        ItemRecord(split, objective, marked.item.task, marked.item.id, marked.item.cluster, rung,
+                   marked.score.value, marked.score.extracted, marked.score.status,
+                   marked.answer.tokens, marked.answer.text, marked.item.unit, marked.item.stratum)
+        for objective, marked_answers in answers.items()
+        for marked in marked_answers
     ]  # fmt: skip
 
 
-def with_costs(records: Sequence[ItemRecord], costs: Mapping[str, TokenCost]) -> list[ItemRecord]:
+def with_costs(
+    records: Sequence[ItemRecord], costs: Mapping[str, TokenCost]
+) -> tuple[ItemRecord, ...]:
     """Records, and after them one for each answer that a cost counts, scored by its length.
 
     Costs have no rows in item files: they are a view of these. Every answer counts by itself, also
     where items count only together, so that a mean score says how long a mean answer is.
     """
-    return [
-        *records,
-        *(
-            replace(record, objective=name, score=cost.score(record.tokens), unit="")
-            for name, cost in costs.items()
-            for objective in cost.tokens_of
-            for record in records
-            if record.objective == objective
-        ),
-    ]
+    cost_records = (
+        replace(record, objective=name, score=cost.score(record.tokens), unit="")
+        for name, cost in costs.items()
+        for objective in cost.tokens_of
+        for record in records
+        if record.objective == objective
+    )
+    return (*records, *cost_records)
+
+
+class _ItemFile:
+    """The records of one item file, as it was when it was read or written."""
+
+    def __init__(self, path: Path, records: Sequence[ItemRecord]) -> None:
+        self.state = _state(path)
+        self.records = tuple(records)
+        by_split: dict[str, list[ItemRecord]] = {}
+        for record in self.records:
+            by_split.setdefault(record.split, []).append(record)
+        self.by_split = {split: tuple(rows) for split, rows in by_split.items()}
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is written again: its inode, its size, its time of change."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class RunDirectory:
@@ -115,17 +136,25 @@ class RunDirectory:
         self.plots = path / "plots"
         self.report = path / "report.html"
         self.log = path / "log.txt"
+        self._item_files: dict[Path, _ItemFile] = {}
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """Open an existing run. Raises RunError if `path` is none."""
+        """Open an existing run.
+
+        Raises:
+            RunError: there is no run at `path`, or a version whose files are not read made it.
+        """
         config = path / "config.yaml"
         if not config.is_file():
             raise RunError(
                 f"{path}: no run here (config.yaml is missing)",
                 hint="give the name of a directory under runs/, or the path of one",
             )
-        return cls(path, load_yaml(config, RunConfig))
+        run = cls(path, load_yaml(config, RunConfig))
+        if (path / "manifest.json").is_file():
+            run.manifest()
+        return run
 
     @classmethod
     def create_or_resume(cls, runs: Path, config: RunConfig) -> RunDirectory:
@@ -172,30 +201,29 @@ class RunDirectory:
             ) from None
         return lambda: os.close(descriptor)
 
-    def check_manifest(self, found: Mapping[str, Any]) -> None:
+    def check_manifest(self, current: Mapping[str, Any]) -> None:
         """Write the manifest of a new run; on a resume compare what must not have changed.
 
         Args:
-            found: `sources` (hashes) and `items` (the item set's card) as they are now.
+            current: `sources` (hashes) and `items` (the item set's card) as they are now.
 
         Raises:
             RunError: sources or items are not those that the run was started with.
         """
         path = self.path / "manifest.json"
-        now = json.loads(json.dumps(dict(found)))
-        if path.is_file():
-            then = self.manifest()
-            changed = [k for k in now if then.get(k) != now[k]]
-            if changed:
-                detail = _told(changed, then, now)
-                raise RunError(
-                    f"{self.path}: the run was started with other {' and '.join(changed)}: "
-                    f"{detail}",
-                    hint="scores of different sources or items do not compare: start a new run "
-                    "under another name",
-                )
+        current = json.loads(json.dumps(dict(current)))
+        if not path.is_file():
+            write_text(path, json.dumps({**current, **_environment(self.config)}, indent=1))
             return
-        write_text(path, json.dumps({**now, **_environment(self.config)}, indent=1))
+        manifest = self.manifest()
+        changed = [key for key in current if manifest.get(key) != current[key]]
+        if changed:
+            raise RunError(
+                f"{self.path}: the run was started with other {' and '.join(changed)}: "
+                f"{_first_differences(changed, manifest, current)}",
+                hint="scores of different sources or items do not compare: start a new run "
+                "under another name",
+            )
 
     def manifest(self) -> dict[str, Any]:
         """Return what the run was started with.
@@ -229,14 +257,17 @@ class RunDirectory:
 
         Those of costs are left out, since `read_items` makes them of the others.
         """
-        fresh = [record for record in records if record.objective not in self.config.costs]
-        splits = {record.split for record in fresh}
-        kept = [r for r in self.read_answers(name) if r.split not in splits]
-        rows = [asdict(record) for record in (*kept, *fresh)]
-        with whole_file(self.items_path(name)) as partial:
-            pq.write_table(pa.Table.from_pylist(rows), partial, compression="zstd")
+        new = [record for record in records if record.objective not in self.config.costs]
+        splits = {record.split for record in new}
+        old = [record for record in self.read_answers(name) if record.split not in splits]
+        rows = (*old, *new)
+        columns = {field: [getattr(row, field) for row in rows] for field in _COLUMNS}
+        path = self.items_path(name)
+        with whole_file(path) as partial:
+            pq.write_table(pa.table(columns), partial, compression="zstd")
+        self._remember(path, _ItemFile(path, rows))
 
-    def read_items(self, name: str, split: Split | None = None) -> list[ItemRecord]:
+    def read_items(self, name: str, split: Split | None = None) -> tuple[ItemRecord, ...]:
         """Rows of a candidate by objective, costs included, of one split or all.
 
         Empty if there are none. The blind control has no costs: it says what comes of seeing.
@@ -244,34 +275,51 @@ class RunDirectory:
         costs = {} if name.endswith(_BLIND) else self.config.costs
         return with_costs(self.read_answers(name, split), costs)
 
-    def read_answers(self, name: str, split: Split | None = None) -> list[ItemRecord]:
-        """Rows of a candidate as stored: one for each question that it answered."""
+    def read_answers(self, name: str, split: Split | None = None) -> tuple[ItemRecord, ...]:
+        """Rows of a candidate as stored: one for each question that it answered.
+
+        What this process wrote or read lately is not parsed again while the file stays the same.
+        """
         path = self.items_path(name)
         if not path.is_file():
-            return []
-        rows = [ItemRecord(**row) for row in pq.read_table(path).to_pylist()]
-        return [row for row in rows if split is None or row.split == split]
+            return ()
+        item_file = self._item_files.get(path)
+        if item_file is None or item_file.state != _state(path):
+            table = pq.read_table(path)
+            columns = [table[field].to_pylist() for field in _COLUMNS if table.num_rows]
+            item_file = _ItemFile(path, [ItemRecord(*row) for row in zip(*columns, strict=True)])
+        self._remember(path, item_file)
+        return item_file.records if split is None else item_file.by_split.get(split, ())
+
+    def _remember(self, path: Path, item_file: _ItemFile) -> None:
+        """Keep an item file's records; of too many files, forget the one used longest ago."""
+        self._item_files.pop(path, None)
+        self._item_files[path] = item_file
+        if len(self._item_files) > _MOST_FILES:
+            del self._item_files[next(iter(self._item_files))]
 
 
-def _changes(then: RunConfig, now: RunConfig) -> list[str]:
+def _changes(existing: RunConfig, config: RunConfig) -> list[str]:
+    """What differs between two configurations of a run, but for what a resume may change."""
     free = {"budget", "tracking", "name"}
-    a, b = then.model_dump(mode="json"), now.model_dump(mode="json")
+    old, new = existing.model_dump(mode="json"), config.model_dump(mode="json")
     # As text: the order of donors and objectives matters, and equal mappings hide it.
-    changed = [k for k in a if k not in free and json.dumps(a[k]) != json.dumps(b[k])]
+    changed = [key for key in old if json.dumps(old[key]) != json.dumps(new[key])]
     return [
         words
-        for k in changed
-        for words in differences(a[k], b[k], k)
-        or [f"the order of {k} was {', '.join(a[k])}, is {', '.join(b[k])}"]
+        for key in changed
+        if key not in free
+        for words in differences(old[key], new[key], key)
+        or [f"the order of {key} was {', '.join(old[key])}, is {', '.join(new[key])}"]
     ]
 
 
-def _told(keys: Sequence[str], then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs under some keys, in words: the first few, hashes last, for they say least."""
-    found = [words for key in keys for words in differences(then.get(key), now[key], key)]
-    found.sort(key=lambda words: "sha256" in words)
-    more = f"; and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-    return "; ".join(found[:MOST_NAMED]) + more
+def _first_differences(keys: Sequence[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The first few differences under some keys; hashes come last, since they say least."""
+    words = [difference for key in keys for difference in differences(old.get(key), new[key], key)]
+    words.sort(key=lambda difference: "sha256" in difference)
+    more = len(words) - _MOST_DIFFERENCES
+    return "; ".join(words[:_MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _environment(config: RunConfig) -> dict[str, Any]:

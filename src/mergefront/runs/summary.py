@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mergefront import stats
 from mergefront.files import write_text
-from mergefront.records import RESULT, SPLITS, Estimate, Evaluation, Split
+from mergefront.records import RESULT, SPLITS, Estimate, Evaluation
 from mergefront.runs.directory import RECEIVER, ItemRecord, RunDirectory, blind_name
 from mergefront.runs.front import (
     BeliefSummary,
@@ -26,6 +26,7 @@ from mergefront.runs.gains import (
     BEATS,
     OVER_THE_FRONT,
     TRADES,
+    AnswerSummary,
     Gain,
     answer_summaries,
     blind_gain_sentences,
@@ -70,32 +71,36 @@ def summarise(run: RunDirectory, study: optuna.Study) -> Front:
     candidates = evaluations(study, run)
     scored = {e.number: e for e in candidates if not e.failure}
     finalists = [scored[number] for number in study.user_attrs["finalists"]]
-    receiver = {split: run.read_items(RECEIVER, split) for split in SPLITS}
-    reference = {s: reference_point(config, estimates_of(receiver[s])) for s in SPLITS[:2]}
+    records = [_ReportedRecords.read(run, str(e.number)) for e in finalists]
+    receiver = _ReportedRecords.read(run, RECEIVER)
+    receiver_search = run.read_items(RECEIVER, "search")
+    reference = reference_point(config, estimates_of(receiver_search))
     overlap = overlap_of_splits({split: run.read_answers(RECEIVER, split) for split in SPLITS})
-    belief = believed(candidates, config, estimates_of(receiver["search"]))
-    members = _members(run, study, finalists, belief)
-    test_openings = {o.candidates for o in openings(study) if o.split == "test"}
+    belief = believed(candidates, config, estimates_of(receiver_search))
+    members = _members(run, study, finalists, records, receiver, belief)
+    points = points_of(list(scored.values()), names)
     return Front(
         run=config.name,
         sampler=study.user_attrs.get(SAMPLER, [config.search.sampler])[0],
         warnings=tuple(overlap_warnings(overlap)),
         objectives=tuple(names),
-        reference=reference["search"],
+        reference=reference,
         guard=config.report.guard,
         guards=config.guards,
         costs=config.costs,
-        receiver={split: _shown(run, records) for split, records in receiver.items()},
-        receiver_answers=answer_summaries(run.read_answers(RECEIVER, "validation")),
-        receiver_blind=_shown(run, run.read_items(blind_name(RECEIVER))) or None,
+        receiver={
+            "search": _shown(run, receiver_search),
+            "validation": _shown(run, receiver.validation),
+            "test": _shown(run, receiver.test),
+        },
+        receiver_answers=_answers(run, receiver.validation),
+        receiver_blind=_shown(run, receiver.blind) or None,
         members=tuple(members),
         belief=BeliefSummary(belief.by_model, belief.why, belief.front, belief.calibration),
         race=race_summary(candidates, config.costs),
         hypervolume=Hypervolumes(
-            search=pareto.hypervolume(
-                points_of(list(scored.values()), names), [reference["search"][n] for n in names]
-            ),
-            validation=_validated_hypervolume(run, finalists, reference["validation"]),
+            search=pareto.hypervolume(points, [reference[name] for name in names]),
+            validation=_validated_hypervolume(run, records, receiver),
         ),
         candidates=len(candidates),
         failed=len(candidates) - len(scored),
@@ -103,7 +108,7 @@ def summarise(run: RunDirectory, study: optuna.Study) -> Front:
         overlap=overlap,
         seconds=_mean_seconds(candidates),
         openings=openings(study),
-        test_rounds=len(test_openings),
+        test_rounds=len({o.candidates for o in openings(study) if o.split == "test"}),
         messages=(
             _outcome(members, names[0]),
             *_blind_messages(members),
@@ -113,42 +118,59 @@ def summarise(run: RunDirectory, study: optuna.Study) -> Front:
     )
 
 
+@dataclass(frozen=True)
+class _ReportedRecords:
+    """A model's validation and test records, costs included, and those of its blind control."""
+
+    validation: Sequence[ItemRecord]
+    test: Sequence[ItemRecord]
+    blind: Sequence[ItemRecord]
+
+    @classmethod
+    def read(cls, run: RunDirectory, name: str) -> _ReportedRecords:
+        return cls(
+            run.read_items(name, "validation"),
+            run.read_items(name, "test"),
+            run.read_items(blind_name(name)),
+        )
+
+
 def _members(
-    run: RunDirectory, study: optuna.Study, finalists: Sequence[Evaluation], belief: Belief
+    run: RunDirectory,
+    study: optuna.Study,
+    finalists: Sequence[Evaluation],
+    records: Sequence[_ReportedRecords],
+    receiver: _ReportedRecords,
+    belief: Belief,
 ) -> list[Member]:
     """The members; the gains of those that were tested together are adjusted for it."""
-    first = next(iter(run.config.objectives))
-    numbers = [e.number for e in finalists]
-    tested = [number for number in numbers if run.read_answers(str(number), "test")]
-    gains = _adjusted_gains(run, numbers, "validation", first)
-    test_gains = _adjusted_gains(run, tested, "test", first)
-    front = non_dominated(numbers, belief)
+    first, costs = next(iter(run.config.objectives)), run.config.costs
+    front = non_dominated([e.number for e in finalists], belief)
     picks: Mapping[str, int] = study.user_attrs[PICKS]
     trials = study.get_trials(deepcopy=False)
-    members = []
-    for e in finalists:
-        name, gain = str(e.number), gains[e.number]
-        members.append(
-            Member(
-                number=e.number,
-                origin=e.origin,
-                knobs=trials[e.number].user_attrs[RESULT]["knobs"],
-                search=with_tokens(e.objectives, run.config.costs),
-                validation=_shown(run, run.read_items(name, "validation")),
-                gain=gain,
-                answers=answer_summaries(run.read_answers(name, "validation")),
-                picks=tuple(pick for pick, number in picks.items() if number == e.number),
-                test=_shown(run, run.read_items(name, "test")) or None,
-                test_gain=test_gains.get(e.number),
-                blind=_blind(run, name),
-                parameters_sha256=study.user_attrs.get(f"hashes:{name}"),
-                non_dominated=e.number in front,
-                believed=with_tokens(belief.of(e.number), run.config.costs),
-                verdict=verdict(gain, run.config),
-                holds=scope_of(gain[first]),
-            )
+    gains = _adjusted_gains(run, [r.validation for r in records], receiver.validation)
+    test_gains = iter(_adjusted_gains(run, [r.test for r in records if r.test], receiver.test))
+    return [
+        Member(
+            number=e.number,
+            origin=e.origin,
+            knobs=trials[e.number].user_attrs[RESULT]["knobs"],
+            search=with_tokens(e.objectives, costs),
+            validation=_shown(run, member_records.validation),
+            gain=gain,
+            answers=_answers(run, member_records.validation),
+            picks=tuple(pick for pick, number in picks.items() if number == e.number),
+            test=_shown(run, member_records.test) or None,
+            test_gain=next(test_gains) if member_records.test else None,
+            blind=_blind_scores(run, member_records, receiver),
+            parameters_sha256=study.user_attrs.get(f"hashes:{e.number}"),
+            non_dominated=e.number in front,
+            believed=with_tokens(belief.of(e.number), costs),
+            verdict=verdict(gain, run.config),
+            holds=scope_of(gain[first]),
         )
-    return members
+        for e, member_records, gain in zip(finalists, records, gains, strict=True)
+    ]
 
 
 def _shown(run: RunDirectory, records: Sequence[ItemRecord]) -> dict[str, Estimate]:
@@ -156,39 +178,37 @@ def _shown(run: RunDirectory, records: Sequence[ItemRecord]) -> dict[str, Estima
     return with_tokens(estimates_of(records), run.config.costs)
 
 
+def _answers(run: RunDirectory, records: Sequence[ItemRecord]) -> dict[str, AnswerSummary]:
+    """How the items of each objective were answered; costs ask none."""
+    return answer_summaries([r for r in records if r.objective not in run.config.costs])
+
+
 def _adjusted_gains(
-    run: RunDirectory, numbers: Sequence[int], split: Split, first: str
-) -> dict[int, dict[str, Gain]]:
-    """Gains over the receiver by number, with Holm's p on the first objective."""
-    receiver = run.read_items(RECEIVER, split)
-    gains = [
-        paired_gains(
-            run.read_items(str(number), split), receiver, list(run.config.objectives),
-            run.config.costs,
-        )
-        for number in numbers
-    ]  # fmt: skip
-    return dict(zip(numbers, with_holm(gains, first), strict=True))
+    run: RunDirectory, records: Sequence[Sequence[ItemRecord]], receiver: Sequence[ItemRecord]
+) -> list[dict[str, Gain]]:
+    """Gains of models over the receiver, with Holm's p on the first objective."""
+    names, costs = list(run.config.objectives), run.config.costs
+    gains = [paired_gains(model_records, receiver, names, costs) for model_records in records]
+    return with_holm(gains, names[0])
 
 
-def _blind(run: RunDirectory, name: str) -> BlindScores | None:
-    records = run.read_items(blind_name(name))
-    receiver = run.read_items(blind_name(RECEIVER))
-    if not records or not receiver:
+def _blind_scores(
+    run: RunDirectory, records: _ReportedRecords, receiver: _ReportedRecords
+) -> BlindScores | None:
+    if not records.blind or not receiver.blind:
         return None
-    objectives = list(dict.fromkeys(record.objective for record in records))
-    return BlindScores(_shown(run, records), paired_gains(records, receiver, objectives))
+    objectives = list(dict.fromkeys(record.objective for record in records.blind))
+    gains = paired_gains(records.blind, receiver.blind, objectives)
+    return BlindScores(_shown(run, records.blind), gains)
 
 
 def _validated_hypervolume(
-    run: RunDirectory, finalists: Sequence[Evaluation], reference: Mapping[str, float]
+    run: RunDirectory, records: Sequence[_ReportedRecords], receiver: _ReportedRecords
 ) -> ValidatedHypervolume:
+    reference = reference_point(run.config, estimates_of(receiver.validation))
     scores, clusters = [], []
     for name in run.config.objectives:
-        units = [
-            units_of(of_objective(run.read_items(str(e.number), "validation"), name))
-            for e in finalists
-        ]
+        units = [units_of(of_objective(member.validation, name)) for member in records]
         scores.append(np.array([member_units.scores for member_units in units]))
         clusters.append(units[0].clusters)
     corner = [reference[name] for name in run.config.objectives]

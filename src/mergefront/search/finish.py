@@ -193,7 +193,7 @@ def complete(search: RunningSearch, evaluation: Evaluation) -> Evaluation:
     objectives = list(setup.config.objectives)
     engine = search.slot.engine()
     seconds = evaluation.seconds + engine.load(setup.plan(evaluation.point))
-    records = setup.run.read_answers(name, "search")
+    records = list(setup.run.read_answers(name, "search"))
     for rung in range(evaluation.raced.rungs, len(race.rungs)):
         answers, spent = answer(engine, race.rungs[rung])
         records += item_records(answers, "search", rung)
