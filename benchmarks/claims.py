@@ -23,7 +23,7 @@ import numpy as np
 from synthetic_surfaces import REFERENCE, Cell, Examination, Population, decode, make_surface
 
 from mergefront.records import Estimate, Evaluation
-from mergefront.runs.belief import Belief, believe
+from mergefront.runs.belief import Belief, fit_belief
 
 NAMES = ("reasoning", "perception")
 HIGHEST = 0.7  # of a knot, so that few candidates collapse
@@ -34,7 +34,7 @@ def held(belief: Belief, truths: dict[int, np.ndarray]) -> Iterator[tuple[float,
     """Share of a front's claims that hold, by objective, without the shared luck and with it."""
     rows = [belief.numbers.index(number) for number in belief.front]
     off = np.abs(belief.front_KM - np.array([truths[number] for number in belief.front]))
-    said = np.array([[belief.of(n)[name].se for name in NAMES] for n in belief.front])
+    said = np.array([[belief.estimates(n)[name].se for name in NAMES] for n in belief.front])
     for m in range(len(NAMES)):
         alone = off[:, m] <= 1.96 * belief.deviation_NM[rows, m]
         yield float(alone.mean()), float((off[:, m] <= 1.96 * said[:, m]).mean())
@@ -53,7 +53,7 @@ def searched(
         estimates = {name: Estimate(float(mean), float(se), ITEMS) for name, mean, se in pairs}
         found.append(Evaluation(number, tuple(point.tolist()), "random", estimates))
         truths[number] = surface.truth(decode(point, cell))
-    return list(held(believe(found, NAMES, dict(zip(NAMES, REFERENCE, strict=False))), truths))
+    return list(held(fit_belief(found, NAMES, dict(zip(NAMES, REFERENCE, strict=False))), truths))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mergefront.config import RacingConfig
 from mergefront.records import Estimate, Evaluation, Item, Raced, Seconds
-from mergefront.runs.belief import Belief, believe
+from mergefront.runs.belief import Belief, fit_belief
 from mergefront.runs.directory import ItemRecord
 from mergefront.runs.gains import Gain
 from mergefront.runs.history import race_summary
@@ -123,13 +123,15 @@ def _raced(
 
 
 def belief_of(found: list[Evaluation]) -> Belief:
-    return believe(found, OBJECTIVES, REFERENCE)
+    return fit_belief(found, OBJECTIVES, REFERENCE)
 
 
 def believed_of(found: list[Evaluation]) -> dict[int, dict[str, Estimate]]:
     """What the model believes of every candidate; empty where it does not choose."""
     belief = belief_of(found)
-    return {number: belief.of(number) for number in belief.numbers} if belief.by_model else {}
+    return (
+        {number: belief.estimates(number) for number in belief.numbers} if belief.by_model else {}
+    )
 
 
 def front_json(found: list[Evaluation]) -> dict[str, Any]:
@@ -223,7 +225,7 @@ def _member(e: Evaluation, picks: list[str], belief: Belief) -> dict[str, Any]:
         "origin": e.origin,
         "knobs": dict(zip(KNOBS, e.point, strict=True)),
         "search": _plain(dict(e.objectives)),
-        "believed": _plain(belief.of(e.number)),
+        "believed": _plain(belief.estimates(e.number)),
         "validation": _plain(estimates(e.point, 1, N_VALIDATION)),
         "gain": gain,
         "verdict": "beats the receiver" if better and kept else "not resolved",

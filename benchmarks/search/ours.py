@@ -32,7 +32,7 @@ from mergefront.config import (
     TrackingConfig,
 )
 from mergefront.records import Evaluation
-from mergefront.runs.belief import believe
+from mergefront.runs.belief import fit_belief
 from mergefront.runs.history import evaluations
 from mergefront.search.finish import complete_members
 from mergefront.search.loop import start_search
@@ -116,14 +116,14 @@ def believed(found: Sequence[Evaluation], reference: Sequence[float]) -> list[Po
     The standard error of a claim is that against all items like those asked.
     """
     names = list(OBJECTIVES)
-    belief = believe(found, names, dict(zip(names, reference, strict=True)))
+    belief = fit_belief(found, names, dict(zip(names, reference, strict=True)))
     means_KM = belief.front_KM
     better = np.flatnonzero((means_KM > np.asarray(reference)).all(axis=1))
     rows = better if len(better) else np.arange(len(means_KM))
     points = []
     for i in covering(means_KM[rows], reference, MOST):
         number = belief.front[rows[i]]
-        claimed = [belief.of(number)[name] for name in names]
+        claimed = [belief.estimates(number)[name] for name in names]
         values, errors = [one.mean for one in claimed], [one.se for one in claimed]
         points.append(Point(number=number, values=values, errors=errors))
     return points

@@ -33,10 +33,10 @@ from mergefront.jobs.score.summary import (
     task_scores,
 )
 from mergefront.records import Answer, Item, Rule, Score, Status
-from mergefront.runs import compare as comparing
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.front import read_front
 from mergefront.runs.history import estimates_of, open_study
+from mergefront.runs.reopen import reopen_candidate
 
 pytestmark = pytest.mark.slow
 
@@ -231,7 +231,7 @@ def test_test_items_are_opened_with_a_note_and_search_items_called_optimistic(
 def test_a_recipe_answers_as_the_candidate_it_came_from(
     score: Callable[..., dict[str, Any]], run: RunDirectory, tmp_path: Path
 ) -> None:
-    named = comparing.candidate(run, "1")
+    named = reopen_candidate(run, "1")
     (tmp_path / "recipe.json").write_text(named.recipe.to_json())
     engine = tmp_path / "engine.yaml"
     engine.write_text("{kind: transformers, dtype: float32, batch_size: 64}")

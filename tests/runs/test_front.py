@@ -37,7 +37,8 @@ from mergefront.runs.gains import (
     paired_gains,
 )
 from mergefront.runs.history import COMPLETED, estimates_of
-from mergefront.runs.members import believed, choose_finalists, picks, resolve_pick
+from mergefront.runs.members import choose_finalists, choose_picks, run_belief
+from mergefront.runs.reference import resolve_pick
 from mergefront.runs.report import write_report
 from mergefront.runs.summary import summarise, write_front
 from mergefront.runs.units import paired_units, units_of
@@ -305,8 +306,8 @@ def test_the_guarded_pick_is_the_best_that_keeps_the_others(
     """Within its guard of the receiver and every constraint; none if nobody keeps them."""
     config = validate({**ZOO_RUN, **changes}, RunConfig, "x.yaml")
     done = found(config, SCORES, se)
-    belief = believed(done, config, done[0].objectives)
-    chosen = picks([1, 2, 3], config, done[0].objectives, belief)
+    belief = run_belief(done, config, done[0].objectives)
+    chosen = choose_picks([1, 2, 3], config, done[0].objectives, belief)
     assert chosen.get("guarded") == guarded
     assert (chosen["best:reasoning"], chosen["best:perception"]) == (3, 1)
 
@@ -315,7 +316,7 @@ def test_finalists_are_whole_fronts_of_what_is_believed_without_the_receiver() -
     config = validate({**ZOO_RUN, "report": {"finalists": 4}}, RunConfig, "x.yaml")
     scores = {**SCORES, 4: (0.69, 0.89), 5: (0.74, 0.59), 6: (0.1, 0.1)}
     done = found(config, scores, 0.01)
-    assert choose_finalists(done, config, believed(done, config, done[0].objectives)) == [
+    assert choose_finalists(done, config, run_belief(done, config, done[0].objectives)) == [
         1,
         2,
         3,
@@ -329,13 +330,13 @@ def test_a_lucky_score_is_not_believed_by_the_model() -> None:
     line = {i: (0.4 + 0.008 * i, 0.9 - 0.004 * i) for i in range(40)}
     lucky = {**line, 20: (0.75, 0.92)}
     done = found(config, lucky, 0.05)
-    belief = believed(done, config, done[0].objectives)
+    belief = run_belief(done, config, done[0].objectives)
     assert belief.by_model
-    assert picks(range(1, 40), config, done[0].objectives, belief)["best:reasoning"] != 20
+    assert choose_picks(range(1, 40), config, done[0].objectives, belief)["best:reasoning"] != 20
     scored = found(config, lucky, 0.05)[:23]
-    raw = believed(scored, config, done[0].objectives)
+    raw = run_belief(scored, config, done[0].objectives)
     assert "23 of 24 candidates" in raw.why
-    assert picks(range(1, 23), config, done[0].objectives, raw)["best:reasoning"] == 20
+    assert choose_picks(range(1, 23), config, done[0].objectives, raw)["best:reasoning"] == 20
 
 
 def test_a_run_in_which_all_failed_says_with_what() -> None:

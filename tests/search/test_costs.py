@@ -36,7 +36,7 @@ from mergefront.runs.history import (
     open_study,
     reference_point,
 )
-from mergefront.runs.members import believed, choose_finalists, picks
+from mergefront.runs.members import choose_finalists, choose_picks, run_belief
 from mergefront.runs.plots import front_figure
 from mergefront.runs.report import write_report
 from mergefront.runs.status import status_of
@@ -290,13 +290,13 @@ SCORES = [(0.3, 0.9, 0.9), (0.7, 0.6, 0.9), (0.6, 0.8, 0.895), (0.01, 1.0, 0.02)
 def test_a_broken_model_is_not_on_the_front_for_saying_nothing() -> None:
     made = config(report={"finalists": 3})
     done = candidates(made, SCORES)
-    belief = believed(done, made, done[0].objectives)
-    assert belief.barred == {3}
+    belief = run_belief(done, made, done[0].objectives)
+    assert belief.ineligible == {3}
     assert belief.front == (4, 1, 2, 0)
     assert choose_finalists(done, made, belief) == [1, 2, 4]
-    assert picks([1, 2, 4], made, done[0].objectives, belief)["best:brevity"] == 2
+    assert choose_picks([1, 2, 4], made, done[0].objectives, belief)["best:brevity"] == 2
     broken = [replace(one, number=i) for i, one in enumerate(done[3:4] * 3)]
-    nobody = believed(broken, made, done[0].objectives)
+    nobody = run_belief(broken, made, done[0].objectives)
     assert choose_finalists(broken, made, nobody) == [0]  # better than nothing to report
 
 
@@ -314,8 +314,8 @@ def test_a_broken_model_is_not_on_the_front_for_saying_nothing() -> None:
 def test_the_guarded_pick_keeps_to_its_tokens(changes: dict[str, Any], guarded: int | None) -> None:
     made = config(**changes)
     done = candidates(made, SCORES)
-    belief = believed(done, made, done[0].objectives)
-    assert picks([1, 2, 4], made, done[0].objectives, belief).get("guarded") == guarded
+    belief = run_belief(done, made, done[0].objectives)
+    assert choose_picks([1, 2, 4], made, done[0].objectives, belief).get("guarded") == guarded
 
 
 def test_the_sampler_is_given_the_bound_as_a_score(monkeypatch: pytest.MonkeyPatch) -> None:

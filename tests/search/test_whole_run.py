@@ -21,11 +21,10 @@ from mergefront.jobs import artifacts
 from mergefront.jobs.export import export_candidate
 from mergefront.jobs.verify import ScoredCandidate
 from mergefront.records import Split
-from mergefront.runs import compare
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.front import read_front
 from mergefront.runs.history import PICKS, estimates_of, evaluations, open_study
-from mergefront.runs.reopen import run_space
+from mergefront.runs.reopen import reopen_candidate, run_space
 from mergefront.sampling import SAMPLERS
 from mergefront.search.loop import start_search
 from mergefront.search.race import Race
@@ -176,13 +175,13 @@ def test_the_export_is_complete_and_verified(run: RunDirectory) -> None:
     assert yaml.safe_load(card.split("---")[1])["base_model"][0] == "zoo:vlm"
     assert "Scores (test items)" in card
     total = len(provenance["tensors"]["merged"]) + len(provenance["tensors"]["copied"])
-    assert total == len(compare.candidate(run, "knee").sources.receiver.headers)
+    assert total == len(reopen_candidate(run, "knee").sources.receiver.headers)
 
 
 def test_an_export_that_is_not_what_was_scored_leaves_nothing(
     run: RunDirectory, tmp_path: Path
 ) -> None:
-    named = compare.candidate(run, "knee")
+    named = reopen_candidate(run, "knee")
     with pytest.raises(EngineError, match="exported parameters hash to"):
         export_candidate(
             named.recipe,
@@ -194,7 +193,7 @@ def test_an_export_that_is_not_what_was_scored_leaves_nothing(
             ),
             scored=ScoredCandidate("0" * 64, []),
             front=read_front(run),
-            member=named.member,
+            member=named.report,
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -304,7 +303,7 @@ def test_more_candidates_may_be_asked_for_later(command: Command, run: RunDirect
     found = evaluations(open_study(run), run)
     assert found[:16] == first
     assert len(found) == 18
-    knee = compare.candidate(run, "knee").recipe.hash()
+    knee = reopen_candidate(run, "knee").recipe.hash()
     assert json.loads((run.path / "best" / "provenance.json").read_text())["recipe"] == knee
 
 

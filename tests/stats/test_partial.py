@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mergefront.config import RacingConfig
 from mergefront.records import Estimate, Evaluation, Item, Raced
-from mergefront.runs.belief import believe
+from mergefront.runs.belief import fit_belief
 from mergefront.runs.directory import ItemRecord
 from mergefront.runs.history import BEHIND, COLLAPSED, KNOWN, constant_objectives
 from mergefront.sampling.gp.posterior import TRUSTED_FROM
@@ -268,17 +268,17 @@ def candidates(n: int, noise: float, seed: int = 0) -> list[Evaluation]:
 
 
 def test_the_model_chooses_once_it_can_be_trusted_and_is_nearer_to_the_truth() -> None:
-    few = believe(candidates(TRUSTED_FROM - 1, 0.03), NAMES, REFERENCE)
+    few = fit_belief(candidates(TRUSTED_FROM - 1, 0.03), NAMES, REFERENCE)
     assert few.why == f"{TRUSTED_FROM - 1} of {TRUSTED_FROM} candidates that the model needs"
     many = candidates(90, 0.03)
-    belief = believe(many, NAMES, REFERENCE)
+    belief = fit_belief(many, NAMES, REFERENCE)
     assert belief.by_model
     true = np.array([truth(np.array(e.point)) for e in many])
     raw = np.array([[e.objectives[o].mean for o in NAMES] for e in many])
     assert np.abs(belief.mean_NM - true).mean() < 0.5 * np.abs(raw - true).mean()
     rows = [many[number] for number in belief.front]
-    assert [belief.of(e.number)["reasoning"].mean for e in rows] == sorted(
-        (belief.of(e.number)["reasoning"].mean for e in rows), reverse=True
+    assert [belief.estimates(e.number)["reasoning"].mean for e in rows] == sorted(
+        (belief.estimates(e.number)["reasoning"].mean for e in rows), reverse=True
     )
 
 
@@ -286,7 +286,7 @@ def test_what_is_believed_lies_within_its_error_as_often_as_it_says() -> None:
     covered = []
     for seed in range(6):
         many = candidates(60, 0.03, seed)
-        belief = believe(many, NAMES, REFERENCE)
+        belief = fit_belief(many, NAMES, REFERENCE)
         true = np.array([truth(np.array(e.point)) for e in many])
         covered.append(np.mean(np.abs(belief.mean_NM - true) < 1.96 * belief.deviation_NM))
     assert 0.9 < np.mean(covered) < 0.99
@@ -302,11 +302,11 @@ def test_what_is_said_of_a_candidate_counts_the_luck_that_all_have_in_common() -
             found(e.number, e.point, shift + [e.objectives[o].mean for o in NAMES])
             for e in candidates(40, 0.015, seed)
         ]
-        belief = believe(many, NAMES, REFERENCE)
+        belief = fit_belief(many, NAMES, REFERENCE)
         assert belief.by_model
         for number in belief.front:
             off = np.abs(belief.means([number])[0] - truth(np.array(many[number].point)))
-            claimed = [belief.of(number)[o].se for o in NAMES]
+            claimed = [belief.estimates(number)[o].se for o in NAMES]
             among.append((off < 1.96 * belief.deviation_NM[number]).mean())
             said.append((off < 1.96 * np.array(claimed)).mean())
     assert np.mean(among) < 0.7
@@ -329,10 +329,10 @@ def test_a_guard_goes_by_the_comparison_and_a_constraint_by_the_candidate() -> N
             name: Estimate(float(value), 0.03, 200)
             for name, value in zip(NAMES, scored, strict=True)
         }
-        belief = believe(many, NAMES, REFERENCE)
+        belief = fit_belief(many, NAMES, REFERENCE)
         for number in belief.front:
             true = truth(np.array(many[number].point)) - truth(at)
-            gain = belief.gain(number, receiver)
+            gain = belief.gains(number, receiver)
             z += [(gain[o].mean - t) / gain[o].se for o, t in zip(NAMES, true, strict=True)]
     assert 0.6 < np.sqrt(np.mean(np.square(z))) < 1.4
 
@@ -345,9 +345,9 @@ def test_one_cluster_leaves_no_error_unknown() -> None:
         })
         for e in candidates(40, 0.02)
     ]  # fmt: skip
-    belief = believe(many, NAMES, REFERENCE)
+    belief = fit_belief(many, NAMES, REFERENCE)
     assert belief.by_model
-    assert all(math.isfinite(belief.of(n)["perception"].se) for n in belief.numbers)
+    assert all(math.isfinite(belief.estimates(n)["perception"].se) for n in belief.numbers)
 
 
 def test_a_model_that_misjudges_steps_back() -> None:
@@ -357,7 +357,7 @@ def test_a_model_that_misjudges_steps_back() -> None:
         found(i, (0.5, 0.5), np.array([0.5, 0.8]) + 0.09 * random.choice([-1, 1], 2))
         for i in range(60)
     ]
-    belief = believe(wild, NAMES, REFERENCE)
+    belief = fit_belief(wild, NAMES, REFERENCE)
     assert belief.why == "the model misjudges reasoning and perception"
     raw = [[e.objectives[o].mean for o in NAMES] for e in wild]
     assert belief.mean_NM.tolist() == raw
@@ -366,12 +366,12 @@ def test_a_model_that_misjudges_steps_back() -> None:
 def test_failed_candidates_are_not_believed_and_collapsed_ones_keep_their_scores() -> None:
     many = [*candidates(60, 0.02), found(60, (0.1, 0.1), np.array([0.01, 0.02]))]
     many.append(Evaluation(61, (0.2, 0.2), "test", {}, failure="no memory"))
-    belief = believe(many, NAMES, REFERENCE)
+    belief = fit_belief(many, NAMES, REFERENCE)
     assert belief.by_model
     assert belief.numbers == tuple(range(61))
-    assert belief.of(60)["reasoning"] == Estimate(0.01, 0.03, 0)
+    assert belief.estimates(60)["reasoning"] == Estimate(0.01, 0.03, 0)
     assert 60 not in belief.front
-    assert believe([], NAMES, REFERENCE).front == ()
+    assert fit_belief([], NAMES, REFERENCE).front == ()
 
 
 def test_an_objective_that_never_changes_is_said(caplog: pytest.LogCaptureFixture) -> None:

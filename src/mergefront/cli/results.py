@@ -35,7 +35,8 @@ def front(
     """Print the validated front: scores, paired gains over the receiver with 95 % intervals."""
     from mergefront.cli.front_tables import print_front
     from mergefront.runs.front import read_front
-    from mergefront.runs.status import open_run, status_of
+    from mergefront.runs.reference import open_run
+    from mergefront.runs.status import status_of
     from mergefront.stats.text import plural
 
     front = read_front(open_run(runs, run))
@@ -71,7 +72,7 @@ def export(
     hashes are compared. Else answers are asked again in an engine of that type, and counted.
     """
     from mergefront.jobs.artifacts import export_pick
-    from mergefront.runs.status import open_run
+    from mergefront.runs.reference import open_run
 
     directory = open_run(runs, run)
     with tensor_bar() as progress:
@@ -97,10 +98,10 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare layer-weight profiles: a table and distances, and a figure by source and part."""
-    from mergefront.runs import compare as comparing
     from mergefront.runs import plots
+    from mergefront.runs.compare import compare_profiles, read_profile
 
-    comparison = comparing.compare([comparing.resolve(reference, runs) for reference in references])
+    comparison = compare_profiles([read_profile(reference, runs) for reference in references])
     if folder is not None:
         figure = plots.profile_figure(comparison.labels, comparison.profiles)
         for path in plots.save(figure, folder, "profiles"):
@@ -118,7 +119,7 @@ def rebuild(
 ) -> None:
     """Make front.json, plots, report and the MLflow run anew from the study and item files."""
     from mergefront.jobs.artifacts import rebuild_artifacts
-    from mergefront.runs.status import open_run
+    from mergefront.runs.reference import open_run
 
     for line in rebuild_artifacts(open_run(runs, run), say):
         out.print(line)

@@ -160,7 +160,7 @@ def power(
     many items the two disagree; a run knows that of its own candidates, and what its clusters cost.
     """
     from mergefront.jobs.power import comparison_size, disagreement_of_run
-    from mergefront.runs.status import open_run
+    from mergefront.runs.reference import open_run
 
     if (run is None) == (discordance is None):
         raise UserError(

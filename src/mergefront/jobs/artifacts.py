@@ -19,12 +19,13 @@ from mergefront.errors import MergefrontError, RunError
 from mergefront.jobs.export import Progress, export_candidate
 from mergefront.jobs.verify import ScoredCandidate, Verification
 from mergefront.records import Dtype, Evaluation
-from mergefront.runs import compare, plots
+from mergefront.runs import plots
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.front import Front, read_front
 from mergefront.runs.history import estimates_of, evaluations, open_study, reference_point
-from mergefront.runs.members import GUARDED, believed
-from mergefront.runs.reopen import run_space
+from mergefront.runs.members import run_belief
+from mergefront.runs.reference import GUARDED
+from mergefront.runs.reopen import reopen_candidate, run_space
 from mergefront.runs.report import Picture, write_report
 from mergefront.runs.summary import write_front
 from mergefront.runs.tracking import Card, Ending, Tracker, ending_of
@@ -126,9 +127,7 @@ def export_pick(
         UserError: `out` exists, the disk is too full, or a value overflows `dtype`.
         EngineError: the written checkpoint is not what was scored.
     """
-    candidate = compare.candidate(run, pick)
-    if candidate.number is None:
-        raise RunError(f"{run.path}: there is no candidate {pick!r}")
+    candidate = reopen_candidate(run, pick)
     items = item_set(run.config.objective_tasks, run.config.items, Path())
     run.check_manifest({"items": items.card()})
     hashes = open_study(run).user_attrs.get(f"hashes:{candidate.number}")
@@ -140,7 +139,7 @@ def export_pick(
         items=items,
         scored=ScoredCandidate(hashes, run.read_items(str(candidate.number))),
         front=read_front(run),
-        member=candidate.member,
+        member=candidate.report,
         config=(run.path / "config.yaml").read_text(),
         progress=progress,
         say=say,
@@ -156,7 +155,7 @@ def _discard_stale(run: RunDirectory, best: Path) -> None:
     """Remove the exported pick if the search was extended since and picks another candidate."""
     provenance = best / "provenance.json"
     if provenance.is_file():
-        pick = compare.candidate(run, str(run.config.export)).recipe.hash()
+        pick = reopen_candidate(run, str(run.config.export)).recipe.hash()
         if json.loads(provenance.read_text())["recipe"] != pick:
             shutil.rmtree(best)
 
@@ -180,8 +179,8 @@ def _figures(
     run: RunDirectory, front: Front, candidates: Sequence[Evaluation]
 ) -> Iterator[tuple[str, Figure]]:
     """Yield (stem, figure), only where there is something to draw."""
-    belief = believed(candidates, run.config, estimates_of(run.read_items(RECEIVER, "search")))
-    by_model = {n: belief.of(n) for n in belief.numbers} if belief.by_model else {}
+    belief = run_belief(candidates, run.config, estimates_of(run.read_items(RECEIVER, "search")))
+    by_model = {n: belief.estimates(n) for n in belief.numbers} if belief.by_model else {}
     names = front.objectives
     yield (
         "front",

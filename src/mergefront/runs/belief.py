@@ -1,8 +1,8 @@
-"""What a search believes of its candidates: the model's word if it can be trusted, else the scores.
+"""What a search believes of its candidates: what the model says if it can be trusted, else scores.
 
-The one place that turns recorded estimates into the numbers by which candidates are chosen: who
-leaves a race, who is validated, who is picked, what the display calls the front. Reported numbers
-never come from here (`front`: validation and test items).
+The one place that turns recorded estimates into the numbers by which candidates are chosen: which
+candidate leaves a race, is validated or picked, and what the display calls the front. Reported
+numbers never come from here (`summary`: validation and test items).
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Belief:
-    """What N finished candidates say together; failed ones are not among them.
+    """What N candidates say together; candidates that failed are not among them.
 
-    `numbers` are the candidates'; `mean_NM` and `deviation_NM` what is believed of each among the
-    others: posterior mean and standard deviation (widened by what the calibration asks) where
-    `by_model`, else the estimate and its standard error, as always of candidates that collapsed.
-    `shared_NM` is the standard deviation of the luck that all have in common by answering the same
-    items, where `deviation_NM` leaves it out: it is in every score and in no comparison. `why`
-    says in a few words why the model does not choose; it is empty where it does. `barred` are the
-    numbers that cannot be on the front: a model that collapsed may well give the shortest answers,
-    so where an objective is a cost, what collapsed is left out.
+    `numbers` are the candidates'. `mean_NM` and `deviation_NM` say what is believed of each among
+    the others: where `by_model`, posterior mean and standard deviation (widened by what the
+    calibration asks), else, and for candidates that collapsed, the estimate and its standard error.
+    `shared_NM` is the standard deviation of the luck that all candidates share by answering the
+    same items, where `deviation_NM` leaves it out: it is in every score and in no comparison.
+    `why` says in a few words why the model does not choose; it is empty where it does.
+    `ineligible` are numbers that cannot be on the front: a collapsed model may well give the
+    shortest answers, so where an objective is a cost, collapsed candidates are left out.
     """
 
     objectives: tuple[str, ...]
@@ -49,7 +49,7 @@ class Belief:
     model: Posterior
     why: str = ""
     calibration: Mapping[str, gp.Calibration] = field(default_factory=dict)
-    barred: frozenset[int] = frozenset()
+    ineligible: frozenset[int] = frozenset()
 
     @property
     def by_model(self) -> bool:
@@ -59,9 +59,9 @@ class Belief:
     @cached_property
     def front(self) -> tuple[int, ...]:
         """Numbers of the non-dominated candidates, best first objective first."""
-        rows = [row for row, number in enumerate(self.numbers) if number not in self.barred]
-        found = [rows[i] for i in non_dominated(self.mean_NM[rows])] if rows else []
-        return tuple(self.numbers[i] for i in sorted(found, key=lambda i: -self.mean_NM[i, 0]))
+        rows = [row for row, number in enumerate(self.numbers) if number not in self.ineligible]
+        front = [rows[i] for i in non_dominated(self.mean_NM[rows])] if rows else []
+        return tuple(self.numbers[i] for i in sorted(front, key=lambda i: -self.mean_NM[i, 0]))
 
     @cached_property
     def front_KM(self) -> Array:
@@ -72,82 +72,89 @@ class Belief:
         """What is believed of some candidates (K, M)."""
         return self.mean_NM[[self.numbers.index(number) for number in numbers]]
 
-    def of(self, number: int) -> dict[str, Estimate]:
-        """Objective -> what is believed of a candidate, its error that against all items like
-        these; `n` is not known here, hence 0."""
+    def estimates(self, number: int) -> dict[str, Estimate]:
+        """What is believed of a candidate, by objective.
+
+        The error is that against all items like these; `n` is not known here, hence 0.
+        """
         row = self.numbers.index(number)
         error_M = np.hypot(self.deviation_NM[row], self.shared_NM[row])
-        pairs = zip(self.mean_NM[row].tolist(), error_M.tolist(), strict=True)
+        means, errors = self.mean_NM[row].tolist(), error_M.tolist()
         return {
-            name: Estimate(mean, deviation, 0)
-            for name, (mean, deviation) in zip(self.objectives, pairs, strict=True)
+            name: Estimate(mean, error, 0)
+            for name, mean, error in zip(self.objectives, means, errors, strict=True)
         }
 
-    def gain(self, number: int, other: Mapping[str, Estimate]) -> dict[str, Estimate]:
-        """Objective -> what a candidate is believed to be better by than a model that answered all
-        of the same items: their common luck cancels, the other's own is left."""
-        row, made = self.numbers.index(number), {}
+    def gains(self, number: int, receiver: Mapping[str, Estimate]) -> dict[str, Estimate]:
+        """What a candidate is believed to gain over a model that answered all of the same items.
+
+        The luck that both share by answering the same items cancels; the luck of the other
+        model's own answers does not.
+        """
+        row, gains = self.numbers.index(number), {}
         for m, name in enumerate(self.objectives):
             error = float(self.deviation_NM[row, m])
             if self.by_model and self.model.stands_N[row]:
-                own = self.model.surfaces[m].kernel.own_share
-                error = math.hypot(error, math.sqrt(own) * _known(other[name]))
-            mean = float(self.mean_NM[row, m]) - other[name].mean
-            made[name] = Estimate(mean, error, 0)
-        return made
+                own_share = self.model.surfaces[m].kernel.own_share
+                receiver_error = float(gp.usable_errors(receiver[name].se))
+                error = math.hypot(error, math.sqrt(own_share) * receiver_error)
+            mean = float(self.mean_NM[row, m]) - receiver[name].mean
+            gains[name] = Estimate(mean, error, 0)
+        return gains
 
-    def foretold(self, point: Sequence[float]) -> tuple[Array, Array] | None:
+    def predict(self, point: Sequence[float]) -> tuple[Array, Array] | None:
         """Mean (M,) and deviation (M,) of a candidate not evaluated yet; None without a model."""
         if not self.by_model:
             return None
-        wider = [one.widening for one in self.calibration.values()]
-        return self.model.mean([point])[0], self.model.deviation([point])[0] * wider
+        deviation_M = self.model.deviation([point])[0] * _widenings(self.calibration)
+        return self.model.mean([point])[0], deviation_M
 
 
-def believe(
-    found: Sequence[Evaluation],
+def fit_belief(
+    evaluations: Sequence[Evaluation],
     objectives: Sequence[str],
     reference: Mapping[str, float],
     costs: Collection[str] = (),
 ) -> Belief:
-    """What finished candidates say together. `reference` is the hypervolume's, by objective;
-    `costs` are the objectives that are one."""
+    """Return what finished candidates say together.
+
+    `reference` is the hypervolume's, by objective; `costs` are the objectives that are one.
+    """
     names = tuple(objectives)
-    done = [e for e in found if not e.failure]
-    shape = (len(done), len(names))
+    scored = [e for e in evaluations if not e.failure]
+    shape = (len(scored), len(names))
     values, errors, partial = (
-        np.array([[getattr(e.objectives[o], what) for o in names] for e in done]).reshape(shape)
-        for what in ("mean", "se", "partial")
+        np.array([[getattr(e.objectives[o], part) for o in names] for e in scored]).reshape(shape)
+        for part in ("mean", "se", "partial")
     )
-    points = np.array([e.point for e in done]) if done else np.zeros((0, 1))
+    points = np.array([e.point for e in scored]) if scored else np.zeros((0, 1))
     model = posterior.fit(points, values, errors, partial, [reference[name] for name in names])
-    numbers = tuple(e.number for e in done)
+    numbers = tuple(e.number for e in scored)
     calibration = {
         name: surface.calibration() for name, surface in zip(names, model.surfaces, strict=False)
     }
-    why = _why_not(model, names)
-    fell = {n for n, stands in zip(numbers, model.stands_N, strict=True) if not stands}
-    barred = frozenset(fell if costs and len(fell) < len(numbers) else ())
+    why = _why_scores_choose(model, names)
+    collapsed = {n for n, stands in zip(numbers, model.stands_N, strict=True) if not stands}
+    ineligible = frozenset(collapsed if costs and len(collapsed) < len(numbers) else ())
     shared = np.zeros_like(errors)
     if not why:
         stands = model.stands_N
-        own = np.array([surface.kernel.own_share for surface in model.surfaces])
+        own_share = np.array([surface.kernel.own_share for surface in model.surfaces])
         _, whole = gp.noise_parts(gp.usable_errors(errors), partial)
-        shared[stands] = np.sqrt((1.0 - own) * whole[stands])
+        shared[stands] = np.sqrt((1.0 - own_share) * whole[stands])
         values[stands] = model.mean(points[stands])
-        wider = [one.widening for one in calibration.values()]
-        errors[stands] = model.deviation(points[stands]) * wider
-    return Belief(names, numbers, values, errors, shared, model, why, calibration, barred)
+        errors[stands] = model.deviation(points[stands]) * _widenings(calibration)
+    return Belief(names, numbers, values, errors, shared, model, why, calibration, ineligible)
 
 
-def _known(one: Estimate) -> float:
-    return float(gp.usable_errors(one.se))
+def _widenings(calibration: Mapping[str, gp.Calibration]) -> list[float]:
+    return [check.widening for check in calibration.values()]
 
 
-def _why_not(model: Posterior, names: Sequence[str]) -> str:
+def _why_scores_choose(model: Posterior, names: Sequence[str]) -> str:
     """Why the model does not choose, in a few words; empty if it does."""
     standing = int(model.stands_N.sum())
     if standing < posterior.TRUSTED_FROM:
         return f"{standing} of {posterior.TRUSTED_FROM} candidates that the model needs"
-    misfit = [name for name, off in zip(names, model.misfits, strict=True) if off]
-    return f"the model misjudges {' and '.join(misfit)}" if misfit else ""
+    misfits = [name for name, misfit in zip(names, model.misfits, strict=True) if misfit]
+    return f"the model misjudges {' and '.join(misfits)}" if misfits else ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergefront.runs.directory import RECEIVER, RunDirectory
+from mergefront.runs.directory import RECEIVER
 from mergefront.runs.front import read_front
 from mergefront.runs.history import (
     RaceSummary,
@@ -16,13 +16,8 @@ from mergefront.runs.history import (
     race_summary,
     spent_seconds,
 )
-from mergefront.runs.members import FrontRow, believed, current_front
-
-
-def open_run(runs: Path, name: str) -> RunDirectory:
-    """A run by name under `runs`, or by the path of its directory. Raises RunError."""
-    path = Path(name)
-    return RunDirectory.open(path if (path / "config.yaml").is_file() else runs / name)
+from mergefront.runs.members import FrontRow, current_front, run_belief
+from mergefront.runs.reference import open_run
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ def status_of(runs: Path, name: str) -> RunStatus:
     study = open_study(run)
     candidates = evaluations(study, run)
     receiver = estimates_of(run.read_items(RECEIVER, "search"))
-    belief = believed(candidates, run.config, receiver) if receiver else None
+    belief = run_belief(candidates, run.config, receiver) if receiver else None
     reported = read_front(run).candidates if run.front.is_file() else -1
     return RunStatus(
         run=str(run.path),

@@ -47,7 +47,7 @@ from mergefront.runs.history import (
     reference_point,
     with_tokens,
 )
-from mergefront.runs.members import believed, non_dominated, points_of
+from mergefront.runs.members import non_dominated, run_belief, search_scores
 from mergefront.runs.study import openings
 from mergefront.runs.units import of_objective, units_of
 from mergefront.stats import pareto
@@ -76,9 +76,9 @@ def summarise(run: RunDirectory, study: optuna.Study) -> Front:
     receiver_search = run.read_items(RECEIVER, "search")
     reference = reference_point(config, estimates_of(receiver_search))
     overlap = overlap_of_splits({split: run.read_answers(RECEIVER, split) for split in SPLITS})
-    belief = believed(candidates, config, estimates_of(receiver_search))
+    belief = run_belief(candidates, config, estimates_of(receiver_search))
     members = _members(run, study, finalists, records, receiver, belief)
-    points = points_of(list(scored.values()), names)
+    points = search_scores(list(scored.values()), names)
     return Front(
         run=config.name,
         sampler=study.user_attrs.get(SAMPLER, [config.search.sampler])[0],
@@ -165,7 +165,7 @@ def _members(
             blind=_blind_scores(run, member_records, receiver),
             parameters_sha256=study.user_attrs.get(f"hashes:{e.number}"),
             non_dominated=e.number in front,
-            believed=with_tokens(belief.of(e.number), costs),
+            believed=with_tokens(belief.estimates(e.number), costs),
             verdict=verdict(gain, run.config),
             holds=scope_of(gain[first]),
         )

@@ -33,7 +33,7 @@ from mergefront.records import Evaluation, Item, Split
 from mergefront.runs import study as ledger
 from mergefront.runs.directory import RECEIVER, blind_name, item_records, with_costs
 from mergefront.runs.history import COMPLETED, ELAPSED, PICKS, evaluations, numbers_of
-from mergefront.runs.members import believed, choose_finalists, picks
+from mergefront.runs.members import choose_finalists, choose_picks, run_belief
 from mergefront.runs.summary import write_front
 from mergefront.search.loop import RunningSearch
 from mergefront.tasks.splits import whole_prefix
@@ -66,11 +66,11 @@ def finish(search: RunningSearch) -> Iterator[Step]:
         raise no_scores(setup.run.path, history)
     yield from complete_members(search)
     by_number = {e.number: e for e in _successful(search)}
-    belief = believed(list(by_number.values()), setup.config, receiver)
+    belief = run_belief(list(by_number.values()), setup.config, receiver)
     complete = [e for e in by_number.values() if answered_everything(e)]
     finalists = choose_finalists(complete, setup.config, belief)
     yield from _score(search, "validation", [by_number[n] for n in finalists])
-    numbers = picks(finalists, setup.config, receiver, belief)
+    numbers = choose_picks(finalists, setup.config, receiver, belief)
     setup.study.set_user_attr(PICKS, numbers)
     picked = [by_number[n] for n in sorted(set(numbers.values()))]
     yield from _score(search, "test", picked)
@@ -169,7 +169,7 @@ def complete_members(search: RunningSearch) -> Iterator[Step]:
     room = MOST_COMPLETED * config.report.finalists
     while room > 0:
         history = _successful(search)
-        belief = believed(history, config, search.receiver)
+        belief = run_belief(history, config, search.receiver)
         numbers = set(choose_finalists(history, config, belief)) if history else set()
         members = [e for e in history if e.number in numbers]
         incomplete = [e for e in members if not answered_everything(e)][:room]

@@ -20,7 +20,7 @@ import numpy as np
 
 from mergefront.config import RacingConfig, TokenCost
 from mergefront.records import Estimate, Evaluation, Item
-from mergefront.runs.belief import Belief, believe
+from mergefront.runs.belief import Belief, fit_belief
 from mergefront.runs.directory import ItemRecord
 from mergefront.runs.history import BEHIND, COLLAPSED, KNOWN, constant_objectives
 from mergefront.runs.units import Units, of_objective, units_of
@@ -90,7 +90,7 @@ class Race:
         self.belief = self._believe()
 
     def _believe(self) -> Belief:
-        return believe(self.evaluations, list(self._reference), self._reference, self._order)
+        return fit_belief(self.evaluations, list(self._reference), self._reference, self._order)
 
     def _warn_of_flat_objectives(self) -> None:
         for name in constant_objectives(self.evaluations, list(self._reference)):
@@ -143,7 +143,7 @@ class Race:
         mean_M, deviation_M = np.array([(e.mean, e.partial) for e in shown]).T
         # What would be left of the error if every search item were answered.
         whole_M = np.array([math.sqrt(max(0.0, e.se**2 - e.partial**2)) for e in shown])
-        foretold = self.belief.foretold(point)
+        foretold = self.belief.predict(point)
         if foretold is not None:
             kernels = [surface.kernel for surface in self.belief.model.surfaces]
             answered = list(zip(kernels, shown, whole_M, strict=True))

@@ -14,10 +14,9 @@ from mergefront.merging.recipe import Recipe
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.locate import locate_model, locate_models
 from mergefront.models.sources import Sources
-from mergefront.runs import compare
 from mergefront.runs.directory import RECEIVER, RunDirectory
-from mergefront.runs.reopen import models_of, run_space
-from mergefront.runs.status import open_run
+from mergefront.runs.reference import CandidateReference, find_run, open_run
+from mergefront.runs.reopen import models_of, reopen_candidate, run_space
 from mergefront.yaml_file import load_yaml
 
 KINDS = ("vllm", "transformers")
@@ -112,12 +111,12 @@ def find_model(reference: str, runs: Path, engine: str | None = None) -> ScoredM
             raise UserError(f"{path}: no such recipe file", hint="check the path")
         recipe = Recipe.read(path)
         return ScoredModel(reference, engine_settings(engine), recipe=recipe)
-    name, _, pick = reference.partition(":")
-    if name != "zoo" and _is_run(name, runs):
-        return _candidate(open_run(runs, name), pick or "knee", engine)
-    if name != "zoo" and pick and not path.exists():
+    candidate = CandidateReference.parse(reference)
+    if candidate.run != "zoo" and find_run(runs, candidate.run):
+        return _candidate(open_run(runs, candidate.run), candidate.pick, engine)
+    if candidate.run != "zoo" and ":" in reference and not path.exists():
         raise RunError(
-            f"{reference}: there is no run {name!r} under {runs}",
+            f"{reference}: there is no run {candidate.run!r} under {runs}",
             hint="name a directory under --runs, or give a recipe.json, a model folder, a hub id "
             "or zoo:vlm",
         )
@@ -144,10 +143,6 @@ def receiver_of(model: ScoredModel) -> ScoredModel:
     return ScoredModel(name, model.settings, recipe=alone, run=run, member=RECEIVER if run else "")
 
 
-def _is_run(name: str, runs: Path) -> bool:
-    return any((p / "config.yaml").is_file() for p in (Path(name), runs / name) if name)
-
-
 def _candidate(run: RunDirectory, pick: str, engine: str | None) -> ScoredModel:
     settings = engine_settings(engine, run.config.engine)
     if pick == RECEIVER:
@@ -156,9 +151,9 @@ def _candidate(run: RunDirectory, pick: str, engine: str | None) -> ScoredModel:
         return ScoredModel(
             f"{run.config.name}:receiver", settings, recipe=alone, run=run, member=RECEIVER
         )
-    named = compare.candidate(run, pick)
-    label = named.label if pick.isdigit() else f"{named.label} (#{named.number})"
-    return ScoredModel(label, settings, recipe=named.recipe, run=run, member=str(named.number))
+    candidate = reopen_candidate(run, pick)
+    label = candidate.label if pick.isdigit() else f"{candidate.label} (#{candidate.number})"
+    return ScoredModel(label, settings, recipe=candidate.recipe, run=run, member=str(candidate.number))
 
 
 def _check_sees(folder: Path, reference: str) -> None:
