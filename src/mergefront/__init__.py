@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from mergefront.models.locate import ModelNames, locate_models
     from mergefront.models.sources import Sources
     from mergefront.records import Answer, Evaluation, Item
-    from mergefront.runs.compare import compare, resolve
+    from mergefront.runs.compare import compare_profiles, read_profile
     from mergefront.runs.directory import RunDirectory
     from mergefront.runs.front import Front, Member, read_front
-    from mergefront.runs.status import open_run
+    from mergefront.runs.reference import open_run
     from mergefront.search.finish import finish
     from mergefront.search.loop import RunningSearch, start_search
     from mergefront.search.setup import PreparedSearch, prepare_search
@@ -50,7 +50,7 @@ __all__ = [
     "RunningSearch",
     "Sources",
     "UserError",
-    "compare",
+    "compare_profiles",
     "finish",
     "load_run_config",
     "locate_models",
@@ -60,7 +60,7 @@ __all__ = [
     "plan_of",
     "prepare_search",
     "read_front",
-    "resolve",
+    "read_profile",
     "start_search",
 ]
 
@@ -82,17 +82,17 @@ _MODULES = {
     "RunningSearch": "search.loop",
     "Sources": "models.sources",
     "UserError": "errors",
-    "compare": "runs.compare",
+    "compare_profiles": "runs.compare",
     "finish": "search.finish",
     "load_run_config": "config",
     "locate_models": "models.locate",
     "merge": "jobs.export",
     "open_engine": "engine",
-    "open_run": "runs.status",
+    "open_run": "runs.reference",
     "plan_of": "merging.plan",
     "prepare_search": "search.setup",
     "read_front": "runs.front",
-    "resolve": "runs.compare",
+    "read_profile": "runs.compare",
     "start_search": "search.loop",
 }
 
