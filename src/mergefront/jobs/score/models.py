@@ -153,7 +153,9 @@ def _candidate(run: RunDirectory, pick: str, engine: str | None) -> ScoredModel:
         )
     candidate = reopen_candidate(run, pick)
     label = candidate.label if pick.isdigit() else f"{candidate.label} (#{candidate.number})"
-    return ScoredModel(label, settings, recipe=candidate.recipe, run=run, member=str(candidate.number))
+    return ScoredModel(
+        label, settings, recipe=candidate.recipe, run=run, member=str(candidate.number)
+    )
 
 
 def _check_sees(folder: Path, reference: str) -> None:
