@@ -38,7 +38,6 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 
 from mergefront.models.anatomy import dissect
 from mergefront.models.checkpoint import Checkpoint
-from mergefront.models.safetensors import write_safetensors
 
 SPECIALS = (
     "<pad>",
@@ -245,7 +244,7 @@ def rewrite(
 ) -> Path:
     """A copy of `src` with other tensors, and other values of its config."""
     shutil.copytree(src, dst)
-    write_safetensors(dst / "model.safetensors", tensors)
+    save_file(tensors, dst / "model.safetensors", metadata={"format": "pt"})
     content = json.loads((dst / "config.json").read_text()) | (config or {})
     (dst / "config.json").write_text(json.dumps(content))
     return dst

@@ -138,7 +138,7 @@ def write(
         for name, one in planned.items():
             choice = choices.get(name, UNTOUCHED)
             account["copied" if choice == UNTOUCHED else "merged"].append(name)
-            writer.add_pieces(name, combined_pieces(sources, plan, name, choice, dtype))
+            writer.add(name, combined_pieces(sources, plan, name, choice, dtype))
             done += one.nbytes
             if progress is not None:
                 progress(done, writer.total_bytes)

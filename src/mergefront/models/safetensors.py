@@ -175,12 +175,3 @@ class Layout:
 def raw_bytes(tensor: torch.Tensor) -> memoryview:
     """Return a tensor's bytes as they are written, without a copy if it is contiguous."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def write_safetensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write one safetensors file straight from the tensors' memory, without a second copy."""
-    layout = Layout.of(tensors)
-    with file.open("wb") as stream:
-        stream.write(layout.start)
-        for name in layout.offsets:
-            stream.write(raw_bytes(tensors[name]))

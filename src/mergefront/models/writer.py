@@ -65,19 +65,8 @@ class CheckpointWriter:
         if kind is None:
             self.finish()
 
-    def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Write a tensor to its place.
-
-        Raises:
-            ValueError: if the tensor was not planned like that, or was added before.
-        """
-        planned = self._unwritten.get(name)
-        if planned is not None and (planned.shape, planned.dtype) != (tensor.shape, tensor.dtype):
-            raise _not_as_planned(name, planned, f"{tensor.dtype} {list(tensor.shape)}")
-        self.add_pieces(name, [tensor])
-
-    def add_pieces(self, name: str, pieces: Iterable[torch.Tensor]) -> None:
-        """Write a tensor piece by piece, in row-major order.
+    def add(self, name: str, pieces: Iterable[torch.Tensor]) -> None:
+        """Write a tensor to its place: its pieces in row-major order, each as soon as it comes.
 
         Raises:
             ValueError: if the tensor was not planned like that, or was added before.
