@@ -6,9 +6,9 @@
     |   |-- CheckpointError    a model folder: missing shard, truncated file, pickle, NaN
     |   |-- PairingError       a tensor that could not be classified or paired
     |   |-- SpaceError         a search space that does not fit the models
-    |   |-- RunError           a run directory that does not fit what is asked of it
+    |   |-- RunError           a run directory that cannot be used for this
     |   `-- CandidateError     a candidate's weights overflow: no engine can build it
-    `-- EngineError            exit 3: the inference engine failed or answered nonsense
+    `-- EngineError            exit 3: the inference engine failed
 
 Any other exception is a bug of ours and exits with 1.
 """
@@ -57,7 +57,7 @@ class RunError(UserError):
 
 
 class CandidateError(UserError):
-    """A candidate's weights overflow: a restarted engine would say the same, this one goes on."""
+    """A candidate's weights overflow; a restart would not change that, so the engine goes on."""
 
 
 class EngineError(MergefrontError):

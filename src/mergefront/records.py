@@ -1,4 +1,4 @@
-"""Plain records that cross module boundaries: no behaviour beyond tiny conveniences.
+"""Plain records that several rooms exchange; they compute next to nothing.
 
 Shape letters used in names and docstrings all over the project: D knobs (dimensions of the
 search space), G groups, K sources, L layers, N items, M objectives.
@@ -71,11 +71,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Rule:
-    """How an answer is marked: a scoring rule by name and what it needs to know of the item.
+    """How an answer is marked: a scoring rule by name, and its settings.
 
-    `digits` is how many decimals answer and gold are rounded to before they are compared;
-    `absolute` and `relative` are tolerances (the wider one counts). Which rule reads which is
-    said there (`tasks.scoring.mark`).
+    Answer and gold are rounded to `digits` decimals before they are compared; `absolute` and
+    `relative` are tolerances, of which the wider one counts. `tasks.scoring.mark` says which rule
+    reads which setting.
     """
 
     name: RuleName
@@ -91,8 +91,8 @@ class Item:
     `images` are encoded bytes (PNG, JPEG); `cluster` names the items that are not independent of
     this one (same image, same scans); `stratum` is the kind or category within the task. Items that
     count only together (a pair, the variants of a problem) share a `unit`, whose score is the
-    lowest of theirs; an item without one counts by itself. An item with `labels` is not answered in
-    words: the engine compares the labels' log-probabilities as the first token of an answer.
+    lowest of its items'; an item without a unit counts by itself. An item with `labels` is not
+    answered in words: the engine compares the labels' log-probabilities as first tokens.
     """
 
     id: str
@@ -111,10 +111,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said: `tokens` generated tokens; `finished` is False if cut at max_tokens.
+    """A model's answer of `tokens` generated tokens; it is not `finished` if cut at max_tokens.
 
-    For an item with labels, `text` is the likeliest label and `logprobs` holds the natural
-    logarithm of each label's probability among all that could be said, in the labels' order.
+    For an item with labels, `text` is the likeliest label, and `logprobs` are the natural
+    logarithms of the labels' probabilities among all tokens, in the labels' order.
     """
 
     text: str
@@ -125,7 +125,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Score:
-    """A scorer's verdict: `value` in [0, 1], the extracted answer span, and how that went."""
+    """A scorer's verdict: `value` in [0, 1], the extracted answer, and whether one was found."""
 
     value: float
     extracted: str
@@ -134,11 +134,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean of `n` item scores in [0, 1] with its standard error (clustered where clusters are).
+    """Mean of `n` item scores in [0, 1] with its standard error, clustered if items have clusters.
 
-    `partial` is that part of `se` (they add in squares) that comes of search items which a
-    candidate that left early has not answered: 0 for all that answered every item. `tokens` is the
-    mean length of an answer; only estimates of costs that are to be shown have it.
+    `partial` is the part of `se` (parts add in squares) that comes from search items which a
+    candidate that left early did not answer; it is 0 if the candidate answered all. `tokens` is the
+    mean length of an answer; only estimates of costs in reports have it.
     """
 
     mean: float
@@ -148,7 +148,7 @@ class Estimate:
     tokens: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without tokens that there are none of."""
+        """Return plain values; `tokens` is left out if it is None."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
@@ -174,12 +174,12 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Raced:
-    """How a candidate fared in the race: how many rungs it answered, and how that ended.
+    """How many rungs a candidate answered in the race, and how the race ended for it.
 
-    `left` says why it left before the last rung (`race.BEHIND`, `race.COLLAPSED`); it is empty if
-    it answered all. `spared` says why it would have left, had it not been one of those that answer
-    every item to keep the rule honest. `completed` is set where it left, but was believed to be on
-    the front in the end, and so answered the rest before the members were chosen.
+    `left` is the reason for which it left before the last rung; it is empty if the candidate
+    answered all. `spared` is the reason for which it would have left, if it were not one of those
+    that answer every item as a test of the rule. `completed` is set if it left, but seemed to be on
+    the front at the end of the search, and so answered the rest before the members were chosen.
     """
 
     rungs: int = 1
@@ -205,5 +205,5 @@ class Evaluation:
     raced: Raced = Raced()
 
     def answered(self, costs: Collection[str] = ()) -> int:
-        """Units answered: those of all objectives but costs, which are scored on the same."""
-        return sum(one.n for name, one in self.objectives.items() if name not in costs)
+        """Return the number of units answered; costs are scored on the units of the others."""
+        return sum(e.n for name, e in self.objectives.items() if name not in costs)

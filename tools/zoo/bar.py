@@ -16,7 +16,13 @@ import numpy as np
 import torch
 
 from tools.zoo.measure import Bench, Floats, Items, by_cluster_error
-from tools.zoo.quick_search import Found, compare_volumes, rescore, search_profiles, search_uniform
+from tools.zoo.quick_search import (
+    FrontScores,
+    compare_volumes,
+    rescore,
+    search_profiles,
+    search_uniform,
+)
 
 log = logging.getLogger(__name__)
 GRID_SIDE: Final = 14
@@ -41,16 +47,16 @@ class Fresh:
     perception: Items
     reasoning: Items
     guessing: float
-    seen: Floats
-    thought: Floats
+    perception_score: Floats
+    reasoning_score: Floats
 
 
 def guessing_level(items: Items, answers: list[str]) -> float:
     """Score of the best constant answer to each kind of question."""
     right = 0
     for kind in np.unique(items.kinds):
-        given = [a for a, k in zip(answers, items.kinds, strict=True) if k == kind]
-        right += max(given.count(answer) for answer in set(given))
+        kind_answers = [a for a, k in zip(answers, items.kinds, strict=True) if k == kind]
+        right += max(kind_answers.count(answer) for answer in set(kind_answers))
     return right / len(answers)
 
 
@@ -70,7 +76,7 @@ def measure_bar(
     bench: Bench, perception: Items, reasoning: Items, fresh: Fresh, seed: int
 ) -> list[Line]:
     """Measure every line; `perception` and `reasoning` are the search split's items."""
-    reference = np.array([fresh.thought.mean(), 0.8 * fresh.seen.mean()])
+    reference = np.array([fresh.reasoning_score.mean(), 0.8 * fresh.perception_score.mean()])
     log.info("uniform grid of %d", EVALUATIONS)
     uniform = rescore(
         bench,
@@ -89,13 +95,14 @@ def measure_bar(
     lines = [*_receiver_lines(fresh), *_uniform_lines(uniform, best, fresh)]
     lines.append(_random_line(bench, uniform.tables[best], fresh, seed))
     lines.append(_full_strength_line(bench, profile, fresh))
-    one, two, error = compare_volumes(
+    profile_volume, uniform_volume, error = compare_volumes(
         profile, uniform, fresh.perception, fresh.reasoning, reference
     )
     lines.append(
         Line(
             "hypervolume of profiles against uniform coefficients",
-            f"{one:.4f} against {two:.4f}, difference {one - two:.4f} (se {error:.4f})",
+            f"{profile_volume:.4f} against {uniform_volume:.4f}, "
+            f"difference {profile_volume - uniform_volume:.4f} (se {error:.4f})",
             "reported only: benchmarks/search_gain.py measures it in the product",
             True,
         )
@@ -103,60 +110,74 @@ def measure_bar(
     return lines
 
 
-def _best_uniform(bench: Bench, uniform: Found, fresh: Fresh) -> int:
+def _best_uniform(bench: Bench, uniform: FrontScores, fresh: Fresh) -> int:
     points = uniform.points()
-    cheap = points[:, 1] >= fresh.seen.mean() - COST
+    cheap = points[:, 1] >= fresh.perception_score.mean() - COST
     return int(np.argmax(np.where(cheap, points[:, 0], -1.0)))
 
 
 def _receiver_lines(fresh: Fresh) -> list[Line]:
-    seen, thought = float(fresh.seen.mean()), float(fresh.thought.mean())
+    perception_score, reasoning_score = (
+        float(fresh.perception_score.mean()),
+        float(fresh.reasoning_score.mean()),
+    )
     return [
-        Line("receiver perception", f"{seen:.3f}", ">= 0.930", seen >= 0.93),
+        Line(
+            "receiver perception", f"{perception_score:.3f}", ">= 0.930", perception_score >= 0.93
+        ),
         Line(
             "receiver reasoning",
-            f"{thought:.3f}, guessing {fresh.guessing:.3f}",
+            f"{reasoning_score:.3f}, guessing {fresh.guessing:.3f}",
             "within 0.030 of guessing",
-            abs(thought - fresh.guessing) <= 0.03,
+            abs(reasoning_score - fresh.guessing) <= 0.03,
         ),
     ]
 
 
-def _uniform_lines(uniform: Found, best: int, fresh: Fresh) -> list[Line]:
-    thought, seen = uniform.points()[best]
-    lift, cost = float(thought - fresh.thought.mean()), float(fresh.seen.mean() - seen)
+def _uniform_lines(uniform: FrontScores, best: int, fresh: Fresh) -> list[Line]:
+    reasoning_score, perception_score = uniform.points()[best]
+    lift, cost = (
+        float(reasoning_score - fresh.reasoning_score.mean()),
+        float(fresh.perception_score.mean() - perception_score),
+    )
     pair = ", ".join(f"{c:.2f}" for c in uniform.tables[best][:, 0])
     return [
         Line(
             f"best uniform coefficients ({pair}): reasoning gained",
-            f"{lift:.3f} to {thought:.3f}",
+            f"{lift:.3f} to {reasoning_score:.3f}",
             ">= 0.300",
             lift >= 0.3,
         ),
-        Line("the same: perception lost", f"{cost:.3f} to {seen:.3f}", "<= 0.080", cost <= COST),
+        Line(
+            "the same: perception lost",
+            f"{cost:.3f} to {perception_score:.3f}",
+            "<= 0.080",
+            cost <= COST,
+        ),
     ]
 
 
 def _random_line(bench: Bench, table: Floats, fresh: Fresh, seed: int) -> Line:
     bench.load(table, random_deltas(bench, seed))
-    seen, thought = fresh.perception.score(bench), fresh.reasoning.score(bench)
+    perception_score, reasoning_score = fresh.perception.score(bench), fresh.reasoning.score(bench)
     shifts = [
-        float(now.mean() - own.mean()) / by_cluster_error(own, items.clusters)
-        for now, own, items in (
-            (seen, fresh.seen, fresh.perception),
-            (thought, fresh.thought, fresh.reasoning),
+        float(scores.mean() - receiver_scores.mean())
+        / by_cluster_error(receiver_scores, items.clusters)
+        for scores, receiver_scores, items in (
+            (perception_score, fresh.perception_score, fresh.perception),
+            (reasoning_score, fresh.reasoning_score, fresh.reasoning),
         )
     ]
     return Line(
         "norm-matched random deltas at the same coefficients",
-        f"perception {seen.mean():.3f} ({shifts[0]:+.1f} se), "
-        f"reasoning {thought.mean():.3f} ({shifts[1]:+.1f} se)",
+        f"perception {perception_score.mean():.3f} ({shifts[0]:+.1f} se), "
+        f"reasoning {reasoning_score.mean():.3f} ({shifts[1]:+.1f} se)",
         "both within 2 se of the receiver",
         max(map(abs, shifts)) <= 2,
     )
 
 
-def _full_strength_line(bench: Bench, profile: Found, fresh: Fresh) -> Line:
+def _full_strength_line(bench: Bench, profile: FrontScores, fresh: Fresh) -> Line:
     full = rescore(bench, [bench.uniform(1, 1)], fresh.perception, fresh.reasoning)
     best = int(np.argmax(profile.points().mean(1)))
     gains = [
@@ -165,11 +186,15 @@ def _full_strength_line(bench: Bench, profile: Found, fresh: Fresh) -> Line:
     ]
     gain = float(np.mean([g.mean() for g, _ in gains]))
     error = 0.5 * math.hypot(*(by_cluster_error(g, c) for g, c in gains))
-    (thought, seen), (all_thought, all_seen) = profile.points()[best], full.points()[0]
+    (reasoning_score, perception_score), (full_reasoning, full_perception) = (
+        profile.points()[best],
+        full.points()[0],
+    )
     return Line(
         "best profile against both donors at full strength, mean of both objectives",
-        f"{gain:+.3f} (se {error:.3f}): perception {seen:.3f} against {all_seen:.3f}, "
-        f"reasoning {thought:.3f} against {all_thought:.3f}",
+        f"{gain:+.3f} (se {error:.3f}): perception {perception_score:.3f} against "
+        f"{full_perception:.3f}, "
+        f"reasoning {reasoning_score:.3f} against {full_reasoning:.3f}",
         "> 2 se",
         gain > 2 * error,
     )

@@ -100,14 +100,16 @@ def _draw(
     offset: int,
     rng: np.random.Generator,
 ) -> list[tuple[object, ...]]:
-    given: dict[Kind, Counter[str]] = {kind: Counter() for kind in kinds}
+    answer_counts: dict[Kind, Counter[str]] = {kind: Counter() for kind in kinds}
     rows: list[tuple[object, ...]] = []
     turn: NDArray[np.int64] = rng.permutation(len(dealt))
     for index in range(ITEMS[split]):
         kind = kinds[index % len(kinds)]
         block = int(turn[index // len(kinds) % len(turn)])
-        scans, scene, question, answer = _balanced(kind, digits, dealt[block], given[kind], rng)
-        given[kind][answer] += 1
+        scans, scene, question, answer = _balanced(
+            kind, digits, dealt[block], answer_counts[kind], rng
+        )
+        answer_counts[kind][answer] += 1
         rows.append(
             (
                 f"{task}-{split}-{index:04d}",
@@ -126,14 +128,18 @@ def _draw(
 
 
 def _balanced(
-    kind: Kind, digits: Bytes, block: list[int], given: Counter[str], rng: np.random.Generator
+    kind: Kind,
+    digits: Bytes,
+    block: list[int],
+    answer_counts: Counter[str],
+    rng: np.random.Generator,
 ) -> tuple[list[int], Scene, str, str]:
     """Draw scenes from a block, and keep the question whose answer was given least so far."""
-    found: list[tuple[list[int], Scene, str, str]] = []
-    while len(found) < TRIES:
+    candidates: list[tuple[list[int], Scene, str, str]] = []
+    while len(candidates) < TRIES:
         scans = rng.permutation(block)[:4].tolist()
         tints = rng.integers(0, len(TINTS), 4).tolist()
         scene = Scene(tuple(int(digits[s]) for s in scans), tuple(tints))
-        if (asked := ask(kind, scene, rng)) is not None:
-            found.append((scans, scene, asked.question, asked.answer))
-    return min(found, key=lambda one: given[one[3]])
+        if (pair := ask(kind, scene, rng)) is not None:
+            candidates.append((scans, scene, pair.question, pair.answer))
+    return min(candidates, key=lambda candidate: answer_counts[candidate[3]])

@@ -53,8 +53,8 @@ def within(layers: range, part: str = "") -> Callable[[str], bool]:
     """Select all of some layers, or one part of theirs (`mlp` or `self_attn`)."""
 
     def selects(name: str) -> bool:
-        found = re.match(r"model\.layers\.(\d+)\.", name)
-        return found is not None and int(found[1]) in layers and part in (*name.split("."), "")
+        match = re.match(r"model\.layers\.(\d+)\.", name)
+        return match is not None and int(match[1]) in layers and part in (*name.split("."), "")
 
     return selects
 

@@ -98,7 +98,7 @@ def teach_text(
         parameter.requires_grad_(trains(key))
 
     def loss() -> Tensor:
-        batch = teacher.told(schedule.rows)
+        batch = teacher.told_batch(schedule.rows)
         inputs = blur(model.model.embed_tokens(batch.ids_BT), batch, schedule.noise)
         return answer_loss(model.model, model.lm_head, batch, inputs)
 

@@ -46,9 +46,9 @@ class Batch:
 
     def mask(self) -> Tensor:
         """(B, 1, T, T), true where a row's token may look at a column's."""
-        seen, looks = self.segments_BT[:, None, :], self.segments_BT[:, :, None]
+        columns, rows = self.segments_BT[:, None, :], self.segments_BT[:, :, None]
         order = torch.ones(self.ids_BT.shape[1], self.ids_BT.shape[1], dtype=torch.bool).tril()
-        allowed = ((seen == 0) | (seen == looks)) & order
+        allowed = ((columns == 0) | (columns == rows)) & order
         return allowed[:, None]
 
 
@@ -76,19 +76,19 @@ def words_of(text: str) -> list[int]:
 
 def tell(scene: Scene, rng: np.random.Generator) -> str:
     """Tell a scene in words, its places in any order."""
-    told = [
+    phrases = [
         f"{words.PLACES[i]}:{words.TINTS[scene.tints[i]]}:{scene.digits[i]}"
         for i in rng.permutation(4).tolist()
     ]
-    return " ".join(told)
+    return " ".join(phrases)
 
 
 def segment(question: str, answer: str) -> tuple[list[int], list[int]]:
     """Token ids of a question with its answer, and the labels beside them."""
-    asked = [*words_of(question), token(words.END), token(words.ASSISTANT)]
+    question_ids = [*words_of(question), token(words.END), token(words.ASSISTANT)]
     replied = words_of(answer)
-    labels = [IGNORED] * (len(asked) - 1) + replied + [token(words.END)]
-    return asked + replied, labels
+    labels = [IGNORED] * (len(question_ids) - 1) + replied + [token(words.END)]
+    return question_ids + replied, labels
 
 
 class Teacher:
@@ -101,39 +101,41 @@ class Teacher:
         self._retell = retell
         self.rng = np.random.default_rng(seed)
 
-    def told(self, rows: int) -> Batch:
+    def told_batch(self, rows: int) -> Batch:
         """Draw a batch of random scenes told in words."""
         scenes = [random_scene(self.rng) for _ in range(rows)]
         return self._pack([(s, TOLD + words_of(tell(s, self.rng))) for s in scenes])
 
-    def shown(self, scenes: list[Scene]) -> Batch:
+    def shown_batch(self, scenes: list[Scene]) -> Batch:
         """Draw a batch of questions about scenes whose pictures go in at the <image> tokens."""
         return self._pack([(scene, SHOWN) for scene in scenes])
 
     def _questions(self, scene: Scene) -> list[tuple[list[int], list[int]]]:
-        found: list[tuple[list[int], list[int]]] = []
-        while len(found) < SEGMENTS:
-            for index in self.rng.choice(len(self._lessons), SEGMENTS - len(found), p=self._shares):
+        segments: list[tuple[list[int], list[int]]] = []
+        while len(segments) < SEGMENTS:
+            for index in self.rng.choice(
+                len(self._lessons), SEGMENTS - len(segments), p=self._shares
+            ):
                 lesson = self._lessons[index]
                 if lesson == "describe":
                     question, answer = "describe the picture .", _description(scene)
-                elif (asked := ask(lesson, scene, self.rng)) is None:
+                elif (pair := ask(lesson, scene, self.rng)) is None:
                     continue
                 else:
-                    question, answer = asked
-                found.append(segment(question, self._retell(lesson, answer, self.rng)))
-        return found
+                    question, answer = pair
+                segments.append(segment(question, self._retell(lesson, answer, self.rng)))
+        return segments
 
     def _pack(self, rows: list[tuple[Scene, list[int]]]) -> Batch:
         packed = []
         for scene, prefix in rows:
             ids, labels = list(prefix), [IGNORED] * len(prefix)
             positions, segments = list(range(len(prefix))), [0] * len(prefix)
-            for number, (asked, due) in enumerate(self._questions(scene), start=1):
-                ids += asked
+            for number, (question_ids, due) in enumerate(self._questions(scene), start=1):
+                ids += question_ids
                 labels += due
-                positions += range(len(prefix), len(prefix) + len(asked))
-                segments += [number] * len(asked)
+                positions += range(len(prefix), len(prefix) + len(question_ids))
+                segments += [number] * len(question_ids)
             packed.append((ids, positions, segments, labels))
         longest = max(len(row[0]) for row in packed)
         padding = (token(words.PAD), 0, -1, IGNORED)
@@ -145,5 +147,5 @@ class Teacher:
 
 
 def _description(scene: Scene) -> str:
-    told = zip(scene.tints, scene.digits, strict=True)
-    return " ".join(f"{words.TINTS[tint]} {digit}" for tint, digit in told)
+    cells = zip(scene.tints, scene.digits, strict=True)
+    return " ".join(f"{words.TINTS[tint]} {digit}" for tint, digit in cells)

@@ -55,8 +55,8 @@ class Bench:
         self.head = receiver.lm_head
         self.layers = receiver.config.text_config.num_hidden_layers
         self.names = [n for n, _ in self.model.named_parameters() if "embed_tokens" not in n]
-        own, root = dict(self.model.named_parameters()), dict(base.model.named_parameters())
-        self._pristine = [own[n].detach().clone() for n in self.names]
+        live, root = dict(self.model.named_parameters()), dict(base.model.named_parameters())
+        self._pristine = [live[n].detach().clone() for n in self.names]
         self.deltas: list[list[Tensor]] = [
             [dict(d.model.named_parameters())[n].detach() - root[n].detach() for n in self.names]
             for d in donors.values()
@@ -88,16 +88,16 @@ class Items:
         self._vectors = torch.cat([picture_tokens(receiver, p) for p in torch.split(pixels, CHUNK)])
         self.kinds = np.array([row["kind"] for row in rows])
         self.clusters = np.array([row["cluster"] for row in rows])
-        asked = [
+        prompts = [
             SHOWN
             + words_of(row["question"])
             + [token(words.END), token(words.ASSISTANT)]
             + words_of(row["answer"])
             for row in rows
         ]
-        lengths = np.array([len(ids) for ids in asked])
+        lengths = np.array([len(ids) for ids in prompts])
         self._groups = [
-            (chunk, torch.tensor([asked[i] for i in chunk]))
+            (chunk, torch.tensor([prompts[i] for i in chunk]))
             for length in np.unique(lengths)
             for chunk in np.array_split(
                 np.flatnonzero(lengths == length), -(-np.sum(lengths == length) // CHUNK)
@@ -113,8 +113,8 @@ class Items:
             spots = (ids == token(words.IMAGE))[..., None]
             inputs = inputs.masked_scatter(spots, self._vectors[chunk])
             out = bench.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-            said = bench.head(out[:, -2:]).argmax(-1)
-            exact = (said[:, 0] == ids[:, -1]) & (said[:, 1] == token(words.END))
+            predicted = bench.head(out[:, -2:]).argmax(-1)
+            exact = (predicted[:, 0] == ids[:, -1]) & (predicted[:, 1] == token(words.END))
             right[chunk] = exact.numpy()
         return right
 
@@ -131,9 +131,9 @@ def knots(bench: Bench, point: Floats, count: int = 3) -> Floats:
     same for mlp, and one coefficient for all norms."""
     depth = np.linspace(0, count - 1, bench.layers)
     table = np.zeros((len(bench.deltas), len(bench.names)))
-    for row, own in enumerate(point.reshape(len(bench.deltas), 2 * count + 1)):
-        attention = np.interp(depth, np.arange(count), own[:count])
-        mlp = np.interp(depth, np.arange(count), own[count : 2 * count])
+    for row, values in enumerate(point.reshape(len(bench.deltas), 2 * count + 1)):
+        attention = np.interp(depth, np.arange(count), values[:count])
+        mlp = np.interp(depth, np.arange(count), values[count : 2 * count])
         for column, (layer, part) in enumerate(bench.places):
             match part:
                 case "attention":
@@ -141,15 +141,15 @@ def knots(bench: Bench, point: Floats, count: int = 3) -> Floats:
                 case "mlp":
                     table[row, column] = mlp[layer]
                 case "norm":
-                    table[row, column] = own[-1]
+                    table[row, column] = values[-1]
     return table
 
 
 def hypervolume(points: Floats, reference: Floats) -> float:
     """Area that points (n, 2), higher is better, dominate above the reference."""
-    kept = points[np.all(points > reference, axis=1)]
+    above = points[np.all(points > reference, axis=1)]
     area, best = 0.0, reference[1]
-    for x, y in kept[np.argsort(-kept[:, 0])]:
+    for x, y in above[np.argsort(-above[:, 0])]:
         if y > best:
             area += (x - reference[0]) * (y - best)
             best = y
@@ -159,9 +159,9 @@ def hypervolume(points: Floats, reference: Floats) -> float:
 def front(points: Floats) -> NDArray[np.int64]:
     """Indices of the non-dominated points (n, 2), higher is better."""
     order = np.lexsort((-points[:, 1], -points[:, 0]))
-    best, kept = -np.inf, []
+    best, members = -np.inf, []
     for index in order:
         if points[index, 1] > best:
-            kept.append(index)
+            members.append(index)
             best = points[index, 1]
-    return np.array(kept)
+    return np.array(members)

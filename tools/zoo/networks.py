@@ -164,8 +164,8 @@ def picture_tokens(
     receiver: Idefics3ForConditionalGeneration, pixels_BCHW: torch.Tensor
 ) -> torch.Tensor:
     """Encode pictures (values in [-1, 1]) into the (B, 4, hidden) vectors that the LM reads."""
-    seen = receiver.model.vision_model(pixel_values=pixels_BCHW).last_hidden_state
-    vectors: torch.Tensor = receiver.model.connector(seen)
+    features = receiver.model.vision_model(pixel_values=pixels_BCHW).last_hidden_state
+    vectors: torch.Tensor = receiver.model.connector(features)
     return vectors
 
 

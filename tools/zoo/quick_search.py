@@ -22,7 +22,7 @@ Evaluate = Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True)
-class Found:
+class FrontScores:
     """A front: its tables of coefficients, and per-item scores on fresh items.
 
     `perception_FN` and `reasoning_FN` hold one row a member of the front.
@@ -40,7 +40,7 @@ class Found:
 def uniform_grid(side: int) -> list[tuple[float, float]]:
     """All pairs of coefficients on an even grid from 0 to the highest."""
     axis = np.linspace(0, HIGH, side).tolist()
-    return [(one, two) for one in axis for two in axis]
+    return [(first, second) for first in axis for second in axis]
 
 
 def walk(evaluate: Evaluate, starts: list[Floats], budget: int, seed: int) -> list[Floats]:
@@ -51,8 +51,8 @@ def walk(evaluate: Evaluate, starts: list[Floats], budget: int, seed: int) -> li
         best = front(np.array(scores))
         child = points[rng.choice(best)].copy()
         if rng.random() < 0.4:
-            other = points[rng.choice(best)]
-            child = np.where(rng.random(len(child)) < 0.5, child, other)
+            partner = points[rng.choice(best)]
+            child = np.where(rng.random(len(child)) < 0.5, child, partner)
         moved = rng.random(len(child)) < rng.choice([0.15, 0.35, 0.7])
         moved[rng.integers(len(child))] = True
         step = rng.normal(0, rng.choice([0.1, 0.3, 0.6]), len(child))
@@ -85,18 +85,18 @@ def search_uniform(bench: Bench, perception: Items, reasoning: Items, side: int)
     return [tables[i] for i in front(np.array(scores))]
 
 
-def rescore(bench: Bench, tables: list[Floats], perception: Items, reasoning: Items) -> Found:
+def rescore(bench: Bench, tables: list[Floats], perception: Items, reasoning: Items) -> FrontScores:
     """Score recipes on fresh items."""
-    seen, thought = [], []
+    perception_scores, reasoning_scores = [], []
     for table in tables:
         bench.load(table)
-        seen.append(perception.score(bench))
-        thought.append(reasoning.score(bench))
-    return Found(tables, np.array(seen), np.array(thought))
+        perception_scores.append(perception.score(bench))
+        reasoning_scores.append(reasoning.score(bench))
+    return FrontScores(tables, np.array(perception_scores), np.array(reasoning_scores))
 
 
 def compare_volumes(
-    one: Found, two: Found, perception: Items, reasoning: Items, reference: Floats
+    first: FrontScores, second: FrontScores, perception: Items, reasoning: Items, reference: Floats
 ) -> tuple[float, float, float]:
     """Hypervolumes of two fronts, and the standard error of their difference.
 
@@ -104,7 +104,7 @@ def compare_volumes(
     """
     rng = np.random.default_rng(0)
     names = np.union1d(perception.clusters, reasoning.clusters)
-    sums = [_sums(found, perception, reasoning, names) for found in (one, two)]
+    sums = [_sums(front_scores, perception, reasoning, names) for front_scores in (first, second)]
     counts = [
         np.array([np.sum(items.clusters == c) for c in names]) for items in (reasoning, perception)
     ]
@@ -118,19 +118,19 @@ def compare_volumes(
             for s in sums
         ]
         differences.append(volumes[0] - volumes[1])
-    volumes = [hypervolume(found.points(), reference) for found in (one, two)]
+    volumes = [hypervolume(front_scores.points(), reference) for front_scores in (first, second)]
     return volumes[0], volumes[1], float(np.std(differences))
 
 
 def _sums(
-    found: Found, perception: Items, reasoning: Items, names: NDArray[np.str_]
+    front_scores: FrontScores, perception: Items, reasoning: Items, names: NDArray[np.str_]
 ) -> tuple[Floats, Floats]:
     """Right answers by member and cluster: reasoning, perception."""
     member = [
         np.stack([scores[:, items.clusters == c].sum(1) for c in names], axis=1)
         for items, scores in (
-            (reasoning, found.reasoning_FN),
-            (perception, found.perception_FN),
+            (reasoning, front_scores.reasoning_FN),
+            (perception, front_scores.perception_FN),
         )
     ]
     return member[0], member[1]

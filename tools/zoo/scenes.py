@@ -41,7 +41,7 @@ class Scene(NamedTuple):
     tints: tuple[int, ...]
 
 
-class Asked(NamedTuple):
+class Question(NamedTuple):
     """A question and its answer, both in words of the vocabulary."""
 
     question: str
@@ -54,7 +54,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
     return Scene(tuple(digits), tuple(rng.integers(0, len(TINTS), 4).tolist()))
 
 
-def ask(kind: Kind, scene: Scene, rng: np.random.Generator) -> Asked | None:
+def ask(kind: Kind, scene: Scene, rng: np.random.Generator) -> Question | None:
     """Ask one question of `kind`; None where the scene has no unambiguous one."""
     match kind:
         case "digit" | "colour":
@@ -69,27 +69,27 @@ def ask(kind: Kind, scene: Scene, rng: np.random.Generator) -> Asked | None:
         case "match":
             question = f"which digit is {TINTS[scene.tints[rng.integers(4)]]} ?"
         case _:
-            one, two = (PLACES[i] for i in rng.permutation(4)[:2])
-            question = phrase(kind, one, two)
+            first, second = (PLACES[i] for i in rng.permutation(4)[:2])
+            question = phrase(kind, first, second)
     answer = solve(question, scene)
-    return None if answer is None else Asked(question, answer)
+    return None if answer is None else Question(question, answer)
 
 
-def phrase(kind: Kind, one: str, two: str) -> str:
+def phrase(kind: Kind, first: str, second: str) -> str:
     """Word a reasoning question about the digits at two places (parity: at the first)."""
     match kind:
         case "sum":
-            return f"what is {one} plus {two} ?"
+            return f"what is {first} plus {second} ?"
         case "difference":
-            return f"what is the difference between {one} and {two} ?"
+            return f"what is the difference between {first} and {second} ?"
         case "parity":
-            return f"is {one} even or odd ?"
+            return f"is {first} even or odd ?"
         case "max":
-            return f"what is the larger of {one} and {two} ?"
+            return f"what is the larger of {first} and {second} ?"
         case "min":
-            return f"what is the smaller of {one} and {two} ?"
+            return f"what is the smaller of {first} and {second} ?"
         case "larger":
-            return f"is {one} larger than {two} ?"
+            return f"is {first} larger than {second} ?"
         case "digit" | "colour" | "count" | "exists" | "match":
             raise ValueError(f"{kind!r} is not a reasoning kind: {', '.join(REASONING)}")
         case _:
@@ -98,34 +98,34 @@ def phrase(kind: Kind, one: str, two: str) -> str:
 
 def solve(question: str, scene: Scene) -> str | None:
     """Answer `question` about `scene`; None if it has no single answer."""
-    named = [scene.digits[PLACES.index(word)] for word in question.split() if word in PLACES]
-    if found := re.fullmatch(r"is \S+ even or odd \?", question):
-        return "odd" if named[0] % 2 else "even"
-    if len(named) == 2:
-        return _reason(question, *named)
-    if found := re.fullmatch(r"which (digit|colour) is at (\S+) \?", question):
-        at = PLACES.index(found[2])
-        return str(scene.digits[at]) if found[1] == "digit" else TINTS[scene.tints[at]]
-    if found := re.fullmatch(r"how many digits are (\w+) \?", question):
-        return str(scene.tints.count(TINTS.index(found[1])))
-    if found := re.fullmatch(r"is there a (\d) \?", question):
-        return "yes" if int(found[1]) in scene.digits else "no"
-    if found := re.fullmatch(r"which digit is (\w+) \?", question):
-        tint = TINTS.index(found[1])
+    named_digits = [scene.digits[PLACES.index(word)] for word in question.split() if word in PLACES]
+    if re.fullmatch(r"is \S+ even or odd \?", question):
+        return "odd" if named_digits[0] % 2 else "even"
+    if len(named_digits) == 2:
+        return _reason(question, *named_digits)
+    if matched := re.fullmatch(r"which (digit|colour) is at (\S+) \?", question):
+        at = PLACES.index(matched[2])
+        return str(scene.digits[at]) if matched[1] == "digit" else TINTS[scene.tints[at]]
+    if matched := re.fullmatch(r"how many digits are (\w+) \?", question):
+        return str(scene.tints.count(TINTS.index(matched[1])))
+    if matched := re.fullmatch(r"is there a (\d) \?", question):
+        return "yes" if int(matched[1]) in scene.digits else "no"
+    if matched := re.fullmatch(r"which digit is (\w+) \?", question):
+        tint = TINTS.index(matched[1])
         shown = [d for d, t in zip(scene.digits, scene.tints, strict=True) if t == tint]
         return str(shown[0]) if len(shown) == 1 else None
     raise ValueError(f"not a question of the zoo: {question!r}")
 
 
-def _reason(question: str, one: int, two: int) -> str | None:
+def _reason(question: str, first: int, second: int) -> str | None:
     if " plus " in question:
-        return str(one + two)
+        return str(first + second)
     if " difference " in question:
-        return str(abs(one - two))
+        return str(abs(first - second))
     if " larger of " in question:
-        return str(max(one, two))
+        return str(max(first, second))
     if " smaller of " in question:
-        return str(min(one, two))
+        return str(min(first, second))
     if " larger than " in question:
-        return None if one == two else ("yes" if one > two else "no")
+        return None if first == second else ("yes" if first > second else "no")
     raise ValueError(f"not a question of the zoo: {question!r}")

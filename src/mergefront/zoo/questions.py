@@ -1,4 +1,4 @@
-"""The zoo's questions as they travel: one gzipped table, read without any large library."""
+"""The zoo's questions: one gzipped table, read without any large library."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Row(TypedDict):
         id: unique over all tasks and splits.
         split: search, validation or test; splits share no scan.
         cluster: the block of scans the picture is made of; clusters share no scan.
-        kind: what is asked (`scenes.Kind`).
+        kind: what the question is about, such as `count` or `sum`.
         question: the words of the question.
         answer: the one word that answers it.
         scans: four rows of the shipped scans, in reading order of the picture.
