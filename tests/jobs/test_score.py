@@ -19,7 +19,7 @@ from fixtures_cli import ZOO_RUN, Command, runner
 from mergefront import stats
 from mergefront.cli import main
 from mergefront.config import EngineConfig
-from mergefront.engine.asking import MarkedAnswer
+from mergefront.engine.answering import MarkedAnswer
 from mergefront.errors import UserError
 from mergefront.jobs import score as scoring
 from mergefront.jobs.score import answers as model_answers

@@ -35,7 +35,7 @@ from mergefront.records import Split
 from mergefront.yaml_file import differences, dump_yaml, load_yaml
 
 if TYPE_CHECKING:
-    from mergefront.engine.asking import MarkedAnswer
+    from mergefront.engine.answering import MarkedAnswer
 
 RECEIVER = "receiver"
 """Name of the receiver's own item file; candidates are named by their number."""

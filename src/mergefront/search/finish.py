@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from mergefront.config import BLIND_ITEMS
-from mergefront.engine.asking import answer
+from mergefront.engine.answering import answer_items
 from mergefront.engine.inplace import model_hash
 from mergefront.errors import RunError
 from mergefront.merging.plan import Plan
@@ -195,7 +195,7 @@ def complete(search: RunningSearch, evaluation: Evaluation) -> Evaluation:
     seconds = evaluation.seconds + engine.load(setup.plan(evaluation.point))
     records = list(setup.run.read_answers(name, "search"))
     for rung in range(evaluation.raced.rungs, len(race.rungs)):
-        answers, spent = answer(engine, race.rungs[rung])
+        answers, spent = answer_items(engine, race.rungs[rung])
         records += item_records(answers, "search", rung)
         seconds += spent
     records.sort(key=lambda record: objectives.index(record.objective))

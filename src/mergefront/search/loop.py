@@ -19,7 +19,7 @@ from typing import Self
 import optuna
 
 from mergefront.engine import Engine, open_engine
-from mergefront.engine.asking import answer
+from mergefront.engine.answering import answer_items
 from mergefront.errors import CandidateError, EngineError
 from mergefront.merging.plan import Plan
 from mergefront.records import RESULT, SPLITS, Estimate, Evaluation, Item, Raced, Seconds, Split
@@ -176,7 +176,7 @@ class RunningSearch:
         records: list[ItemRecord] = []
         verdict = ""
         for rung, items in enumerate(race.rungs):
-            answers, spent = answer(engine, items)
+            answers, spent = answer_items(engine, items)
             records += item_records(answers, "search", rung)
             seconds += spent
             estimates = race.estimate(with_costs(records, costs))
@@ -293,5 +293,5 @@ def _answered(
 ) -> list[ItemRecord]:
     """Load a plan, have its model answer items, and mark the answers."""
     engine.load(plan)
-    answers, _ = answer(engine, items)
+    answers, _ = answer_items(engine, items)
     return item_records(answers, split)

@@ -244,9 +244,9 @@ def _reading_errors() -> tuple[type[Exception], ...]:
     import datasets
     import huggingface_hub
 
+    # requests or httpx: both have an HTTPError.
     http = import_module(type(huggingface_hub.get_session()).__module__.partition(".")[0])
-    failed = http.HTTPError if hasattr(http, "HTTPError") else OSError
-    return (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError, failed)
+    return (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError, http.HTTPError)
 
 
 def _unreadable(task: Task, origin: str, error: Exception, *parts: str | None) -> UserError:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mergefront.engine import Engine
-from mergefront.engine.asking import MarkedAnswer, answer
+from mergefront.engine.answering import MarkedAnswer, answer_items
 from mergefront.jobs.score.models import ScoredModel
 from mergefront.jobs.score.questions import Questions
 
@@ -59,7 +59,7 @@ def ask_models(
             marked: list[MarkedAnswer] = []
             for start in range(0, len(prompts), CHUNK):
                 chunk = prompts[start : start + CHUNK]
-                by_objective, _ = answer(engine, {"": chunk})
+                by_objective, _ = answer_items(engine, {"": chunk})
                 marked += by_objective[""]
                 count += len(chunk)
                 progress(count, total)

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mergefront.engine.asking import MarkedAnswer
+from mergefront.engine.answering import MarkedAnswer
 from mergefront.files import whole_folder
 from mergefront.jobs.score.answers import ModelAnswers
 from mergefront.jobs.score.questions import Mode, Questions, SplitChoice

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mergefront import stats
-from mergefront.engine.asking import MarkedAnswer
+from mergefront.engine.answering import MarkedAnswer
 from mergefront.records import Answer
 from mergefront.runs.directory import ItemRecord, item_records
 from mergefront.runs.units import paired_units, units_of
