@@ -59,7 +59,7 @@ def labelled(axis: Any) -> dict[str, np.ndarray]:
 
 
 def test_the_front_shows_every_candidate_and_validated_members_where_they_belong() -> None:
-    axis = front_figure(FRONT, CANDIDATES, sampler="como-cma").axes[0]
+    axis = front_figure(FRONT, CANDIDATES).axes[0]
     shown = labelled(axis)
     assert len(shown["candidates (search items)"]) == 30 - 4 - 1  # warm starts, one failure
     assert len(shown["warm starts (search items)"]) == 4
@@ -86,16 +86,16 @@ def shaded(axis: Any) -> float:
 
 
 def test_the_shade_is_the_hypervolume_of_what_chose_the_members() -> None:
-    axis = front_figure(FRONT, CANDIDATES, sampler="como-cma").axes[0]
+    axis = front_figure(FRONT, CANDIDATES).axes[0]
     assert shaded(axis) == pytest.approx(FRONT.hypervolume.search, rel=1e-6)
-    axis = front_figure(RACED_FRONT, RACED, sampler="como-cma", believed=BELIEVED).axes[0]
+    axis = front_figure(RACED_FRONT, RACED, believed=BELIEVED).axes[0]
     covered = hypervolume(belief_of(RACED).mean_NM, list(REFERENCE.values()))
     assert abs(covered - RACED_FRONT.hypervolume.search) > 1e-4
     assert shaded(axis) == pytest.approx(covered, rel=1e-6)
 
 
 def test_who_left_is_apart_and_members_go_from_belief_to_validation() -> None:
-    axis = front_figure(RACED_FRONT, RACED, sampler="como-cma", believed=BELIEVED).axes[0]
+    axis = front_figure(RACED_FRONT, RACED, believed=BELIEVED).axes[0]
     shown = labelled(axis)
     leavers = [e for e in RACED if e.raced.left]
     assert 10 < len(leavers) < 50
@@ -176,7 +176,7 @@ def test_the_race_shows_what_each_answered_and_why_it_left(tmp_path: Path) -> No
 @pytest.mark.parametrize("keep", [0, 1])
 def test_fronts_of_next_to_nothing(keep: int, tmp_path: Path) -> None:
     front = replace(FRONT, members=FRONT.members[:keep])
-    save(front_figure(front, CANDIDATES[:keep], sampler="como-cma"), tmp_path, "front")
+    save(front_figure(front, CANDIDATES[:keep]), tmp_path, "front")
     save(history_figure(CANDIDATES[:keep], OBJECTIVES, REFERENCE), tmp_path, "history")
 
 
@@ -196,14 +196,14 @@ def test_three_objectives_have_a_panel_for_each_pair_with_the_first(tmp_path: Pa
         receiver={split: third(scores) for split, scores in FRONT.receiver.items()},
         members=tuple(replace(m, validation=third(m.validation)) for m in FRONT.members),
     )
-    figure = front_figure(front, evaluations, sampler="como-cma")
+    figure = front_figure(front, evaluations)
     assert [a.get_ylabel() for a in figure.axes] == [
         "perception (% of items)",
         "brevity (% of items)",
     ]
     save(figure, tmp_path, "front")
     with pytest.raises(ValueError, match="two objectives"):
-        front_figure(replace(FRONT, objectives=("reasoning",)), CANDIDATES, sampler="como-cma")
+        front_figure(replace(FRONT, objectives=("reasoning",)), CANDIDATES)
 
 
 def test_history_ends_at_the_hypervolume_and_the_best() -> None:
@@ -252,9 +252,7 @@ def test_profiles_of_any_size(n_layers: int, recipes: int, donors: int, tmp_path
 
 def test_files_repeat_byte_for_byte(tmp_path: Path) -> None:
     for folder in ("a", "b"):
-        paths = save(
-            front_figure(FRONT, CANDIDATES, sampler="como-cma"), tmp_path / folder, "front"
-        )
+        paths = save(front_figure(FRONT, CANDIDATES), tmp_path / folder, "front")
         assert [p.name for p in paths] == ["front.png", "front.svg"]
     for name in ("front.png", "front.svg"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

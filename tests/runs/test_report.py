@@ -74,7 +74,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Picture]:
     folder = tmp_path_factory.mktemp("plots")
-    save(front_figure(Front.from_dict(FRONT), CANDIDATES, sampler="como-cma"), folder, "front")
+    save(front_figure(Front.from_dict(FRONT), CANDIDATES), folder, "front")
     save(history_figure(CANDIDATES, OBJECTIVES, REFERENCE), folder, "history")
     names = ("front", "history", "missing")
     return [Picture(folder / f"{name}.svg", f"Picture of <{name}>") for name in names]

@@ -408,7 +408,7 @@ def test_front_report_and_card_say_it_in_tokens(
     mine = front.members[0].validation["brevity"].tokens
     assert f"({mine:.2f} tokens)" in card
     assert "scores 1 - min(t / 80, 1)." in card
-    labels = [axis.get_ylabel() for axis in front_figure(front, [], sampler="tpe").axes]
+    labels = [axis.get_ylabel() for axis in front_figure(front, []).axes]
     assert labels == ["brevity (% of 80 tokens not used)", "perception (% of items)"]
 
 

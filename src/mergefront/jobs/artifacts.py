@@ -182,10 +182,7 @@ def _figures(
     belief = run_belief(candidates, run.config, estimates_of(run.read_items(RECEIVER, "search")))
     by_model = {n: belief.estimates(n) for n in belief.numbers} if belief.by_model else {}
     names = front.objectives
-    yield (
-        "front",
-        plots.front_figure(front, candidates, sampler=front.sampler, believed=by_model),
-    )
+    yield "front", plots.front_figure(front, candidates, by_model)
     yield "history", plots.history_figure(candidates, names, front.reference, by_model)
     if belief.model.surfaces:
         yield "calibration", plots.calibration_figure(names, candidates, belief.model)

@@ -32,20 +32,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from mergefront.runs.front import Front, Member
+    from mergefront.runs.front import Estimates, Front, Member
 
-Estimates = Mapping[str, Estimate]
-"""Objective -> estimate."""
-
-Believed = Mapping[int, Estimates]
+Believed = Mapping[int, Mapping[str, Estimate]]
 """Number -> what the model believes of the candidate; empty where scores choose the members."""
 
 
 def front_figure(
     front: Front,
     candidates: Sequence[Evaluation],
-    *,
-    sampler: str,
     believed: Believed = MappingProxyType({}),
 ) -> Figure:
     """Draw a run's front: one panel for the first objective against each other one.
@@ -56,8 +51,8 @@ def front_figure(
     line leads to a member from the place where it was believed to be, which has a hollow marker.
 
     Args:
-        candidates: all candidates; failed ones are left out. A candidate whose origin is not
-            `sampler` is marked as a warm start; one that left the race early is small and light.
+        candidates: all candidates; failed ones are left out. A candidate whose origin is not the
+            sampler is marked as a warm start; one that left the race early is small and light.
         believed: what the model believes of every candidate, if the model chose the members.
 
     Raises:
@@ -69,7 +64,7 @@ def front_figure(
     figure, axes = new_figure(1, len(names) - 1, size=(7.2, 5.6) if len(names) == 2 else (5.4, 5.0))
     evaluated = [c for c in candidates if not c.failure]
     for axis, name in zip(axes[0], names[1:], strict=True):
-        _draw_panel(axis, front, evaluated, (names[0], name), sampler, believed)
+        _draw_panel(axis, front, evaluated, (names[0], name), believed)
         if len(names) == 2:
             _shade_hypervolume(axis, front, evaluated, believed)
         axis.set_xlabel(f"{names[0]} (% of items)")
@@ -86,11 +81,10 @@ def _draw_panel(
     front: Front,
     candidates: Sequence[Evaluation],
     pair: tuple[str, str],
-    sampler: str,
     believed: Believed,
 ) -> None:
     """Draw everything but the shade: cloud, members, receiver, reference, limits."""
-    cloud = _draw_cloud(axis, candidates, pair, sampler)
+    cloud = _draw_cloud(axis, candidates, pair, front.sampler)
     picks = [member for member in front.members if member.picks]
     groups = (
         ("front", [member for member in front.members if not member.picks], BLUE, "o"),
