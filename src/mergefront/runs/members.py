@@ -88,7 +88,7 @@ def _thinned(front: Sequence[int], mean: Mapping[int, NDArray[np.float64]], room
     points = np.array([mean[number] for number in front])
     best = list(dict.fromkeys(points.argmax(axis=0).tolist()))
     corner = points.min(axis=0) - 0.1 * np.ptp(points, axis=0) - 1e-9
-    return [front[i] for i in pareto.covering(points, corner, room, kept=best)]
+    return [front[i] for i in pareto.covering(points, corner, room, fixed=best)]
 
 
 def _distinct(evaluations: Sequence[Evaluation]) -> list[Evaluation]:

@@ -1,6 +1,6 @@
-"""The sampler of a run: which one, and for which space.
+"""The sampler of a run: which one it is, and how it is made for the run's space.
 
-Not here: samplers (`propose`), when one is asked (`search`).
+Not here: the samplers (`sampling`), when one is asked (`loop`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def sampler_name(config: RunConfig, study: optuna.Study, space: Space) -> str:
-    """The sampler of a run; `auto` is decided once, by what the run was started with.
-
-    `space` is that of the run's manifest.
-    """
+    """Return the name of a run's sampler; `auto` is decided once, and recorded in the study."""
     if config.search.sampler != AUTO:
         return config.search.sampler
     if SAMPLER not in study.user_attrs:
@@ -35,7 +32,7 @@ def sampler_name(config: RunConfig, study: optuna.Study, space: Space) -> str:
 def sampler_of(
     name: str, config: RunConfig, space: Space, reference: Mapping[str, float]
 ) -> ReplaySampler:
-    """The sampler `name` for points of `space`; `reference` is the hypervolume's, by objective."""
+    """Return the sampler `name` for points of `space`; `reference` is that of the hypervolume."""
     return make_sampler(
         name,
         dimension=space.dimension,

@@ -87,7 +87,7 @@ class PreparedSearch:
 
 
 def prepare_search(
-    config: RunConfig, runs: Path, progress: Progress = lambda done, total: None
+    config: RunConfig, runs: Path, progress: Progress = lambda count, total: None
 ) -> PreparedSearch:
     """Check everything that a run needs, then create or resume its directory and study.
 
@@ -138,7 +138,7 @@ def prepare_search(
 
 
 def measure_activations(
-    config: RunConfig, progress: Progress = lambda done, total: None
+    config: RunConfig, progress: Progress = lambda count, total: None
 ) -> tuple[activations.Changes, Sources]:
     """Measure what the warm start `activations` is made of, without a run; and the models.
 

@@ -17,13 +17,14 @@ By name, in `search.warm_start`:
   closed form of MetaGPT (arXiv:2406.11385) by group, and FRANK's without its prior. Needs a base;
 - `activations`: in each group top r_gain / (r_gain + r_keep), r the donor's squared relative change
   of the receiver's outputs on questions of the first objective and of the others; and half of it
-  (`activations`; after LOT Merging, arXiv:2505.23859). Needs a base and loads the receiver;
+  (`engine.activations`; after LOT Merging, arXiv:2505.23859). Needs a base and loads the receiver;
 - `earlier`: the fronts of the runs in `search.transfer`, which searched the same models.
 What does not lie in the space becomes its nearest point, by least squares within the bounds. What
 decodes to a model that came before is left out.
 
-Not here: who proposes the rest (`propose`).
-Reading order: `warm_points`, `enqueue`; `transfer` reads earlier runs.
+Not here: who proposes the rest (`sampling`), how earlier runs are read (`runs.earlier`).
+
+Reading order: `warm_points`, `enqueue`.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ PAPER_SHARE: Final = 0.1
 RAMP_RATE: Final = 3.0
 """Of the ramp, per depth of the whole stack."""
 
-_DONE: Final = "warm starts"  # attribute of a study that holds them all
-_SAME: Final = 9  # decimals to which two models' coefficients are compared
+_QUEUED: Final = "warm starts"  # attribute of a study that holds them all
+_DECIMALS: Final = 9  # to which two models' coefficients are compared
 
 
 def warm_points(
@@ -81,33 +82,34 @@ def warm_points(
         "importance": lambda: _importance(space, sources),
         "activations": lambda: _activations(space, measure),
         "earlier": lambda: (
-            (one.origin, space.nearest_point(one.table, one.parameters)) for one in earlier
+            (member.origin, space.nearest_point(member.table, member.parameters))
+            for member in earlier
         ),
     }
-    found: dict[tuple[Any, ...], Start] = {}
+    by_model: dict[tuple[Any, ...], Start] = {}
     for name in names:
         try:
             for origin, point in makers[name]():
-                found.setdefault(_model(space, point), (origin, point))
+                by_model.setdefault(_model(space, point), (origin, point))
         except (UserError, EngineError) as problem:
             logger.warning("warm start %s skipped: %s", name, problem.message)
-    return list(found.values())
+    return list(by_model.values())
 
 
 def enqueue(study: optuna.Study, points: Callable[[], Sequence[Start]], space: Space) -> None:
     """Queue the warm starts once a study; they run before any proposal.
 
-    `points` is called only where the study does not hold all of them yet, so that a resume needs
+    `points` is called only while the study does not hold all of them, so that a resume needs
     neither norms, nor activations, nor earlier runs.
     """
-    if study.user_attrs.get(_DONE):
+    if study.user_attrs.get(_QUEUED):
         return
-    known = {t.user_attrs.get("origin") for t in study.get_trials(deepcopy=False)}
+    origins = {t.user_attrs.get("origin") for t in study.get_trials(deepcopy=False)}
     for origin, point in points():
-        if origin not in known:
+        if origin not in origins:
             params = {knob.name: u for knob, u in zip(space.knobs, point, strict=True)}
             study.enqueue_trial(params, user_attrs={"origin": origin})
-    study.set_user_attr(_DONE, True)
+    study.set_user_attr(_QUEUED, True)
 
 
 def _top(space: Space) -> float:
@@ -115,14 +117,16 @@ def _top(space: Space) -> float:
 
 
 def _model(space: Space, point: Point) -> tuple[Any, ...]:
-    """What two points have in common that are the same model, as far as we care."""
+    """Return a key that two points share if they decode to the same model."""
     table, parameters = space.table(point), space.parameters(point)
-    cells = (round(value, _SAME) + 0.0 for row in table.values() for value in row.values())
+    # Adding 0.0 turns -0.0 into 0.0.
+    cells = (round(value, _DECIMALS) + 0.0 for row in table.values() for value in row.values())
     return (*cells, *parameters.values())
 
 
 def _uniform(space: Space) -> Iterator[Start]:
-    """Values that lie in none of the lines' bounds are left out: nothing would be uniform."""
+    """Yield shares of the top. A value outside every line's bounds is left out: clipping it would
+    give a model that is not uniform."""
     for share in (0.25, 0.5, 0.75, 1.0):
         value = share * _top(space)
         if any(line.spec.low <= value <= line.spec.high for line in space.lines):
@@ -179,8 +183,8 @@ def moved_groups(space: Space) -> set[str]:
 def importance_table(space: Space, sources: Sources) -> dict[str, dict[str, float]]:
     """Return donor -> group -> share of the squared change that is the donor's, in [0, 1].
 
-    Of each group that the space moves: |t_k|^2 over the sum of all task vectors' squares, the
-    receiver's among them; 0 where nothing has changed. Every tensor is read once a source.
+    For each group that the space moves: |t_k|^2 over the sum of the squares of all task vectors,
+    the receiver's included; 0 where nothing has changed. Each tensor is read once per source.
 
     Raises:
         UserError: the receiver or a donor has no base to take its change from.

@@ -1,12 +1,15 @@
 """Error bars and tests: means of clustered items, paired differences, fronts, sample sizes.
 
-Items of one cluster (same problem, pair or image) are not independent, so clusters are what is
-counted, resampled and compared. Nothing here knows where scores come from.
+Items of one cluster (same problem, pair or image) are not independent, so clusters are counted,
+resampled and compared. Nothing here knows where scores come from.
 
 `means` has means and paired differences with intervals, `comparison` p-values (McNemar, a
-clustered t test) and Holm's adjustment, `power` how many items a difference needs, `volumes`
-hypervolumes. Every interval says in its docstring how often it covered the truth when simulated;
-the simulation is `benchmarks/coverage.py`, its table is in docs/statistics.md.
+clustered t test) and Holm's adjustment, `power` the number of items that a difference needs,
+`pareto` fronts and hypervolumes, `volumes` their error bars, `partial` estimates from part of the
+items. `pareto` and `partial` are imported by their own names.
+
+Every interval says in its docstring how often it covered the truth when simulated; the simulation
+is `benchmarks/coverage.py`, its table is in docs/statistics.md.
 """
 
 from __future__ import annotations

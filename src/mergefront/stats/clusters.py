@@ -1,4 +1,7 @@
-"""What all statistics here share: clusters as integers, the robust standard error, quantiles."""
+"""Clusters as integers, the cluster-robust standard error, and quantiles.
+
+Shapes: N scores, G clusters.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,11 @@ def cluster_labels(
 
 
 def paired(a_N: ArrayLike, b_N: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return both score lists as arrays. Raises ValueError if their lengths differ."""
+    """Return both lists of scores as arrays.
+
+    Raises:
+        ValueError: their lengths differ.
+    """
     a, b = np.asarray(a_N, dtype=float), np.asarray(b_N, dtype=float)
     if a.shape != b.shape:
         raise ValueError(f"paired scores of {a.size} and {b.size} items")
@@ -52,7 +59,11 @@ def paired(a_N: ArrayLike, b_N: ArrayLike) -> tuple[NDArray[np.float64], NDArray
 def standard_error(
     residuals_N: NDArray[np.float64], labels_N: NDArray[np.intp], n_clusters: int
 ) -> float:
-    """CR1 for a mean: sqrt(G / (G - 1) * sum over clusters of squared residual sums) / N."""
+    """Return CR1 for a mean: sqrt(G / (G - 1) * sum over clusters of squared residual sums) / N.
+
+    NaN with fewer than two clusters. Reference: Cameron and Miller, Journal of Human Resources 50
+    (2015), section II.
+    """
     if n_clusters < 2:
         return math.nan
     sums_G = np.bincount(labels_N, weights=residuals_N, minlength=n_clusters)
@@ -61,14 +72,14 @@ def standard_error(
 
 
 def normal_quantile(probability: float) -> float:
-    """Quantile of the standard normal distribution."""
+    """Return a quantile of the standard normal distribution."""
     from scipy.special import ndtri
 
     return float(ndtri(probability))
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's t distribution."""
+    """Return a quantile of Student's t distribution."""
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, probability))

@@ -1,6 +1,6 @@
-"""Is a difference between two models on the same items more than luck: p-values, and Holm's.
+"""Tests of the difference between two models on the same items: p-values, and Holm's adjustment.
 
-Reading order: `compare` (what the rest of mergefront calls), then the tests it chooses from.
+Reading order: `compare` (what the rest of mergefront calls), then the tests that it chooses from.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def mcnemar(a_N: ArrayLike, b_N: ArrayLike) -> float:
     """Return the exact two-sided p of McNemar's test: are a and b right equally often?
 
     Of the items on which the two disagree, each side wins half under the null: a binomial test.
-    p is 1 where they never disagree. Being exact and discrete it errs on the safe side: it calls
-    equal models different at 5 % in 2.4 to 3.4 % of simulated studies of 60 to 500 single items.
-    Valid for independent items only: with clusters of up to eight ignored, in up to 8.9 %.
+    p is 1 where they never disagree. The test is exact and discrete, and so errs on the safe side:
+    it calls equal models different at 5 % in 2.4 to 3.4 % of simulated studies of 60 to 500 single
+    items. Valid for independent items only: with clusters of up to eight ignored, in up to 8.9 %.
 
     Reference: McNemar, Note on the sampling error of the difference between correlated
     proportions, Psychometrika 12 (1947); the exact form.
@@ -74,19 +74,20 @@ def mcnemar(a_N: ArrayLike, b_N: ArrayLike) -> float:
         raise ValueError("McNemar's test needs scores of 0 and 1; use paired_p for others")
     from scipy.special import bdtr
 
-    ours, theirs = int((a > b).sum()), int((b > a).sum())
-    if ours + theirs == 0:
+    a_wins, b_wins = int((a > b).sum()), int((b > a).sum())
+    if a_wins + b_wins == 0:
         return 1.0
-    return min(1.0, 2.0 * float(bdtr(min(ours, theirs), ours + theirs, 0.5)))
+    return min(1.0, 2.0 * float(bdtr(min(a_wins, b_wins), a_wins + b_wins, 0.5)))
 
 
 def paired_p(a_N: ArrayLike, b_N: ArrayLike, clusters: Sequence[Hashable]) -> float:
     """Return the two-sided p of mean(a - b) = 0: a t test with cluster-robust error (CR1).
 
     The test that belongs to the interval of `paired_difference`: from six clusters on, p < 0.05
-    where the 95 % interval leaves zero out. It is never below 2^(1 - G), the smallest that flipping
-    the signs of G clusters could show: five that all agree prove little, one proves nothing (p 1).
-    Calls equal models different at 5 % in 4.1 to 5.7 % of studies simulated at 60 to 500 clusters.
+    where the 95 % interval leaves zero out. It is never below 2^(1 - G), the smallest p that
+    flipping the signs of G clusters could show: five clusters that all agree prove little, one
+    proves nothing (p 1). It calls equal models different at 5 % in 4.1 to 5.7 % of simulated
+    studies of 60 to 500 clusters.
 
     Reference: Cameron and Miller, Journal of Human Resources 50 (2015), section VI; for the bound,
     Fisher's randomisation test.

@@ -175,25 +175,25 @@ def _strips(front_K2: Array, reference_2: Array) -> tuple[Array, Array]:
     from_right_K = np.maximum.accumulate(ordered_K2[::-1, 1])[::-1]
     stands_K = np.append(ordered_K2[:-1, 1] > from_right_K[1:], True)[: len(ordered_K2)]
     first_K, second_K = ordered_K2[stands_K].T
-    left, right = np.append(reference_2[0], first_K), np.append(first_K, np.inf)
-    height = np.append(second_K, reference_2[1])
-    return np.column_stack([left, height]), np.column_stack([right, np.full(len(right), np.inf)])
+    lower = np.append(reference_2[0], first_K), np.append(second_K, reference_2[1])
+    upper = np.append(first_K, np.inf), np.full(len(first_K) + 1, np.inf)
+    return np.column_stack(lower), np.column_stack(upper)
 
 
 def covering(
-    points_NM: ArrayLike, reference_M: ArrayLike, most: int, kept: Sequence[int] = ()
+    points_NM: ArrayLike, reference_M: ArrayLike, most: int, fixed: Sequence[int] = ()
 ) -> list[int]:
     """Return at most `most` indices, ascending, of points that together cover much hypervolume.
 
     Greedy: each next point adds most to those chosen before, the first of equals; at least 63 % of
     what the best subset of that size covers. When no point adds any more, fewer are returned. The
-    points in `kept` are chosen before all others.
+    points in `fixed` are chosen before all others.
 
     Reference: Guerreiro, Fonseca and Paquete, Greedy Hypervolume Subset Selection in Low
     Dimensions, Evolutionary Computation 24 (2016).
     """
     points = _matrix(points_NM)
-    subset = list(kept)[:most]
+    subset = list(fixed)[:most]
     covered = hypervolume(points[subset], reference_M)
     while len(subset) < min(most, len(points)):
         volumes = [hypervolume(points[[*subset, i]], reference_M) for i in range(len(points))]

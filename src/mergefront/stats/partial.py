@@ -1,17 +1,18 @@
-"""Racing: what part of the items says of a candidate, and whether it may still reach the front.
+"""Estimates from part of the items: a candidate's mean over all of them, and its chances.
 
 Items are asked in one fixed, stratified order, in nested prefixes (rungs). A candidate that has
 answered a prefix is estimated with a control variate: how hard each item was for earlier
-candidates. The estimate stays what a mean over the prefix is, unbiased for the mean over all items
-whatever the difficulties are, and loses most of the noise that comes of easy and hard items.
+candidates. Like a mean over the prefix, the estimate is unbiased for the mean over all items,
+whatever the difficulties are; but it loses most of the noise that comes of easy and hard items.
 
-Not here: who answers what (`race`, `search`), surfaces over candidates (`posterior`).
+Not here: which candidate answers what (`search.race`), surfaces over candidates (`sampling.gp`).
 
 References: control variates and the ratio of shrinkage: docs/search.md; finite population
 correction: Cochran, Sampling Techniques, 3rd edition 1977, equation 2.17; racing on two objectives:
 Zhang, Georgiopoulos, Anagnostopoulos, S-Race, GECCO 2013 (a sign test; here a probability).
 
-Reading order: `partial_estimate`, `chance_on_front`.
+Reading order: `partial_estimate`, `chance_on_front`. Shapes: N units, n of them answered, K members
+of a front, M objectives, S draws.
 """
 
 from __future__ import annotations
@@ -34,17 +35,18 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 _SLOPE_WEIGHT: Final = 30.0  # items' worth of belief in a slope of 1 on the difficulties
-_SPREAD_WEIGHT: Final = 10.0  # items' worth of belief in ...
-SPREAD: Final = 0.15  # ... this variance of a mark about its foretold value
-_DRAWS: Final = 2048  # for three and four objectives: a chance of 0.1 to 0.007
+SPREAD: Final = 0.15
+"""Variance of a mark about its foretold value, before anything is known of it."""
+_SPREAD_WEIGHT: Final = 10.0  # items' worth of belief in it
+_DRAWS: Final = 2048  # for three and four objectives: a chance of 0.1 is known to 0.007
 
 
 class Difficulty:
     """Mean score of each of N units over the candidates that answered all of them.
 
-    Only these count: candidates that left early are worse ones, and their answers would make the
-    first items look harder than the last. `mean` is shrunken towards the mean over all units as
-    by two more candidates that score just that everywhere.
+    Only these count: candidates that left early are worse, and their answers would make the first
+    items look harder than the last. `mean` is shrunken towards the mean over all units, as if two
+    more candidates scored just that on every unit.
     """
 
     def __init__(self, n_units: int) -> None:
@@ -60,7 +62,7 @@ class Difficulty:
         self._candidates += 1
 
     def mean(self) -> Array:
-        """Return the units' mean scores (N,); all alike before anyone has answered."""
+        """Return the units' mean scores (N,); all alike before any candidate has answered."""
         level = float(self._sum_N.mean()) / max(1, self._candidates)
         mean_N: Array = (self._sum_N + 2.0 * level) / (self._candidates + 2.0)
         return mean_N
@@ -68,24 +70,24 @@ class Difficulty:
     def spread(self) -> float:
         """Return the variance of a unit's score between candidates, mean over the units.
 
-        Shrunken towards that of marks as by two more candidates, for lengths of answers may differ
-        by far less than right and wrong do.
+        Shrunken towards SPREAD as if by two more candidates, for lengths of answers may differ by
+        far less than right and wrong do.
         """
         n = max(1, self._candidates)
-        own = max(0.0, float(np.mean(self._squares_N / n - (self._sum_N / n) ** 2)))
-        return (own * self._candidates + 2.0 * SPREAD) / (self._candidates + 2.0)
+        variance = max(0.0, float(np.mean(self._squares_N / n - (self._sum_N / n) ** 2)))
+        return (variance * self._candidates + 2.0 * SPREAD) / (self._candidates + 2.0)
 
 
 def partial_estimate(
-    seen_n: ArrayLike,
+    scores_n: ArrayLike,
     clusters_n: Sequence[Hashable],
     difficulty_N: ArrayLike,
     expected_spread: float = SPREAD,
 ) -> Estimate:
     """Estimate a candidate's mean over N units from its scores on the first n of them.
 
-    With m the difficulties, y the scores seen, and b the slope of y on m, shrunken towards 1:
-    mean over N of b m, plus mean over n of y - b m, kept in [0, 1]. `partial` is its standard error
+    With m the difficulties, y the scores, and b the slope of y on m, shrunken towards 1: the mean
+    over N of b m, plus the mean over n of y - b m, kept in [0, 1]. `partial` is its standard error
     against the score on all N, with cluster sums of the residuals for their variance and the
     factor 1 - n / N; `se` adds what the N units leave open about others like them. That variance is
     shrunken towards `expected_spread`.
@@ -93,24 +95,25 @@ def partial_estimate(
     Raises:
         ValueError: no score, more scores than units, or not one cluster for each score.
     """
-    seen, hard = np.asarray(seen_n, dtype=np.float64), np.asarray(difficulty_N, dtype=np.float64)
-    n, total = len(seen), len(hard)
+    scores = np.asarray(scores_n, dtype=np.float64)
+    hard = np.asarray(difficulty_N, dtype=np.float64)
+    n, total = len(scores), len(hard)
     if not 0 < n <= total:
         raise ValueError(f"{n} scores of {total} units")
-    plain = estimate(seen, clusters_n)
+    plain = estimate(scores, clusters_n)
     if n == total:
         return plain
-    mine, variance = hard[:n], float(hard.var())
-    covariance = float(np.mean((mine - mine.mean()) * (seen - seen.mean())))
-    weight = float(mine.var()) * n + _SLOPE_WEIGHT * variance
+    hard_n, variance = hard[:n], float(hard.var())
+    covariance = float(np.mean((hard_n - hard_n.mean()) * (scores - scores.mean())))
+    weight = float(hard_n.var()) * n + _SLOPE_WEIGHT * variance
     slope = (covariance * n + _SLOPE_WEIGHT * variance) / weight if weight > 0 else 0.0
-    residual_n = seen - slope * mine
+    residual_n = scores - slope * hard_n
     mean = slope * float(hard.mean()) + float(residual_n.mean())
     spread = _clustered_variance(residual_n - residual_n.mean(), clusters_n)
     spread = (n * spread + _SPREAD_WEIGHT * expected_spread) / (n + _SPREAD_WEIGHT)
-    partial = math.sqrt((1.0 - n / total) * spread / n)
-    known = plain.se if math.isfinite(plain.se) else math.sqrt(spread / n)
-    error = math.sqrt(partial**2 + known**2 * n / total)
+    partial = math.sqrt((1.0 - n / total) * spread / n)  # Cochran 1977, equation 2.17
+    sampling = plain.se if math.isfinite(plain.se) else math.sqrt(spread / n)
+    error = math.sqrt(partial**2 + sampling**2 * n / total)
     return Estimate(min(1.0, max(0.0, mean)), error, n, partial)
 
 
@@ -127,8 +130,8 @@ def chance_on_front(
     """Return the probability that no member of a front is as good in every objective.
 
     The candidate's values are independent normal ones; the front is taken as it stands, raised by
-    `margin`, so that what rises above it by less does not count as being on it. Exact for one and
-    two objectives; for three and four the share of 2,048 fixed draws.
+    `margin`, so that a candidate that rises above it by less does not count as being on it. Exact
+    for one and two objectives; for three and four the share of 2,048 fixed draws.
     """
     means, spreads = np.asarray(mean_M, dtype=np.float64), np.asarray(deviation_M, dtype=np.float64)
     front: Array = np.atleast_2d(np.asarray(front_KM, dtype=np.float64))
@@ -157,8 +160,8 @@ def _below(limit_K: Array, mean: float, deviation: float) -> Array:
 def prefixes(n_items: int, rungs: int, least: int = 1) -> list[int]:
     """Return the rungs' sizes, each about twice the one before; the last is `n_items`.
 
-    None is smaller than `least`: an engine that answers a whole batch in the time of one question
-    gains nothing by less.
+    No rung is smaller than `least`: an engine that answers a whole batch in the time of one
+    question gains nothing by smaller ones.
     """
     sizes = {max(least, math.ceil(n_items / 2**k)) for k in range(1, rungs)}
     return [*sorted(size for size in sizes if size < n_items), n_items]
