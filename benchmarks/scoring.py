@@ -24,7 +24,7 @@ COT = "Let us see. " + "The sides are 3 and 4, and so on and so forth. " * 20
 
 
 def questions(
-    rule: Rule, gold: Callable[[int], str], said: Callable[[int], str], n: int, choices: str = ""
+    rule: Rule, gold: Callable[[int], str], reply: Callable[[int], str], n: int, choices: str = ""
 ) -> tuple[list[Item], list[Answer]]:
     """N items and answers; every third answer is wrong."""
     options = tuple(choices.split())
@@ -33,7 +33,7 @@ def questions(
         normal = normalised_gold(rule, gold(i), options)
         assert normal is not None
         items.append(Item(str(i), "t", "?", (), (normal,), str(i), choices=options, rule=rule))
-    return items, [Answer(said(i + (i % 3 == 0)), 9, True) for i in range(n)]
+    return items, [Answer(reply(i + (i % 3 == 0)), 9, True) for i in range(n)]
 
 
 def cost(run: Callable[[], object]) -> tuple[float, float]:
@@ -44,11 +44,12 @@ def cost(run: Callable[[], object]) -> tuple[float, float]:
 
 
 def _cpu() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used) + sum(map(_of, formula_pool.pids()))
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    seconds = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return seconds + sum(map(_worker_seconds, formula_pool.pids()))
 
 
-def _of(pid: int) -> float:
+def _worker_seconds(pid: int) -> float:
     """Processor seconds of a running worker."""
     with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
         fields = stat.read().rpartition(")")[2].split()
@@ -81,9 +82,9 @@ def main() -> None:
     head = " | ".join(f"of {seconds:g} s" for seconds in TURNAROUNDS)
     print(f"| answers | wall | processor | {head} |")
     print("|---|---|---|---|---|")
-    for name, (rule, gold, said) in kinds.items():
+    for name, (rule, gold, reply) in kinds.items():
         options = "red green blue white" if rule.name == "choice" else ""
-        items, answers = questions(rule, gold, said, n, options)
+        items, answers = questions(rule, gold, reply, n, options)
         report(name, n, lambda items=items, answers=answers: score_all(items, answers))
 
     first, second, mixed = (formulas(start, n) for start in (1, 10**6, 2 * 10**6))
@@ -92,8 +93,8 @@ def main() -> None:
     report("math, all new formulas, pool warm", n, lambda: score_all(*second))
     report("math, all formulas, known", n, lambda: score_all(*second))
     few = [
-        [*some[: n * 9 // 100], *rest[n * 9 // 100 :]]
-        for some, rest in zip(mixed, plain, strict=True)
+        [*new[: n * 9 // 100], *numbers[n * 9 // 100 :]]
+        for new, numbers in zip(mixed, plain, strict=True)
     ]
     report("math, 9 % new formulas (MATH-Vision's free-form share)", n, lambda: score_all(*few))
 

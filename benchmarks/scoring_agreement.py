@@ -60,8 +60,8 @@ def rows_of(folder: Path, name: str) -> list[Row]:
     """Read and mark the responses of one set."""
     with gzip.open(folder / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
         data = [json.loads(line) for line in lines]
-    items = [item_of(one) for one in data]
-    scores = score_all(items, [Answer(one["response"], 0, True) for one in data])
+    items = [item_of(fields) for fields in data]
+    scores = score_all(items, [Answer(fields["response"], 0, True) for fields in data])
     return [Row(*three) for three in zip(data, items, scores, strict=True)]
 
 
@@ -83,21 +83,21 @@ def item_of(data: Mapping[str, Any]) -> Item:
 def fault(row: Row) -> str:
     """The class of a disagreement on multiple choice."""
     options, reply = row.item.choices, row.data["response"]
-    said = _option_of(row.data["extraction"], options)
+    official = _option_of(row.data["extraction"], options)
     if row.ours.status == "no_answer":
         if "pid" not in row.data:
             return ROUNDED if row.data["official_correct"] else UNKNOWN
-        return INFERRED if said else FORCED
-    mine = row.ours.extracted
-    if mine not in options_named(f"{row.data['extraction']}\n{reply}", options):
+        return INFERRED if official else FORCED
+    ours = row.ours.extracted
+    if ours not in options_named(f"{row.data['extraction']}\n{reply}", options):
         return UNKNOWN
-    if said in (None, mine) and "pid" not in row.data:
+    if official in (None, ours) and "pid" not in row.data:
         return FORM
-    if said is None:
+    if official is None:
         return UNREAD
-    if said == mine:
+    if official == ours:
         return UNKNOWN
-    return BOTH if said in options_named(reply, options) else MISREAD
+    return BOTH if official in options_named(reply, options) else MISREAD
 
 
 def options_named(text: str, options: Sequence[str]) -> set[str]:
@@ -119,8 +119,8 @@ def _option_of(extraction: str, options: tuple[str, ...]) -> str | None:
     if extraction[:1] == "(" and extraction[2:3] == ")":
         return extraction[1].upper()
     texts = [bare_words(plain_latex(option)) for option in options]
-    found = bare_words(plain_latex(extraction))
-    return ALPHABET[texts.index(found)] if found in texts else None
+    text = bare_words(plain_latex(extraction))
+    return ALPHABET[texts.index(text)] if text in texts else None
 
 
 def tables(marked: Mapping[str, list[Row]]) -> Iterator[str]:
@@ -129,10 +129,10 @@ def tables(marked: Mapping[str, list[Row]]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for name, rows in marked.items():
         for system in [*dict.fromkeys(row.data["system"] for row in rows), "all"]:
-            mine = [row for row in rows if system in (row.data["system"], "all")]
-            free = [row for row in mine if not row.is_choice]
+            system_rows = [row for row in rows if system in (row.data["system"], "all")]
+            free = [row for row in system_rows if not row.is_choice]
             wrong = Counter(row.ours.value > 0 for row in free if not row.agrees)
-            choice = [row for row in mine if row.is_choice]
+            choice = [row for row in system_rows if row.is_choice]
             yield (
                 f"| {name} | {system} | {_share(free)} | {wrong[True]} | {wrong[False]} "
                 f"| {_share(choice)} |"
@@ -171,8 +171,8 @@ def main() -> None:
     for row in [row for rows in marked.values() for row in rows if settings.show]:
         if not row.agrees:
             why = fault(row) if row.is_choice else "free-form"
-            told = {key: row.data[key] for key in ("system", "answer", "extraction")}
-            print(f"\n{why}: {row.item.id} {told} {row.item.choices} {row.ours}")
+            facts = {key: row.data[key] for key in ("system", "answer", "extraction")}
+            print(f"\n{why}: {row.item.id} {facts} {row.item.choices} {row.ours}")
             print(row.data["response"][-600:])
 
 

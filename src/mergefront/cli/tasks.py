@@ -33,35 +33,35 @@ def list_tasks(as_json: Json = False) -> None:
     """List the tasks of the library: objective, size, rule, licence, and where their data is."""
     from mergefront.tasks import library
 
-    rows = [
-        {
-            "name": task.name,
-            "objective": task.objective,
-            "items": _size(task),
-            "rules": list(task.rules),
-            "data": _where(task),
-            "licence": task.licence,
-        }
-        for task in library()
-    ]
+    tasks = library()
     if as_json:
-        emit_json(rows)
+        emit_json([
+            {
+                "name": task.name,
+                "objective": task.objective,
+                "items": _size(task),
+                "rules": list(task.rules),
+                "data": _data_location(task),
+                "licence": task.licence,
+            }
+            for task in tasks
+        ])  # fmt: skip
         return
-    cells = [
+    rows = [
         [
-            str(row["name"]),
-            str(row["objective"] or "-"),
-            "?" if row["items"] is None else str(row["items"]),
-            ", ".join(row["rules"] or ()),  # type: ignore[arg-type]
-            str(row["data"]),
-            str(row["licence"] or "not stated"),
+            task.name,
+            task.objective or "-",
+            str(_size(task) or "?"),
+            ", ".join(task.rules),
+            _data_location(task),
+            task.licence or "not stated",
         ]
-        for row in rows
+        for task in tasks
     ]
-    shown = table("", ["task", "objective", "items", "rules", "data", "licence"], cells)
+    listing = table("", ["task", "objective", "items", "rules", "data", "licence"], rows)
     for index in (1, 3, 4, 5):
-        shown.columns[index].justify = "left"
-    out.print(shown)
+        listing.columns[index].justify = "left"
+    out.print(listing)
     say("`mergefront tasks show NAME` tells more; a task of your own is one file: docs/tasks.md")
 
 
@@ -71,8 +71,8 @@ def _size(task: Task) -> int | None:
     return task.rows if task.data.zoo is None else len(zoo.questions(task.data.zoo))
 
 
-def _where(task: Task) -> str:
-    """Where a task's data is: shipped, here (files or the cache), or on the hub still."""
+def _data_location(task: Task) -> str:
+    """Return where a task's data is: shipped, here (files or the cache), or only on the hub."""
     from mergefront.tasks import cache
 
     if task.data.zoo is not None:
@@ -96,7 +96,7 @@ def show(name: Name, as_json: Json = False) -> None:
         ("file", path),
         ("objective", task.objective),
         ("items", _size(task)),
-        ("data", _where(task)),
+        ("data", _data_location(task)),
         ("revision", task.data.revision),
         ("rules", ", ".join(task.rules)),
         ("answers", "labels by log-probability" if task.mode == "labels" else "generated"),
@@ -108,10 +108,10 @@ def show(name: Name, as_json: Json = False) -> None:
         ("notes", task.notes),
         ("unverified", "; ".join(task.unverified)),
     ]
-    shown = table(task.name, ["", ""], [[k, str(v)] for k, v in facts if v not in (None, "")])
-    shown.show_header = False
-    shown.columns[1].justify = "left"
-    out.print(shown)
+    listing = table(task.name, ["", ""], [[k, str(v)] for k, v in facts if v not in (None, "")])
+    listing.show_header = False
+    listing.columns[1].justify = "left"
+    out.print(listing)
     out.print(f"\nprompt:\n{task.prompt}", markup=False)
 
 
@@ -128,17 +128,19 @@ def fetch(
     from mergefront.tasks import load_task, prefetch, task_path
 
     tasks = [load_task(task_path(name, Path())) for name in names]
-    fetched = []
+    rows = []
     for task in tasks:
         with err.status(f"fetching {task.name}"):
-            found = prefetch(task)
-        row: dict[str, Any] = {"task": task.name, "folder": None, "rows": None, "bytes": None}
-        if found is not None:
-            row.update(folder=str(found.folder), rows=found.n_rows, bytes=found.n_bytes)
-        fetched.append(row)
-        if not as_json:
-            where = row["folder"] or "its data is on this machine anyway"
-            size = f" ({row['rows']} rows, {row['bytes'] / 1e6:.0f} MB)" if found else ""
-            out.print(f"{task.name}: {where}{size}", soft_wrap=True)
+            copy = prefetch(task)
+        if as_json:
+            row: dict[str, Any] = {"task": task.name, "folder": None, "rows": None, "bytes": None}
+            if copy is not None:
+                row.update(folder=str(copy.folder), rows=copy.n_rows, bytes=copy.n_bytes)
+            rows.append(row)
+        elif copy is None:
+            out.print(f"{task.name}: its data is on this machine anyway", soft_wrap=True)
+        else:
+            size = f"({copy.n_rows} rows, {copy.n_bytes / 1e6:.0f} MB)"
+            out.print(f"{task.name}: {copy.folder} {size}", soft_wrap=True)
     if as_json:
-        emit_json(fetched)
+        emit_json(rows)

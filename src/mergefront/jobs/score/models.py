@@ -137,19 +137,27 @@ def receiver_of(model: ScoredModel) -> ScoredModel:
             hint="name the model to compare with",
         )
     recipe = model.recipe
-    alone = Recipe(recipe.method, recipe.models, {}, recipe.parameters)
+    receiver_recipe = Recipe(recipe.method, recipe.models, {}, recipe.parameters)
     run = model.run
     name = f"{run.config.name}:receiver" if run else f"{recipe.models.receiver} (receiver)"
-    return ScoredModel(name, model.settings, recipe=alone, run=run, member=RECEIVER if run else "")
+    return ScoredModel(
+        name, model.settings, recipe=receiver_recipe, run=run, member=RECEIVER if run else ""
+    )
 
 
 def _candidate(run: RunDirectory, pick: str, engine: str | None) -> ScoredModel:
     settings = engine_settings(engine, run.config.engine)
     if pick == RECEIVER:
         space, _ = run_space(run)
-        alone = Recipe(space.spec.method, models_of(run.config), {}, space.spec.start_parameters)
+        receiver_recipe = Recipe(
+            space.spec.method, models_of(run.config), {}, space.spec.start_parameters
+        )
         return ScoredModel(
-            f"{run.config.name}:receiver", settings, recipe=alone, run=run, member=RECEIVER
+            f"{run.config.name}:receiver",
+            settings,
+            recipe=receiver_recipe,
+            run=run,
+            member=RECEIVER,
         )
     candidate = reopen_candidate(run, pick)
     label = candidate.label if pick.isdigit() else f"{candidate.label} (#{candidate.number})"
