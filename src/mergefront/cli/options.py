@@ -19,4 +19,5 @@ Base = Annotated[
         help="The model that the donors were fine-tuned from: a folder, hub id, zoo:NAME."
     ),
 ]
+RunName = Annotated[str, typer.Argument(help="A run: its name, or the path of its directory.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Directory that holds the runs.")]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mergefront.cli.options import RunName, Runs
 from mergefront.cli.terminal import (
     Json,
     WrittenDtype,
@@ -17,8 +18,6 @@ from mergefront.cli.terminal import (
     tensor_bar,
 )
 
-Runs = Annotated[Path, typer.Option("--runs", help="Directory that holds the runs.")]
-
 
 def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Results")(front)
@@ -28,11 +27,14 @@ def register(app: typer.Typer) -> None:
 
 
 def front(
-    run: Annotated[str, typer.Argument(help="Name or path of a run.")],
+    run: RunName,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Print the validated front: scores, paired gains over the receiver with 95 % intervals."""
+    """Print the validated front: scores, paired gains over the receiver with 95 % intervals.
+
+    mergefront front digits
+    """
     from mergefront.cli.front_tables import print_front
     from mergefront.runs.front import read_front
     from mergefront.runs.reference import open_run
@@ -50,12 +52,13 @@ def front(
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="Name or path of a run.")],
+    run: RunName,
     destination: Annotated[Path, typer.Option("--out", help="Folder to make.")],
     pick: Annotated[
         str,
         typer.Option(
-            help="knee, guarded, best:OBJECTIVE, weighted:OBJECTIVE=2,OTHER=1, or a number."
+            help="Candidate to write: knee, guarded, best:OBJECTIVE, "
+            "weighted:OBJECTIVE=2,OTHER=1, or a candidate's number."
         ),
     ] = "knee",
     runs: Runs = Path("runs"),
@@ -64,12 +67,15 @@ def export(
 ) -> None:
     """Write a candidate as a complete Hugging Face checkpoint, verified against what was scored.
 
-    It must load in transformers without missing or unexpected tensors, and in a fresh engine give
-    the parameter hashes and the answers that were scored; otherwise no folder appears.
+    mergefront export digits --pick best:reasoning --out merged
 
-    With --dtype it is the same merge rounded otherwise (see merge --help), and not the weights that
-    were scored unless the engine computed in that type on weights of that type or float32: then
-    hashes are compared. Else answers are asked again in an engine of that type, and counted.
+    The checkpoint must load in transformers without missing or unexpected tensors, and a fresh
+    engine must have the parameter hashes that were scored; otherwise no folder appears. The scored
+    questions are asked once more, and the answers that differ are counted.
+
+    With --dtype the same merge is written in another floating type (see merge --help). Hashes are
+    compared only if the search's engine computed in that type, on weights of that type or float32:
+    otherwise these are not the weights that were scored.
     """
     from mergefront.jobs.artifacts import export_pick
     from mergefront.runs.reference import open_run
@@ -89,7 +95,10 @@ def export(
 
 def compare(
     references: Annotated[
-        list[str], typer.Argument(help="RUN, RUN:knee, RUN:best:OBJECTIVE, RUN:17, recipe.json")
+        list[str],
+        typer.Argument(
+            help="Candidates: RUN:knee, RUN:best:OBJECTIVE, RUN:17, RUN or recipe.json."
+        ),
     ],
     folder: Annotated[
         Path | None, typer.Option("--out", help="Folder for profiles.png and profiles.svg.")
@@ -97,7 +106,10 @@ def compare(
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Compare layer-weight profiles: a table and distances, and a figure by source and part."""
+    """Compare layer-weight profiles: a table and distances, and a figure by source and part.
+
+    mergefront compare digits:knee digits:best:reasoning --out profiles
+    """
     from mergefront.runs import plots
     from mergefront.runs.compare import compare_profiles, read_profile
 
@@ -114,10 +126,13 @@ def compare(
 
 
 def rebuild(
-    run: Annotated[str, typer.Argument(help="Name or path of a run.")],
+    run: RunName,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Make front.json, plots, report and the MLflow run anew from the study and item files."""
+    """Make front.json, figures, report and the MLflow run anew from the study and item files.
+
+    mergefront rebuild digits
+    """
     from mergefront.jobs.artifacts import rebuild_artifacts
     from mergefront.runs.reference import open_run
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergefront.cli.options import Base, ConfigName, Receiver, Runs
+from mergefront.cli.options import Base, ConfigName, Receiver, RunName, Runs
 from mergefront.cli.terminal import Json, emit_json, err, log_handler, out, say, table
 from mergefront.errors import UserError
 
@@ -256,7 +256,7 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 
 
 def status(
-    run: Annotated[str, typer.Argument(help="Name or path of a run.")],
+    run: RunName,
     runs: Runs = Path("runs"),
     as_json: Json = False,
 ) -> None:

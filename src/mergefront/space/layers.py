@@ -44,7 +44,7 @@ class Ranges(Strict):
 
 
 class Knots(Strict):
-    """Values at n equally spaced used_layers, linear between them; n is 2 or more."""
+    """Values at n equally spaced depths, linear between them; n is 2 or more."""
 
     knots: Annotated[int, Field(ge=2)]
 
