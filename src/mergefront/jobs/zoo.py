@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from mergefront import zoo
-from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.checkpoint import Checkpoint, architecture_of
 from mergefront.records import SPLITS, Split
 
 TASKS: Final = ("digits_reasoning", "digits_perception")
@@ -69,7 +69,7 @@ def _model(name: str) -> ZooModel:
     checkpoint = Checkpoint.open(zoo.model_folder(name))
     return ZooModel(
         name=f"zoo:{name}",
-        architecture=(checkpoint.config.get("architectures") or ["?"])[0],
+        architecture=architecture_of(checkpoint.config),
         parameters=sum(math.prod(header.shape) for header in checkpoint.headers.values()),
         folder=str(checkpoint.folder),
     )

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from mergefront.errors import CheckpointError
 from mergefront.files import file_hash
+from mergefront.models.locate import NO_GGUF
 from mergefront.models.safetensors import DTYPES, TensorHeader, read_header
 from mergefront.models.writer import FLOAT_TYPES, WEIGHT_INDEX, written_dtype
 from mergefront.records import Dtype
@@ -33,10 +34,6 @@ PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SHARD: Final = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 _CONVERT: Final = (
     "convert them in a sandbox: load with transformers, save_pretrained writes safetensors"
-)
-NO_GGUF: Final = (
-    "use the repository in safetensors from which the GGUF was made: it is quantised as a rule, "
-    "and its tensors go by other names"
 )
 _PROMPT_FILES: Final = (
     *("*.json", "*.jinja", "additional_chat_templates/*.jinja"),
@@ -187,6 +184,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json", "every Hugging Face checkpoint has one")
     _refuse_quantised(folder, config)
     return config
+
+
+def architecture_of(config: Mapping[str, Any], unknown: str = "?") -> str:
+    """Return the model class that a config.json names first, or `unknown`."""
+    names = config.get("architectures")
+    return str(names[0]) if names else unknown
 
 
 def read_json(file: Path, why: str) -> dict[str, Any]:

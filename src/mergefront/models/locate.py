@@ -18,7 +18,6 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from mergefront.config import Alias, Donor, VocabularyMode
 from mergefront.errors import UserError
-from mergefront.models.checkpoint import NO_GGUF
 from mergefront.yaml_file import Strict
 from mergefront.zoo import model_folder
 
@@ -26,6 +25,11 @@ _DOWNLOADED: Final = (  # no pickles
     *("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"),
     *("LICENSE*", "NOTICE*"),
 )
+NO_GGUF: Final = (
+    "use the repository in safetensors from which the GGUF was made: it is quantised as a rule, "
+    "and its tensors have other names"
+)
+"""The hint where a model is a GGUF file."""
 # Many repositories hold their weights twice, in the trainer's layout beside that of transformers.
 _SECOND_COPIES: Final = ["original/*", "consolidated*", "checkpoint-*/*"]
 

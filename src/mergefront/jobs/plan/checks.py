@@ -16,6 +16,7 @@ from mergefront.jobs.plan.memory import ACTIVATIONS, GIB, Memory
 from mergefront.jobs.plan.remark import Level, Remark
 from mergefront.jobs.plan.tasks import TaskSize
 from mergefront.merging.methods import method_of
+from mergefront.models.checkpoint import architecture_of
 from mergefront.space.budget import judge_budget
 from mergefront.space.file import SpaceSpec
 from mergefront.space.space import Space
@@ -132,7 +133,7 @@ def engine_remarks(config: RunConfig, receiver: ModelFacts) -> list[Remark]:
     if receiver.config is None:
         return []
     model_type = str(receiver.config.get("model_type"))
-    architecture = (receiver.config.get("architectures") or ["?"])[0]
+    architecture = architecture_of(receiver.config)
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     if model_type not in CONFIG_MAPPING_NAMES:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from mergefront.jobs.plan.cost import ASSUMED_LAYERS
 from mergefront.jobs.plan.memory import ACTIVATIONS
 from mergefront.jobs.plan.planner import Plan
+from mergefront.models.checkpoint import architecture_of
 from mergefront.records import TextTable
 from mergefront.space.budget import suitable_candidates
 
@@ -36,7 +37,7 @@ def _models(plan: Plan) -> TextTable:
             facts.role,
             facts.model,
             facts.state,
-            (config.get("architectures") or ["?"])[0],
+            architecture_of(config),
             _text(backbone and backbone.layers),
             _text(backbone and backbone.hidden),
             heads,

@@ -11,7 +11,7 @@ from mergefront.engine import Engine, open_engine
 from mergefront.errors import RunError, UserError
 from mergefront.merging.plan import Plan, plan_of
 from mergefront.merging.recipe import Recipe
-from mergefront.models.checkpoint import Checkpoint
+from mergefront.models.checkpoint import Checkpoint, architecture_of
 from mergefront.models.locate import locate_model, locate_models
 from mergefront.models.sources import Sources
 from mergefront.runs.directory import RECEIVER, RunDirectory
@@ -169,7 +169,7 @@ def _candidate(run: RunDirectory, pick: str, engine: str | None) -> ScoredModel:
 def _check_sees(folder: Path, reference: str) -> None:
     checkpoint = Checkpoint.open(folder)
     if "vision_config" not in checkpoint.config:
-        kind = (checkpoint.config.get("architectures") or ["an unknown model"])[0]
+        kind = architecture_of(checkpoint.config, "an unknown model")
         raise UserError(
             f"{reference}: this is {kind}, which has no vision tower (no vision_config in "
             "config.json)",
