@@ -157,7 +157,7 @@ def held_out(path: Path) -> list[Item]:
 
 def test_what_spreadsheets_leave_blank_is_no_data(tmp_path: Path) -> None:
     text = "question ,answer,split,,\nwhat ?,1,test,,\n,,,,\n\nwho ?, ,test,,\n"
-    with pytest.raises(UserError, match=r"row 2: its gold .* is empty"):
+    with pytest.raises(UserError, match=r"row 2: .*holds no gold"):
         held_out(write_csv(tmp_path, text))
     items = held_out(write_csv(tmp_path, text.replace("who ?, ,", "who ?,2,")))
     assert sorted((one.question, one.answers) for one in items) == [
@@ -191,12 +191,15 @@ def test_csv_cells_match_numbers_and_booleans_of_where(tmp_path: Path) -> None:
     [
         (
             "question,answer,split\n?,,search\n",
-            r"mine: row 1: its gold \(column 'answer'\) is empt",
+            r"mine: row 1: the column 'answer' \(fields.answer\) holds no gold",
         ),
         ("question,answer,split\n?,1\n", r"rows\.csv cannot be read: line 2 has 2 cells"),
         ("question,answer,answer\n", "its first line names a column twice"),
         ('question,answer,split\n"?,1,test\n', r"rows\.csv cannot be read: unexpected end"),
-        ("question,answer,split\n?,1,train\n", "mine: row 1: the column 'split' holds 'train'"),
+        (
+            "question,answer,split\n?,1,train\n",
+            r"row 1: the column 'split' \(fields.split\) holds 'train'",
+        ),
     ],
 )
 def test_faulty_csv_files(tmp_path: Path, text: str, words: str) -> None:
@@ -225,7 +228,7 @@ def test_options(tmp_path: Path, cell: object, choices: tuple[str, ...] | None) 
     fields = {"choices": "options", "split": "split"}
     path = write_task(tmp_path, rows, rule="choice", fields=fields, prompt="{question} {choices}")
     if choices is None:
-        with pytest.raises(UserError, match=r"mine: row 1: these are no options.*\nhint: .*JSON"):
+        with pytest.raises(UserError, match=r"mine: row 1: .*holds no options.*\nhint: .*JSON"):
             load(path)
     else:
         item = load(path)[0]
@@ -271,7 +274,7 @@ def test_golds_of_a_float_column_are_whole_numbers_and_gaps_are_refused(tmp_path
     path = write_task(tmp_path, rows, fields={"split": "split"})
     assert [item.answers for item in load(path)] == [("3",), ("0.5",), ("4",)]
     path = write_task(tmp_path, [*rows, {"question": "!", "answer": None, "split": "test"}])
-    with pytest.raises(UserError, match=r"row 4: its gold .* is empty"):
+    with pytest.raises(UserError, match=r"row 4: .*holds no gold"):
         load(path)
 
 

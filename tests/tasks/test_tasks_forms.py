@@ -174,7 +174,7 @@ def test_golds_by_index_and_in_boxes(tmp_path: Path) -> None:
     assert [item.answers for item in all_items(path)] == [("B",), ("A",)]
     rows = rows_of(question=["?"], answer=["no box"])
     path = write_task(tmp_path, rows, rule="math", golds="boxed")
-    with pytest.raises(UserError, match=r"row 1: the solution has no \\boxed"):
+    with pytest.raises(UserError, match=r"row 1: the solution .* has no \\boxed"):
         all_items(path)
 
 
@@ -194,7 +194,7 @@ def test_exclude_drops_known_faults_and_where_warns_of_values_nobody_has(
 def test_faulty_rows_stop_the_run_or_are_dropped_if_few(tmp_path: Path) -> None:
     rows = rows_of(question=[f"{i}?" for i in range(40)], answer=["1"] * 38 + ["", "?"])
     path = write_task(tmp_path, rows)
-    with pytest.raises(UserError, match=r"row 39: its gold .* empty \(and 1 more of 40 rows: row"):
+    with pytest.raises(UserError, match=r"row 39: .* no gold \(and 1 more of 40 rows: row"):
         all_items(path)
     path = write_task(tmp_path, rows, faulty="drop")
     pool = pool_of(load_task(path), tmp_path)
@@ -233,10 +233,10 @@ def test_faulty_task_files(tmp_path: Path, changes: dict[str, Any], words: str) 
     [
         ({"kind": "z"}, {"rule": {"column": "kind", "cases": {"x": "text"}}},
          r"row 1: the column 'kind' holds 'z', for which rule has no case\nhint: cases given: x"),
-        ({"d": "two"}, {"fields": {"digits": "d"}}, "'d' holds 'two', which is no number of"),
+        ({"d": "two"}, {"fields": {"digits": "d"}}, "holds 'two', which is no number of"),
         ({"n": "x1"}, {"fields": {"cluster": {"column": "n", "size": 2}}}, "expected a whole num"),
         ({"o": ["a"], "answer": "3"}, {"fields": {"choices": "o"}, "rule": "choice",
-         "golds": "index"}, "the gold '3' is the number of no option"),
+         "golds": "index"}, "the gold '3' \\(fields.answer\\) is the number of no option"),
         ({}, {"fields": {"stratum": "a.b"}}, "the data has no column a.b"),
         ({}, {"data": {"path": "nowhere"}}, "nowhere is no readable data file"),
         ({}, {"data": {"path": "rows.jsonl", "archive": "no.zip"}}, "no.zip cannot be read"),

@@ -145,7 +145,7 @@ def declared_split(row: Row, column: str, label: str) -> Split:
         if value == split:
             return split
     raise UserError(
-        f"{label}: the column {column!r} holds {value!r}, which is no split",
+        f"{label}: the column {column!r} (fields.split) holds {value!r}, which is no split",
         hint=f"its values are {', '.join(SPLITS)}; drop other rows with "
         f"where: {{{column}: [{', '.join(SPLITS)}]}}",
     )
@@ -179,8 +179,8 @@ def _rule(task: Task, row: Row, label: str) -> Rule:
         cell = text_of(cell_of(row, task.fields.digits))
         if cell and not re.fullmatch(r"\d{1,2}", cell):
             raise UserError(
-                f"{label}: the column {task.fields.digits!r} holds {cell!r}, which is no number of "
-                "decimals",
+                f"{label}: the column {task.fields.digits!r} (fields.digits) holds {cell!r}, which "
+                "is no number of decimals",
                 hint="expected a whole number such as 2, or nothing",
             )
         rule = replace(rule, digits=int(cell)) if cell else rule
@@ -211,7 +211,7 @@ def _gold_answers(
     quantifier = any if rule.name == "vqa" else all
     if not golds or not quantifier(gold.strip() for gold in golds):
         raise UserError(
-            f"{label}: its gold (column {task.fields.answer!r}) is empty",
+            f"{label}: the column {task.fields.answer!r} (fields.answer) holds no gold",
             hint="fill it in, or drop the row",
         )
     if task.golds == "index":
@@ -238,7 +238,7 @@ def _letter_of_index(gold: str, choices: Sequence[str], label: str) -> str:
     if gold.strip().isdecimal() and int(gold) < len(choices):
         return chr(65 + int(gold))
     raise UserError(
-        f"{label}: the gold {gold!r} is the number of no option",
+        f"{label}: the gold {gold!r} (fields.answer) is the number of no option",
         hint=f"golds: index expects 0 to {len(choices) - 1}",
     )
 
@@ -246,7 +246,8 @@ def _letter_of_index(gold: str, choices: Sequence[str], label: str) -> str:
 def _boxed_answer(solution: str, label: str) -> str:
     if "\\boxed" not in solution:
         raise UserError(
-            f"{label}: the solution has no \\boxed answer", hint="drop the row with exclude"
+            f"{label}: the solution (fields.answer) has no \\boxed answer",
+            hint="drop the row with exclude",
         )
     return answer_text(solution)
 
@@ -265,8 +266,8 @@ def _options_of_row(task: Task, row: Row, label: str) -> tuple[str, ...]:
     options = options_of(cell)
     if options is None and not (optional and (inlined or _is_blank(cell))):
         raise UserError(
-            f"{label}: these are no options: {cell!r}",
-            hint=f'give 1 to {MOST_OPTIONS}, none empty: a list, a JSON list such as ["red", '
+            f"{label}: {', '.join(columns)} (fields.choices) holds no options: {cell!r}",
+            hint=f'expected 1 to {MOST_OPTIONS}, none empty: a list, a JSON list such as ["red", '
             '"blue"], or text such as red | blue',
         )
     return tuple(_with_treated_markers(task, text) for text in options or ())
@@ -282,8 +283,8 @@ def _cluster_key(row: Row, columns: Columns | NumberBlocks | None, label: str) -
     number = text_of(cell_of(row, columns.column))
     if not re.fullmatch(r"-?\d+", number):
         raise UserError(
-            f"{label}: the column {columns.column!r} holds {number!r}, expected a whole number",
-            hint="fields.cluster counts rows in blocks by it",
+            f"{label}: the column {columns.column!r} (fields.cluster) holds {number!r}",
+            hint="expected a whole number, by which rows are counted into clusters",
         )
     return str((int(number) - columns.first) // columns.size)
 
