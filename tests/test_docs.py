@@ -60,3 +60,11 @@ def test_the_map_names_what_there_is() -> None:
             named = [node for node in body if getattr(node, "name", "") == word]
             assert named, f"{file} has no {name}"
             body = getattr(named[0], "body", [])
+
+
+@pytest.mark.parametrize("page", sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")]), ids=str)
+def test_the_source_files_that_pages_name_are_there(page: Path) -> None:
+    if page.name == "lab.md":  # dated entries keep the names of their day
+        return
+    for file in re.findall(r"`([a-z_]+(?:/[a-z_]+)+\.py)`", page.read_text()):
+        assert (ROOT / file).is_file() or (ROOT / "src" / "mergefront" / file).is_file(), file
