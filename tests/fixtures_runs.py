@@ -11,9 +11,15 @@ import optuna
 
 from fixtures_cli import ZOO_RUN
 from mergefront.config import RunConfig
-from mergefront.records import RESULT, Split
+from mergefront.records import RESULT, Evaluation, Split
 from mergefront.runs.directory import RECEIVER, ItemRecord, RunDirectory, blind_name, with_costs
-from mergefront.runs.history import PICKS, estimates_of, open_study
+from mergefront.runs.history import (
+    CandidateRecord,
+    estimates_of,
+    open_study,
+    record_finalists,
+    record_picks,
+)
 from mergefront.runs.study import record_opening
 from mergefront.yaml_file import validate
 
@@ -71,23 +77,18 @@ def simulated_run(
             run.add_items(name, records(name, split))
         if name in (RECEIVER, "1"):
             run.add_items(blind_name(name), records(name, "validation", blind=True))
-        result = {
-            "origin": "receiver" if name == RECEIVER else "como-cma",
-            "elapsed": 1.0,
-            "knobs": {"k": 0.5},
-            "se": {k: e.se for k, e in estimates.items()},
-            "n": {k: e.n for k, e in estimates.items()},
-            "seconds": {},
-            "failure": "",
-        }
+        origin = "receiver" if name == RECEIVER else "como-cma"
+        evaluation = Evaluation(0, (0.5,), origin, estimates)
+        names = list(config.objectives)
+        result = CandidateRecord.of(evaluation, names, {"k": 0.5}, elapsed=1.0)
         trial = optuna.trial.create_trial(
             params={"k": 0.5},
             distributions={"k": optuna.distributions.FloatDistribution(0, 1)},
             values=[estimates[objective].mean for objective in config.objectives],
-            user_attrs={RESULT: result},
+            user_attrs={RESULT: result.to_dict()},
         )
         study.add_trial(trial)
-    study.set_user_attr("finalists", [1, 2, 3])
-    study.set_user_attr(PICKS, {"knee": 1, "best:reasoning": 2, "best:perception": 3})
+    record_finalists(study, [1, 2, 3])
+    record_picks(study, {"knee": 1, "best:reasoning": 2, "best:perception": 3})
     record_opening(study, "test", "1", 4)
     return run, study

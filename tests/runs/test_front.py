@@ -36,7 +36,7 @@ from mergefront.runs.gains import (
     overlap,
     paired_gains,
 )
-from mergefront.runs.history import COMPLETED, estimates_of
+from mergefront.runs.history import estimates_of, evaluations, record_completion
 from mergefront.runs.members import choose_finalists, choose_picks, run_belief
 from mergefront.runs.reference import resolve_pick
 from mergefront.runs.report import write_report
@@ -162,10 +162,11 @@ def test_a_gain_may_hold_for_the_member_alone(tmp_path: Path) -> None:
 def test_an_objective_that_never_changed_is_said(tmp_path: Path) -> None:
     run, study = simulated_run(tmp_path)
     assert not [one for one in summarise(run, study).messages if "scored the same" in one]
-    for trial in study.trials[1:]:
-        level = study.trials[0].values[1]
-        changed = {"values": [trial.values[0], level]}
-        study.set_user_attr(f"{COMPLETED}{trial.number}", changed)
+    first, *others = evaluations(study, run)
+    for evaluation in others:
+        estimates = {**evaluation.objectives, "perception": first.objectives["perception"]}
+        whole = replace(evaluation, objectives=estimates)
+        record_completion(study, whole, ["reasoning", "perception"])
     (words,) = [one for one in summarise(run, study).messages if "scored the same" in one]
     assert words.startswith("perception scored the same for every candidate")
 

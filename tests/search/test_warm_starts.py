@@ -21,8 +21,9 @@ from mergefront.errors import ConfigError, RunError, SpaceError
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.locate import locate_model
 from mergefront.models.sources import Sources
-from mergefront.records import RESULT
+from mergefront.records import RESULT, Estimate, Evaluation
 from mergefront.runs.earlier import read_earlier
+from mergefront.runs.history import CandidateRecord
 from mergefront.runs.reopen import lay_out
 from mergefront.sampling import pending
 from mergefront.search.setup import PreparedSearch
@@ -158,14 +159,15 @@ def finish(search: PreparedSearch, scores: list[tuple[float, float]]) -> None:
     for score in scores:
         trial = next(waiting, None) or study.ask()
         point = [trial.suggest_float(name, 0.0, 1.0) for name in names]
-        told: dict[str, Any] = {
-            "origin": str(trial.user_attrs.get("origin", "random")),
-            "failure": "",
+        origin = str(trial.user_attrs.get("origin", "random"))
+        estimates = {
+            name: Estimate(mean, 0.01, 8)
+            for name, mean in zip(search.config.objectives, score, strict=True)
         }
-        told |= {"knobs": dict(zip(names, point, strict=True)), "seconds": {}}
-        told |= {"se": dict.fromkeys(search.config.objectives, 0.01)}
-        told |= {"n": dict.fromkeys(search.config.objectives, 8)}
-        trial.set_user_attr(RESULT, told)
+        evaluation = Evaluation(trial.number, tuple(point), origin, estimates)
+        knobs = dict(zip(names, point, strict=True))
+        record = CandidateRecord.of(evaluation, list(estimates), knobs, elapsed=1.0)
+        trial.set_user_attr(RESULT, record.to_dict())
         study.tell(trial, list(score))
 
 

@@ -23,7 +23,7 @@ from mergefront.jobs.verify import ScoredCandidate
 from mergefront.records import Split
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.front import read_front
-from mergefront.runs.history import PICKS, estimates_of, evaluations, open_study
+from mergefront.runs.history import estimates_of, evaluations, open_study, recorded_picks
 from mergefront.runs.reopen import reopen_candidate, run_space
 from mergefront.sampling import SAMPLERS
 from mergefront.search.loop import start_search
@@ -346,5 +346,5 @@ def test_a_run_of_an_old_version_is_refused(run: RunDirectory) -> None:
 def test_picks_are_those_that_were_tested(run: RunDirectory) -> None:
     front = read_front(run)
     picked = {pick: m.number for m in front.members for pick in m.picks}
-    assert picked == open_study(run).user_attrs[PICKS]
+    assert picked == recorded_picks(open_study(run))
     assert all(run.read_answers(str(number), "test") for number in picked.values())

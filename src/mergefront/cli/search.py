@@ -190,7 +190,7 @@ def _search_and_finish(prepared: PreparedSearch, stop: Callable[[], bool]) -> No
     from mergefront.cli.front_tables import print_front
     from mergefront.jobs import artifacts
     from mergefront.runs.front import read_front
-    from mergefront.runs.history import SAMPLER, evaluations
+    from mergefront.runs.history import evaluations, recorded_sampler
     from mergefront.search.finish import finish
     from mergefront.search.loop import start_search
     from mergefront.search.sampler import sampler_name
@@ -201,7 +201,8 @@ def _search_and_finish(prepared: PreparedSearch, stop: Callable[[], bool]) -> No
         say(f"resuming after {len(finished)} finished candidates")
     if config.search.sampler == "auto":
         name = sampler_name(config, study, space)
-        say(f"sampler: {name}, since {study.user_attrs[SAMPLER][1]}")
+        _, reason = recorded_sampler(study) or (name, "")
+        say(f"sampler: {name}, since {reason}")
     with err.status("starting the engine"):
         search = start_search(prepared)
     with search:

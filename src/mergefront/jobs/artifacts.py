@@ -22,7 +22,14 @@ from mergefront.records import Dtype, Evaluation
 from mergefront.runs import plots
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.front import Front, read_front
-from mergefront.runs.history import estimates_of, evaluations, open_study, reference_point
+from mergefront.runs.history import (
+    estimates_of,
+    evaluations,
+    open_study,
+    recorded_finalists,
+    recorded_model_hash,
+    reference_point,
+)
 from mergefront.runs.members import run_belief
 from mergefront.runs.reference import GUARDED
 from mergefront.runs.reopen import reopen_candidate, run_space
@@ -90,7 +97,7 @@ def rebuild_artifacts(run: RunDirectory, say: Say) -> Iterator[str]:
         RunError: the run has no validated front yet.
     """
     study = open_study(run)
-    if "finalists" not in study.user_attrs:
+    if recorded_finalists(study) is None:
         raise RunError(
             f"{run.path}: the search has not finished", hint="run the same search command again"
         )
@@ -130,7 +137,7 @@ def export_pick(
     candidate = reopen_candidate(run, pick)
     items = item_set(run.config.objective_tasks, run.config.items, Path())
     run.check_manifest({"items": items.card()})
-    hashes = open_study(run).user_attrs.get(f"hashes:{candidate.number}")
+    hashes = recorded_model_hash(open_study(run), str(candidate.number))
     return export_candidate(
         candidate.recipe,
         candidate.sources,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -38,12 +38,14 @@ from mergefront.runs.gains import (
     with_holm,
 )
 from mergefront.runs.history import (
-    PICKS,
-    SAMPLER,
     constant_objectives,
     estimates_of,
     evaluations,
     race_summary,
+    recorded_finalists,
+    recorded_model_hash,
+    recorded_picks,
+    recorded_sampler,
     reference_point,
     with_tokens,
 )
@@ -70,7 +72,7 @@ def summarise(run: RunDirectory, study: optuna.Study) -> Front:
     config, names = run.config, list(run.config.objectives)
     candidates = evaluations(study, run)
     scored = {e.number: e for e in candidates if not e.failure}
-    finalists = [scored[number] for number in study.user_attrs["finalists"]]
+    finalists = [scored[number] for number in recorded_finalists(study) or ()]
     records = [_ReportedRecords.read(run, str(e.number)) for e in finalists]
     receiver = _ReportedRecords.read(run, RECEIVER)
     receiver_search = run.read_items(RECEIVER, "search")
@@ -81,7 +83,7 @@ def summarise(run: RunDirectory, study: optuna.Study) -> Front:
     points = search_scores(list(scored.values()), names)
     return Front(
         run=config.name,
-        sampler=study.user_attrs.get(SAMPLER, [config.search.sampler])[0],
+        sampler=(recorded_sampler(study) or (config.search.sampler,))[0],
         warnings=tuple(overlap_warnings(overlap)),
         objectives=tuple(names),
         reference=reference,
@@ -146,7 +148,7 @@ def _members(
     """The members; the gains of those that were tested together are adjusted for it."""
     first, costs = next(iter(run.config.objectives)), run.config.costs
     front = non_dominated([e.number for e in finalists], belief)
-    picks: Mapping[str, int] = study.user_attrs[PICKS]
+    picks = recorded_picks(study)
     trials = study.get_trials(deepcopy=False)
     gains = _adjusted_gains(run, [r.validation for r in records], receiver.validation)
     test_gains = iter(_adjusted_gains(run, [r.test for r in records if r.test], receiver.test))
@@ -163,7 +165,7 @@ def _members(
             test=_shown(run, member_records.test) or None,
             test_gain=next(test_gains) if member_records.test else None,
             blind=_blind_scores(run, member_records, receiver),
-            parameters_sha256=study.user_attrs.get(f"hashes:{e.number}"),
+            parameters_sha256=recorded_model_hash(study, str(e.number)),
             non_dominated=e.number in front,
             believed=with_tokens(belief.estimates(e.number), costs),
             verdict=verdict(gain, run.config),

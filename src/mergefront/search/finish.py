@@ -32,7 +32,15 @@ from mergefront.merging.plan import Plan
 from mergefront.records import Evaluation, Item, Split
 from mergefront.runs import study as ledger
 from mergefront.runs.directory import RECEIVER, blind_name, item_records, with_costs
-from mergefront.runs.history import COMPLETED, ELAPSED, PICKS, evaluations, numbers_of
+from mergefront.runs.history import (
+    evaluations,
+    record_completion,
+    record_elapsed,
+    record_finalists,
+    record_model_hash,
+    record_picks,
+    recorded_model_hash,
+)
 from mergefront.runs.members import choose_finalists, choose_picks, run_belief
 from mergefront.runs.summary import write_front
 from mergefront.search.loop import RunningSearch
@@ -71,12 +79,12 @@ def finish(search: RunningSearch) -> Iterator[Step]:
     finalists = choose_finalists(complete, setup.config, belief)
     yield from _score(search, "validation", [by_number[n] for n in finalists])
     numbers = choose_picks(finalists, setup.config, receiver, belief)
-    setup.study.set_user_attr(PICKS, numbers)
+    record_picks(setup.study, numbers)
     picked = [by_number[n] for n in sorted(set(numbers.values()))]
     yield from _score(search, "test", picked)
     if setup.config.report.blind:
         yield from _score_blind(search, picked)
-    setup.study.set_user_attr("finalists", finalists)
+    record_finalists(setup.study, finalists)
     write_front(setup.run, setup.study)
 
 
@@ -112,13 +120,13 @@ def _score(search: RunningSearch, split: Split, members: Sequence[Evaluation]) -
         if not run.read_items(name, split):
             ledger.record_opening(study, split, name, n_candidates)
             search.ask(name, plan, split)
-        elif split == "validation" and f"hashes:{name}" not in study.user_attrs:
+        elif split == "validation" and recorded_model_hash(study, name) is None:
             search.slot.engine().load(plan)  # killed between scoring and hashing
         else:
             continue
         if split == "validation":
             hashes = search.slot.engine().parameter_hashes()
-            study.set_user_attr(f"hashes:{name}", model_hash(hashes))
+            record_model_hash(study, name, model_hash(hashes))
         _record_elapsed(search)
     yield Step(split, "", total, total)
 
@@ -142,7 +150,7 @@ def _score_blind(search: RunningSearch, members: Sequence[Evaluation]) -> Iterat
 
 
 def _record_elapsed(search: RunningSearch) -> None:
-    search.setup.study.set_user_attr(ELAPSED, round(search.setup.clock.elapsed(), 3))
+    record_elapsed(search.setup.study, search.setup.clock.elapsed())
 
 
 def blind_items(by_objective: Mapping[str, Sequence[Item]]) -> dict[str, list[Item]]:
@@ -203,8 +211,6 @@ def complete(search: RunningSearch, evaluation: Evaluation) -> Evaluation:
     raced = replace(evaluation.raced, completed=True)
     estimates = race.estimate(with_costs(records, setup.config.costs))
     whole = replace(evaluation, objectives=estimates, seconds=seconds, raced=raced)
-    values = [estimates[objective].mean for objective in objectives]
-    numbers = {**numbers_of(whole, objectives), "values": values}
-    setup.study.set_user_attr(f"{COMPLETED}{name}", numbers)
+    record_completion(setup.study, whole, objectives)
     race.correct(whole)
     return whole

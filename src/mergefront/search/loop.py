@@ -24,7 +24,7 @@ from mergefront.errors import CandidateError, EngineError
 from mergefront.merging.plan import Plan
 from mergefront.records import RESULT, SPLITS, Estimate, Evaluation, Item, Raced, Seconds, Split
 from mergefront.runs.directory import RECEIVER, ItemRecord, item_records, with_costs
-from mergefront.runs.history import ELAPSED, estimates_of, evaluations, numbers_of, reference_point
+from mergefront.runs.history import CandidateRecord, estimates_of, evaluations, reference_point
 from mergefront.sampling import ReplaySampler, pending
 from mergefront.search.race import Race
 from mergefront.search.sampler import sampler_name, sampler_of
@@ -217,13 +217,9 @@ class RunningSearch:
         One attribute holds all but the values, since every write to the journal waits for the disk.
         """
         objectives, setup = evaluation.objectives, self.setup
-        result = {
-            "origin": evaluation.origin,
-            ELAPSED: round(setup.clock.elapsed(), 3),
-            "knobs": setup.space.knob_values(evaluation.point),
-            "failure": evaluation.failure,
-            **numbers_of(evaluation, list(setup.config.objectives)),
-        }
+        knobs = setup.space.knob_values(evaluation.point)
+        names, elapsed = list(setup.config.objectives), setup.clock.elapsed()
+        result = CandidateRecord.of(evaluation, names, knobs, elapsed).to_dict()
         trial.set_user_attr(RESULT, result)
         scores = {name: (round(e.mean, 4), round(e.se, 4)) for name, e in objectives.items()}
         logger.info("candidate %d, %s: %s", trial.number, evaluation.origin, scores or result)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import optuna
 
 from mergefront.config import RunConfig
-from mergefront.runs.history import SAMPLER
+from mergefront.runs.history import record_sampler, recorded_sampler
 from mergefront.sampling import AUTO, ReplaySampler, choose_sampler, make_sampler
 from mergefront.space.space import Space
 
@@ -22,11 +22,12 @@ def sampler_name(config: RunConfig, study: optuna.Study, space: Space) -> str:
     """Return the name of a run's sampler; `auto` is decided once, and recorded in the study."""
     if config.search.sampler != AUTO:
         return config.search.sampler
-    if SAMPLER not in study.user_attrs:
-        choice = choose_sampler(space.dimension, config.budget.candidates, len(config.objectives))
-        logger.info("sampler auto: %s, since %s", *choice)
-        study.set_user_attr(SAMPLER, list(choice))
-    return str(study.user_attrs[SAMPLER][0])
+    decision = recorded_sampler(study)
+    if decision is None:
+        decision = choose_sampler(space.dimension, config.budget.candidates, len(config.objectives))
+        logger.info("sampler auto: %s, since %s", *decision)
+        record_sampler(study, *decision)
+    return decision[0]
 
 
 def sampler_of(
