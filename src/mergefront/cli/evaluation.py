@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergefront.cli.terminal import Json, emit_json, err, out, say, table
+from mergefront.cli.options import Json, Runs
+from mergefront.cli.terminal import emit_json, err, out, say, table
 from mergefront.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ Engine = Annotated[
 Out = Annotated[
     Path | None, typer.Option("--out", help="Folder to make: items.parquet and scores.json.")
 ]
-Runs = Annotated[Path, typer.Option("--runs", help="Directory that holds the runs.")]
 
 MODES = {
     "generate": "answers generated",

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mergefront.cli.terminal import Json, emit_json, out, table
+from mergefront.cli.options import Json
+from mergefront.cli.terminal import emit_json, out, table
 
 
 class SchemaKind(StrEnum):

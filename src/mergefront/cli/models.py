@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mergefront.cli.options import Base, ConfigName, Receiver
-from mergefront.cli.terminal import Json, WrittenDtype, emit_json, err, out, say, table, tensor_bar
+from mergefront.cli.options import Base, ConfigName, Json, Receiver, WrittenDtype
+from mergefront.cli.terminal import emit_json, err, out, say, table, tensor_bar
 from mergefront.config import VocabularyMode
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mergefront.records import Dtype
+
 ConfigName = Annotated[
     str, typer.Argument(help="A run configuration (.yaml), or the name of a shipped one.")
 ]
@@ -21,3 +23,10 @@ Base = Annotated[
 ]
 RunName = Annotated[str, typer.Argument(help="A run: its name, or the path of its directory.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Directory that holds the runs.")]
+WrittenDtype = Annotated[
+    Dtype,
+    typer.Option(
+        help="Floating type of the weights written; auto: that of each tensor in the receiver."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]

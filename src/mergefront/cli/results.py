@@ -7,16 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mergefront.cli.options import RunName, Runs
-from mergefront.cli.terminal import (
-    Json,
-    WrittenDtype,
-    emit_json,
-    out,
-    say,
-    table,
-    tensor_bar,
-)
+from mergefront.cli.options import Json, RunName, Runs, WrittenDtype
+from mergefront.cli.terminal import emit_json, out, say, table, tensor_bar
 
 
 def register(app: typer.Typer) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergefront.cli.options import Base, ConfigName, Receiver, RunName, Runs
-from mergefront.cli.terminal import Json, emit_json, err, log_handler, out, say, table
+from mergefront.cli.options import Base, ConfigName, Json, Receiver, RunName, Runs
+from mergefront.cli.terminal import emit_json, err, log_handler, out, say, table
 from mergefront.errors import UserError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergefront.cli.terminal import Json, emit_json, err, out, say, table
+from mergefront.cli.options import Json, Runs
+from mergefront.cli.terminal import emit_json, err, out, say, table
 from mergefront.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ Items = Annotated[int | None, typer.Option(min=1, help="Items at hand.")]
 Power = Annotated[
     float, typer.Option("--power", help="Probability of finding a difference that is there.")
 ]
-Runs = Annotated[Path, typer.Option("--runs", help="Directory that holds the runs.")]
 
 
 def check(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mergefront.cli import task_checks
-from mergefront.cli.terminal import Json, emit_json, err, out, say, table
+from mergefront.cli.options import Json
+from mergefront.cli.terminal import emit_json, err, out, say, table
 
 if TYPE_CHECKING:
     from mergefront.tasks import Task

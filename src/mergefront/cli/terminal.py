@@ -13,9 +13,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -27,16 +26,6 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
-
-from mergefront.records import Dtype
-
-WrittenDtype = Annotated[
-    Dtype,
-    typer.Option(
-        help="Floating type of the weights written; auto: that of each tensor in the receiver."
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False)
