@@ -39,10 +39,10 @@ TOKEN_PARTS: Final = ("embedding", "head")
 
 @dataclass(frozen=True)
 class SourceModel:
-    """One model: `pairs` maps the receiver's tensor names to its own.
+    """One opened model: `pairs` maps the receiver's tensor names to the model's.
 
-    `label` is its name in messages, another for every model. With an adapter, `checkpoint` has the
-    whole tensors that the adapter brings, but not its updates.
+    `label` is its name in messages; no two models have the same. With an adapter, `checkpoint` has
+    the adapter's whole tensors, but not its updates.
     """
 
     label: str
@@ -52,7 +52,7 @@ class SourceModel:
     adapter: Adapter | None = None
 
     def file_hashes(self) -> dict[str, str]:
-        """Return the hash of all its files that decide answers; an adapter's as adapter/*."""
+        """Return the hash of each file that answers depend on; those of an adapter as adapter/*."""
         hashes = self.checkpoint.file_hashes()
         if self.adapter is not None:
             adapter_hashes = self.adapter.file_hashes()
@@ -60,10 +60,10 @@ class SourceModel:
         return hashes
 
     def vocabulary(self) -> Vocabulary | None:
-        """Return its tokens, those of the adapter's folder first; None without a tokenizer.
+        """Return the model's tokens, by preference the adapter's; None without a tokenizer.
 
         Raises:
-            CheckpointError: a tokenizer is there but cannot be read.
+            CheckpointError: a tokenizer cannot be read.
         """
         folders = [self.checkpoint.folder]
         if self.adapter is not None:
@@ -98,7 +98,7 @@ def open_model(receiver: SourceModel, label: str, folder: str, adapter: str | No
 
 
 def pair_token_rows(receiver: SourceModel, model: SourceModel) -> SourceModel:
-    """Pair embedding and head as well where only their numbers of rows differ."""
+    """Return the model with embedding and head paired also if only their numbers of rows differ."""
     name_by_key = {
         model.anatomy.prefix_free_key(name): name for name in model.anatomy.mergeable_tensors()
     }
@@ -238,7 +238,7 @@ class Sources:
                 self._finite_tensor(model, model_name)
 
     def file_hashes(self) -> dict[str, dict[str, str]]:
-        """Return source -> file -> hash of all that decides answers."""
+        """Return source -> file -> hash, for all files that answers depend on."""
         return {name: model.file_hashes() for name, model in self.models.items()}
 
     def model(self, source: str) -> SourceModel:

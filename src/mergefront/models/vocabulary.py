@@ -143,7 +143,7 @@ def read_tokens(*folders: Path) -> dict[str, int] | None:
     tokenizer.json is read as it is; other formats (vocab.json, tokenizer.model) by transformers.
 
     Raises:
-        CheckpointError: if a tokenizer is there but cannot be read.
+        CheckpointError: if a tokenizer cannot be read.
     """
     for folder in folders:
         try:
