@@ -56,7 +56,7 @@ from mergefront.engine.layout import swapped
 from mergefront.engine.transformers import TransformersEngine
 from mergefront.errors import EngineError, MergefrontError, UserError
 from mergefront.models.sources import Sources
-from mergefront.records import Group, Item, Table
+from mergefront.records import Group, Item, Table, TextTable
 
 logger = logging.getLogger(__name__)
 
@@ -336,13 +336,11 @@ def _mean_of_part(shares: Mapping[str, float], parts: Mapping[str, str], name: s
     return fmean(alike or shares.values() or [0.0])
 
 
-def tables(
-    changes: Changes, groups: Sequence[Group]
-) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Return (title, columns, rows): one table a donor, one row a layer, three columns a part.
+def tables(changes: Changes, groups: Sequence[Group]) -> list[TextTable]:
+    """Return a table for each donor, with a row for each layer and three columns for each part.
 
-    Changes in percent of the receiver's own output, and the share of the first objective, empty
-    where nothing changes.
+    The columns are the changes, in percent of the receiver's own output, and the share of the first
+    objective, empty where nothing changes.
     """
     gain, *keep = changes
     result = []
@@ -364,5 +362,5 @@ def tables(
             ]
         columns = ["layer", *(c for part in parts for c in (f"{part}: {gain}", "others", "share"))]
         title = f"{donor}: squared change of the receiver's outputs, %, and share of {gain}"
-        result.append((title, columns, list(rows.values())))
+        result.append(TextTable(title, columns, list(rows.values())))
     return result

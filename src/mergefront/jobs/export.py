@@ -137,7 +137,7 @@ def merge_file(
         CheckpointError: a source holds NaN, or rounding overflowed; names the tensor.
     """
     if not file.is_file():
-        raise UserError(f"{file}: no such recipe file", hint="name a recipe.json")
+        raise UserError(f"{file}: no such recipe file", hint="every export holds a recipe.json")
     recipe = Recipe.read(file)
     sources = Sources.open(locate_models(recipe.models))
     for finding in lineage.check_lineage(sources):

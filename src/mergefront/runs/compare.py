@@ -12,6 +12,7 @@ from mergefront.errors import UserError
 from mergefront.merging.recipe import Recipe
 from mergefront.models.locate import locate_models
 from mergefront.models.sources import Sources
+from mergefront.records import TextTable
 from mergefront.runs.reference import CandidateReference, open_run
 from mergefront.runs.reopen import reopen_candidate
 from mergefront.space.profiles import Profile, distance, profile
@@ -64,8 +65,8 @@ class Comparison:
             ],
         }
 
-    def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """(title, columns, rows): one table a donor and part, then the distances."""
+    def tables(self) -> list[TextTable]:
+        """Return a table for each donor and part, then the distances."""
         tables = []
         first = self.profiles[0]
         sources = list(dict.fromkeys(s for p in self.profiles for s in p.sources))
@@ -76,10 +77,11 @@ class Comparison:
                     [str(layer), *(f"{curve[layer]:.2f}" for curve in curves)]
                     for layer in range(first.n_layers)
                 ]
-                tables.append((f"{source}, {part}", ["layer", *self.labels], rows))
+                tables.append(TextTable(f"{source}, {part}", ["layer", *self.labels], rows))
         if self.distances:
             rows = [[f"{a} - {b}", f"{value:.3f}"] for (a, b), value in self.distances.items()]
-            tables.append(("distance (root mean square over groups)", ["pair", "rms"], rows))
+            title = "distance (root mean square over groups)"
+            tables.append(TextTable(title, ["pair", "rms"], rows))
         return tables
 
 
