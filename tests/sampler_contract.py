@@ -57,7 +57,7 @@ def points(study: optuna.Study) -> list[tuple[float, ...]]:
 
 
 class SamplerContract:
-    """What DESIGN.md promises of every sampler; a subclass says which."""
+    """What every sampler promises; a subclass says which sampler it is."""
 
     name: str
     dimension = 5

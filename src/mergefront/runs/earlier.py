@@ -1,6 +1,6 @@
 """Candidates of earlier runs on the same models, as coefficients by this run's names.
 
-Not here: what becomes of them (`warm`).
+Not here: what becomes of them (`search.warm_starts`).
 """
 
 from __future__ import annotations
