@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 import fixtures_models as tiny
 from engine_contract import SETTINGS, Case, EngineContract, EveryMethod, Kind, make_items
 from mergefront.engine.inplace import tensor_hash
-from mergefront.engine.prompts import Kept, decode_image
+from mergefront.engine.prompts import BoundedMemory, decode_image
 from mergefront.engine.transformers import _targets
 from mergefront.errors import EngineError
 from mergefront.models.anatomy import dissect, language_groups
@@ -48,9 +48,11 @@ class TestBfloat16Tied(EveryMethod, EngineContract):
         for rank in (3, 1, 9):
             case.load(case.recipe(0.4, 0.3, method="low_rank", parameters={"rank": rank}))
             inplace = case.engine._inplace  # type: ignore[attr-defined]
-            terms = [one for rows in inplace._held.values() for row in rows.values() for one in row]
+            terms = [
+                one for rows in inplace._staged.values() for row in rows.values() for one in row
+            ]
             held.append(sum(one.tensor.nbytes for one in terms))
-            ranks = {term.rank for term in inplace._held if term.kind == "truncated"}
+            ranks = {term.rank for term in inplace._staged if term.kind == "truncated"}
             assert ranks == {rank}
         assert len(set(held)) == 1
 
@@ -129,7 +131,7 @@ def test_kept_makes_once_until_the_budget_is_spent() -> None:
         made.append(key)
         return key * 4
 
-    kept = Kept(len, budget=8)
+    kept = BoundedMemory(len, budget=8)
     for _ in range(2):
         assert [kept.get(key, partial(make, key)) for key in "abc"] == [
             "aaaa",

@@ -1,12 +1,12 @@
 """Where a recipe becomes answers: one live model, rebuilt in place for every candidate.
 
 Reading order: this file (the contract), `inplace` (pristine terms and the weighted sum, shared by
-all engines), `vllm` (the driver) with `launch` (how vLLM is started), `worker` (what runs inside
-vLLM's worker) with `layout` (its loader, and whether weights are where that puts them),
-`encoder_cache` (each image is encoded once a run), `prompts`, `labels`, `transformers` (reference,
-fallback).
-
-What an engine calls as each answer is finished."""
+all engines), `transformers` (the reference engine), `vllm` (the driver) with `launch` (how vLLM is
+started), `worker` (what runs inside vLLM's worker) with `layout` (its loader, and whether weights
+are where the loader puts them), `encoder_cache` (each image is encoded once a run), `prompts`,
+`labels`, `answering` (questions to an engine, and marks for its answers), `activations` (what
+donors change in the receiver's modules).
+"""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from mergefront.config import EngineConfig
     from mergefront.merging.plan import Plan
     from mergefront.models.locate import ModelFolders
+
+
+__all__ = ["Engine", "OnAnswer", "open_engine"]
+
+OnAnswer = Callable[[int, Answer], None]
+"""(place of the item, its answer); called in the engine's thread, in any order."""
 
 
 class Engine(Protocol):
@@ -44,8 +50,10 @@ class Engine(Protocol):
 
     @property
     def batch(self) -> int:
-        """Questions that together take hardly longer than one alone; 1 on a CPU. A function of
-        settings and device, so that whoever divides items by it can do so again."""
+        """Questions that together take hardly longer than one alone; 1 on a CPU.
+
+        It follows from settings and device alone, so that a resumed run divides items as before.
+        """
         ...
 
     def load(self, plan: Plan) -> Seconds:
@@ -60,20 +68,22 @@ class Engine(Protocol):
         ...
 
     def check(self, items: Sequence[Item]) -> None:
-        """See that every item can be asked, without asking: its images decode, and its prompt
-        with `max_tokens` of answer fits the context. For all items once, before a long run;
-        keeps nothing, and changes neither weights nor answers.
+        """Check that every item can be asked, without asking.
+
+        Its images decode, and its prompt with `max_tokens` of answer fits the context. Call it once
+        for all items, before a long run. It keeps nothing, and changes neither weights nor answers.
 
         Raises:
             EngineError: an item cannot be asked, naming the first.
         """
         ...
 
-    def generate(self, items: Sequence[Item], done: Done | None = None) -> list[Answer]:
+    def generate(self, items: Sequence[Item], on_answer: OnAnswer | None = None) -> list[Answer]:
         """Answer N items, greedily, at most `item.max_tokens` tokens each, in input order.
 
         An item with labels is answered by its likeliest label (`labels`), with the labels'
-        log-probabilities. `done` is told of each answer as it is finished, in any order.
+        log-probabilities. `on_answer` is called with each answer as soon as it is complete, in any
+        order.
 
         Raises:
             EngineError: an item's image cannot be read, its prompt does not fit, a label is no
@@ -83,8 +93,10 @@ class Engine(Protocol):
         ...
 
     def parameter_hashes(self) -> dict[str, str]:
-        """SHA-256 of every parameter's bytes (language model, connector and tower), by the
-        engine's own parameter names; two engines of the same layout and dtype compare."""
+        """Return the SHA-256 of every parameter's bytes, by the engine's own parameter names.
+
+        Of language model, connector and tower. Two engines of the same layout and dtype compare.
+        """
         ...
 
     def tower_passes(self) -> int:
@@ -116,7 +128,3 @@ def open_engine(settings: EngineConfig, models: ModelFolders | Path) -> Engine:
             return TransformersEngine(settings, models)
         case _ as unknown:
             assert_never(unknown)
-
-
-Done = Callable[[int, Answer], None]
-"""(place of the item, its answer); called in the engine's thread, in any order."""

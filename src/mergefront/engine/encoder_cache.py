@@ -1,10 +1,10 @@
 """Encoded images stay in vLLM for the whole run, within a memory budget.
 
-vLLM keeps encoder outputs for a few thousand tokens only and evicts the oldest, so a question
-set that is larger, asked candidate after candidate, would hit nothing. This manager, plugged in
-through vLLM's own `ec_manager_config`, pins every image it sees until the budget is spent; what
-comes later shares vLLM's ordinary cache. The budget is accounted in embeddings: bytes divided by
-hidden size and element size (models with deep-stack features hold more per embedding).
+vLLM keeps encoder outputs for a few thousand tokens only and evicts the oldest. A larger question
+set, asked candidate after candidate, would therefore never hit. This manager, plugged in through
+vLLM's own `ec_manager_config`, pins every image it sees until the budget is spent. Later images
+share vLLM's ordinary cache. The budget is counted in embeddings: bytes divided by hidden size and
+element size (models with deep-stack features hold more for each embedding).
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class PinningEncoderCacheManager(EncoderCacheManager):  # type: ignore[misc]
 
     def allocate(self, request: Any, input_id: int) -> None:
         super().allocate(request, input_id)
+        # vLLM evicts only entries that no request references. A reference by a request that never
+        # finishes is thus a pin, and needs no change to vLLM's own bookkeeping.
         key = request.mm_features[input_id].identifier
         size = self.num_embeds_by_hash[key]
         if PIN not in self.cached[key] and self.pinned + size <= self.pinned_size:

@@ -1,9 +1,11 @@
 """Candidates built in place: live tensors, the pristine terms they are made of, one arithmetic.
 
 Shared by all engines. A `Target` is a live tensor, or rows of one, whose elements all belong to
-one tensor of the receiver; `InPlace` holds the pristine terms of the targets, staged when a group
-is first touched and never changed after. Which checkpoint tensors land in which target is the
-engine's business.
+one tensor of the receiver. `InPlace` holds the pristine terms of the targets, which are staged when
+a group is first touched and never change after that. Not here: which checkpoint tensors land in
+which target, which each engine finds out for itself.
+
+Reading order: `Target`, `InPlace.build`.
 """
 
 from __future__ import annotations
@@ -60,33 +62,33 @@ Stage = Callable[[Prepare, Sequence[Group]], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
-    """The pristine term of one target."""
+class StagedTerm:
+    """The pristine term of one target, in the live layout."""
 
     tensor: Tensor
 
     @cached_property
     def largest(self) -> float:
-        """Its largest magnitude."""
+        """The largest magnitude of its entries."""
         low, high = self.tensor.aminmax()
         return max(-float(low), float(high))
 
 
 _SLACK: Final = 1.01
-"""Roundings of a weighted sum, on the safe side."""
+"""What the roundings of a weighted sum can add to its bound, generously."""
 
 
 class InPlace:
     """The live model's targets and the pristine terms of the groups touched so far.
 
-    Measures and terms are taken when a group first needs them, and kept until a recipe of another
-    method (or of other parameters that its terms depend on) comes.
+    Measures and terms are taken when a group first needs them. They are kept until a recipe of
+    another method comes, or one of other parameters that its terms depend on.
 
-    Overflow is found in every dtype. Sources are finite, so that a weighted sum is safe if the sum
-    of |weight| times the term's largest magnitude (taken once a term) is below the narrowest dtype
-    on the way; that is so for all but absurd coefficients, and costs no pass over the weights. Only
-    where it is not, and after a method's own join, of which nothing is known, the tensor is read
-    once more.
+    Overflow is found in every dtype. Sources are finite. So a weighted sum is finite if the sum of
+    |weight| times the term's largest magnitude (taken once for each term) is below the largest
+    value of the narrowest dtype that it is rounded to. That holds for all but absurd coefficients,
+    and costs no pass over the weights. Where it does not hold, and after a method's own join, of
+    which nothing is known, the written tensor is read once more.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class InPlace:
         self._sources = sources
         self._stage = stage
         self._method: Method = METHODS["linear"]
-        self._held: dict[Term, dict[str, list[Held]]] = {}
+        self._staged: dict[Term, dict[str, list[StagedTerm]]] = {}
         self._measures: dict[str, Measures] = {}
         self._memory: dict[Hashable, Any] = {}
         self._touched: set[str] = set()
@@ -128,10 +130,10 @@ class InPlace:
             for group, choice in choices.items()
             if choice != UNTOUCHED or group in self._touched
         }
-        if lost := [group for group in changed if group not in self._targets]:
+        if untargeted := [group for group in changed if group not in self._targets]:
             raise EngineError(
-                f"this engine has no tensor of its own for {', '.join(lost)} (head and embedding "
-                "share one)",
+                f"this engine has no tensor of its own for {', '.join(untargeted)} (head and "
+                "embedding share one)",
                 hint="freeze them: `frozen: [embedding, head]`",
             )
         mixes = {
@@ -139,51 +141,54 @@ class InPlace:
             for group, choice in changed.items()
         }
         needed: dict[Term, list[str]] = {}
-        for group, mine in mixes.items():
-            for term in dict.fromkeys(term for mix in mine for term in mix.terms):
+        for group, group_mixes in mixes.items():
+            for term in dict.fromkeys(term for mix in group_mixes for term in mix.terms):
                 needed.setdefault(term, []).append(group)
-        self._drop_passing(needed)
+        self._drop_other_ranks(needed)
         for term, groups in needed.items():
-            self._hold(term, groups)
+            self._stage_term(term, groups)
         self._touched.update(changed)
-        doubtful = []  # asked about when all are written: a device answers once, and not in between
-        for group, mine in mixes.items():
-            for index, mix in enumerate(mine):
+        # Whether a doubtful tensor overflows is asked when all are written: reading the answer of
+        # one before the next is queued would stall a GPU at every tensor.
+        doubtful = []
+        for group, group_mixes in mixes.items():
+            for index, mix in enumerate(group_mixes):
                 target = self._write(group, index, mix)
-                if not self._safe(group, index, mix):
+                if not self._surely_finite(group, index, mix):
                     doubtful.append((target, torch.stack(target.live.aminmax())))
         for target, extremes in doubtful:
             if not extremes.isfinite().all():
                 raise _overflow(target)
 
     def _use(self, method: Method) -> None:
-        """Turn to a method; drop what was held for another."""
+        """Turn to a method; drop what was staged and measured for another."""
         invariant = method.invariant
         if invariant != self._method:
-            self._held = {term: held for term, held in self._held.items() if term.kind == "source"}
+            self._staged = {t: staged for t, staged in self._staged.items() if t.kind == "source"}
             self._measures.clear()
             self._memory.clear()
             self._method = invariant
 
-    def _drop_passing(self, needed: Collection[Term]) -> None:
-        """Drop terms of the rank of an earlier candidate, before those of another are held."""
-        for term in [term for term in self._held if term not in needed]:
+    def _drop_other_ranks(self, needed: Collection[Term]) -> None:
+        """Drop terms of an earlier candidate's rank, to make room before those of this one come."""
+        for term in [term for term in self._staged if term not in needed]:
             if not term.invariant:
-                del self._held[term]
+                del self._staged[term]
 
-    def _hold(self, term: Term, groups: Iterable[str]) -> None:
-        held = self._held.setdefault(term, {})
-        missing = [group for group in groups if group not in held]
-        if not missing:
+    def _stage_term(self, term: Term, groups: Iterable[str]) -> None:
+        """Bring a term of those groups that it is not staged for yet into the live layout."""
+        by_group = self._staged.setdefault(term, {})
+        new_groups = [group for group in groups if group not in by_group]
+        if not new_groups:
             return
 
         def prepared(name: str) -> Tensor:
             return self._method.prepare(term, self._slot(name))
 
-        staged = self._stage(prepared, [self._targets[group][0].group for group in missing])
-        for group in missing:
-            held[group] = [
-                Held(target.cut(staged[target.parameter])) for target in self._targets[group]
+        staged = self._stage(prepared, [self._targets[group][0].group for group in new_groups])
+        for group in new_groups:
+            by_group[group] = [
+                StagedTerm(target.cut(staged[target.parameter])) for target in self._targets[group]
             ]
 
     def _mix(self, target: Target, choice: Choice, method: Method) -> Mix:
@@ -203,13 +208,13 @@ class InPlace:
     def _write(self, group: str, index: int, mix: Mix) -> Target:
         target = self._targets[group][index]
         live = target.live
-        held = [self._held[term][group][index].tensor for term in mix.terms]
-        terms = [term.to(live.device, non_blocking=True) for term in held]
+        staged = [self._staged[term][group][index].tensor for term in mix.terms]
+        terms = [tensor.to(live.device, non_blocking=True) for tensor in staged]
         combine(mix, terms, DTYPES[target.group.dtype], live)
         return target
 
-    def _safe(self, group: str, index: int, mix: Mix) -> bool:
-        """Whether a mix cannot overflow, as its weights tell; if they do not, look."""
+    def _surely_finite(self, group: str, index: int, mix: Mix) -> bool:
+        """Whether the weights alone tell that a mix cannot overflow."""
         target = self._targets[group][index]
         if target.live.numel() == 0:
             return True
@@ -217,24 +222,32 @@ class InPlace:
             return False
         reach = 0.0
         for term, weight in zip(mix.terms, mix.weights, strict=True):
-            reach += abs(as_float32(weight)) * self._held[term][group][index].largest
+            reach += abs(as_float32(weight)) * self._staged[term][group][index].largest
         return reach * _SLACK < torch.finfo(_narrowest(target)).max
 
 
 def _narrowest(target: Target) -> torch.dtype:
-    """The dtype with the smallest range that a value goes through."""
-    on_the_way = (torch.float32, DTYPES[target.group.dtype], target.live.dtype)
-    return min(on_the_way, key=lambda dtype: torch.finfo(dtype).max)
+    """Return the dtype with the smallest range among those that a value is rounded to."""
+    dtypes = (torch.float32, DTYPES[target.group.dtype], target.live.dtype)
+    return min(dtypes, key=lambda dtype: torch.finfo(dtype).max)
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _overflow(target: Target) -> CandidateError:
-    narrow, own = _narrowest(target), DTYPES[target.group.dtype]
-    wider = torch.finfo(own).max > torch.finfo(narrow).max
+    narrow, checkpoint_dtype = _narrowest(target), DTYPES[target.group.dtype]
+    wider = torch.finfo(checkpoint_dtype).max > torch.finfo(narrow).max
     return CandidateError(
         f"group {target.group.name}: merged values of {target.tensor} overflow "
-        f"{str(narrow).removeprefix('torch.')}",
+        f"{_dtype_name(narrow)}",
         hint="lower the bounds of its knobs"
-        + (f", or set engine.dtype to {str(own).removeprefix('torch.')}" if wider else ""),
+        + (
+            f", or set engine.dtype to {str(checkpoint_dtype).removeprefix('torch.')}"
+            if wider
+            else ""
+        ),
     )
 
 

@@ -68,10 +68,10 @@ def _check_apart(item: Item, tokens: Tokens) -> None:
     owners: dict[int, str] = {}
     for label, ids in zip(item.labels, tokens, strict=True):
         for token in ids:
-            other = owners.setdefault(token, label)
-            if other != label:
+            owner = owners.setdefault(token, label)
+            if owner != label:
                 raise EngineError(
-                    f"item {item.id}: its labels {other!r} and {label!r} are one token of this "
+                    f"item {item.id}: its labels {owner!r} and {label!r} are one token of this "
                     "model",
                     hint="give labels that differ in more than their case",
                 )

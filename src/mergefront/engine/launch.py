@@ -1,8 +1,8 @@
 """Starting vLLM and shutting it down: arguments, environment variables, several engines at once.
 
-vLLM is configured through environment variables in places. Those set for good are set here,
-before its first import, and only where the user has not set them; those that belong to one
-engine are put back once it has started.
+vLLM takes part of its configuration from environment variables. Those that hold for the whole
+process are set here, before vLLM's first import, and only where the user has not set them. Those
+that belong to one engine are put back once it has started.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def start(settings: EngineConfig, folder: Path) -> tuple[Any, bool]:
 
 
 def _arguments(settings: EngineConfig, folder: Path, cpu: bool) -> dict[str, Any]:
-    """The arguments of vLLM's `LLM` that follow from the settings."""
+    """Return the arguments of vLLM's `LLM` that follow from the settings."""
     arguments: dict[str, Any] = {
         "model": str(folder),
         "dtype": settings.dtype,
@@ -108,10 +108,10 @@ def _arguments(settings: EngineConfig, folder: Path, cpu: bool) -> dict[str, Any
 
 @contextmanager
 def _start_environment(settings: EngineConfig, own_process: bool) -> Iterator[None]:
-    """What holds while vLLM starts: environment variables, threads, torch as we found it.
+    """Set environment variables and threads while vLLM starts, and leave torch as it was.
 
     vLLM's CPU worker replaces `torch.set_num_threads` by a function that warns, in our process
-    too; it is put back, for vLLM itself calls it for every image.
+    too. It is put back, because vLLM itself calls it for every image.
     """
     changed = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if own_process else "0",
@@ -137,12 +137,12 @@ def _start_environment(settings: EngineConfig, own_process: bool) -> Iterator[No
 
 @contextmanager
 def _deaf_children() -> Iterator[None]:
-    """Processes that are started meanwhile never see SIGINT, nor do those that they start.
+    """Keep SIGINT from processes that are started meanwhile, and from those that they start.
 
-    Ctrl-C reaches every process of the terminal. vLLM's core would abort what it is answering and
-    end, while this process may want to finish its candidate; it ends the core itself, by SIGTERM.
-    A blocked signal is inherited; here it is held back until the start is over. Python's resource
-    tracker is started first, for its start unblocks the signal.
+    Ctrl-C reaches every process of the terminal. vLLM's core would abort its answers and end, while
+    this process may want to finish its candidate and end the core itself, by SIGTERM. A blocked
+    signal is inherited, and in this process it is only held back until the start is over. Python's
+    resource tracker is started first, because its start unblocks the signal.
     """
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -1,9 +1,9 @@
 """Running a live model's own loader on other tensors, and what that tells of its layout.
 
-Does the model hold its weights where and as its loader puts them? Writing in place relies on it:
-`refuse_repacked` looks. Some layers repack their weights once they are loaded (the experts
-of a mixture on a CPU, some kernels on a GPU); they keep shape and dtype, so that what is written
-into them later would be wrong in silence.
+Writing in place relies on one thing: that the model holds its weights where its loader puts them,
+and unchanged. `refuse_repacked` checks it. Some layers repack their weights once they are loaded
+(the experts of a mixture on a CPU, some kernels on a GPU). They keep shape and dtype, so that what
+is written into them later would be wrong without any error.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def refuse_repacked(
     for target in targets:
         if target.group.part not in ("embedding", "head"):
             kinds.setdefault(_NUMBER.sub(".N", target.parameter), target.parameter)
-    chosen = [target for target in targets if target.parameter in kinds.values()]
-    groups = {target.group.name: target.group for target in chosen}
+    compared = [target for target in targets if target.parameter in kinds.values()]
+    groups = {target.group.name: target.group for target in compared}
     filled = staged(list(groups.values())) if groups else {}
-    for target in chosen:
+    for target in compared:
         live = target.live
         expected = target.cut(filled[target.parameter]).to(live.device, live.dtype)
         if not torch.equal(live, expected):
@@ -83,9 +83,9 @@ def same_modules(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, children, parameters in before:
-            for now, then in ((module._modules, children), (module._parameters, parameters)):
-                now.clear()
-                now.update(then)  # type: ignore[arg-type]
+            for live, saved in ((module._modules, children), (module._parameters, parameters)):
+                live.clear()
+                live.update(saved)  # type: ignore[arg-type]
 
 
 def uniform_rows(name: str, codes: Tensor) -> list[tuple[tuple[int, int], int]]:

@@ -1,4 +1,4 @@
-"""From an item to what a model is asked: chat template, decoded images, and bounded memories.
+"""From an item to a model's input: chat template, decoded images, and bounded memories.
 
 Shared by all engines, so that both ask the same. Images are upright (EXIF), without alpha (on
 white) and RGB.
@@ -25,32 +25,32 @@ T = TypeVar("T")
 
 MAX_CONTEXT = 4096
 """Default for models that allow more: questions are short, and memory is not free."""
-KEEP_BYTES = 2 << 30
-"""Memory for things that are made from items once and kept for all candidates."""
+MEMORY_BYTES = 2 << 30
+"""Memory for values that are made from items once and serve all candidates."""
 
 
-class Kept(Generic[T]):
-    """Remembers what it made until `budget` bytes are spent, and makes the rest anew each time.
+class BoundedMemory(Generic[T]):
+    """Remembers values until `budget` bytes are spent, and makes all others anew each time.
 
-    Nothing is evicted: every candidate asks the same items in the same order, for which a
-    least-recently-used memory that is too small would hit nothing.
+    Nothing is evicted. Every candidate asks the same items in the same order, and in a cyclic order
+    a least-recently-used cache that is too small would never hit.
     """
 
-    def __init__(self, size: Callable[[T], int], budget: int = KEEP_BYTES) -> None:
+    def __init__(self, size: Callable[[T], int], budget: int = MEMORY_BYTES) -> None:
         self._size = size
-        self._left = budget
-        self._kept: dict[Hashable, T] = {}
+        self._budget = budget
+        self._values: dict[Hashable, T] = {}
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        found = self._kept.get(key)
-        if found is not None:
-            return found
-        made = make()
-        size = self._size(made)
-        if size <= self._left:
-            self._left -= size
-            self._kept[key] = made
-        return made
+        value = self._values.get(key)
+        if value is not None:
+            return value
+        value = make()
+        size = self._size(value)
+        if size <= self._budget:
+            self._budget -= size
+            self._values[key] = value
+        return value
 
 
 def load_processor(folder: Path, trust_remote_code: bool = False) -> ProcessorMixin:

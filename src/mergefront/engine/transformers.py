@@ -1,7 +1,7 @@
 """The reference engine: plain transformers, parameters rewritten in place, batched greedy answers.
 
-Slower than vLLM, with no caches that could be stale; it says what the right answers are, and
-serves where vLLM does not install.
+It is slower than vLLM and has no caches that could be stale. So it defines the right answers, and
+serves where vLLM cannot be installed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from mergefront.config import EngineConfig
-from mergefront.engine import Done
+from mergefront.engine import OnAnswer
 from mergefront.engine.inplace import InPlace, Prepare, Target, check_donors, tensor_hash
 from mergefront.engine.labels import LabelTokens, label_answer
 from mergefront.engine.prompts import (
-    Kept,
+    BoundedMemory,
     chat_prompt,
     context_error,
     context_length,
@@ -57,7 +57,7 @@ class TransformersEngine:
         self._model: Any = _load_model(self._folder, settings)
         self._limit = settings.max_model_len or context_length(self._folder)
         self.batch = 1 if self._model.device.type == "cpu" else settings.batch_size
-        self._images: Kept[Any] = Kept(image_size)
+        self._images: BoundedMemory[Any] = BoundedMemory(image_size)
         self._labels = LabelTokens(self._processor.tokenizer)
         self._broken = ""
         self._passes = 0
@@ -92,7 +92,7 @@ class TransformersEngine:
                 self._labels.of(item, text)
 
     @torch.inference_mode()
-    def generate(self, items: Sequence[Item], done: Done | None = None) -> list[Answer]:
+    def generate(self, items: Sequence[Item], on_answer: OnAnswer | None = None) -> list[Answer]:
         if self._broken:
             raise EngineError(f"{self._broken}: the engine's weights are undefined")
         texts = [chat_prompt(self._processor, item) for item in items]
@@ -104,12 +104,12 @@ class TransformersEngine:
         for (images, by_label, _), same in groupby(order, key=lambda i: _batch_key(items[i])):
             answer = self._score_labels if by_label else self._answer_batch
             for batch in _chunks(list(same), self._batch):
-                said = answer([items[i] for i in batch], [texts[i] for i in batch])
-                answers.update(zip(batch, said, strict=True))
+                replies = answer([items[i] for i in batch], [texts[i] for i in batch])
+                answers.update(zip(batch, replies, strict=True))
                 self._passes += images * len(batch)
-                if done is not None:
-                    for place, one in zip(batch, said, strict=True):
-                        done(place, one)
+                if on_answer is not None:
+                    for place, reply in zip(batch, replies, strict=True):
+                        on_answer(place, reply)
         return [answers[i] for i in range(len(items))]
 
     def parameter_hashes(self) -> dict[str, str]:
@@ -127,7 +127,7 @@ class TransformersEngine:
 
     @property
     def network(self) -> nn.Module:
-        """The live model, for `drift`."""
+        """The live model, for `activations.drift`."""
         model: nn.Module = self._model
         return model
 
@@ -156,8 +156,7 @@ class TransformersEngine:
         from transformers import GenerationConfig
 
         inputs = self._inputs(items, texts)
-        own = self._model.generation_config
-        ends = _as_list(own.eos_token_id)
+        ends = _as_list(self._model.generation_config.eos_token_id)
         pad = self._processor.tokenizer.pad_token_id
         config = GenerationConfig(
             do_sample=False,
@@ -181,8 +180,8 @@ class TransformersEngine:
         answers = []
         for item, text, row_V in zip(items, texts, logits_BV.float().log_softmax(-1), strict=True):
             tokens = self._labels.of(item, text)
-            wanted = [token for ids in tokens for token in ids]
-            logprobs = dict(zip(wanted, row_V[wanted].tolist(), strict=True))
+            flat = [token for ids in tokens for token in ids]
+            logprobs = dict(zip(flat, row_V[flat].tolist(), strict=True))
             answers.append(label_answer(item, tokens, logprobs))
         return answers
 
@@ -196,7 +195,7 @@ class TransformersEngine:
         """Token ids, images expanded, and processed images; all have as many images."""
         return self._processor(
             text=list(texts),
-            **({"images": [list(some) for some in pictures]} if pictures[0] else {}),
+            **({"images": [list(row) for row in pictures]} if pictures[0] else {}),
             padding=True,
             padding_side="left",
             add_special_tokens=False,
@@ -215,9 +214,9 @@ class TransformersEngine:
     def _answer(self, row: list[int], ends: set[int]) -> Answer:
         """Cut a generated row behind its first end token; that one counts, as in vLLM."""
         end = next((i for i, token in enumerate(row) if token in ends), None)
-        said = row if end is None else row[: end + 1]
-        text = self._processor.tokenizer.decode(said, skip_special_tokens=True)
-        return Answer(text.strip(), len(said), end is not None)
+        tokens = row if end is None else row[: end + 1]
+        text = self._processor.tokenizer.decode(tokens, skip_special_tokens=True)
+        return Answer(text.strip(), len(tokens), end is not None)
 
 
 def _load_model(folder: Path, settings: EngineConfig) -> Any:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergefront.config import EngineConfig
-from mergefront.engine import Done
+from mergefront.engine import OnAnswer
 from mergefront.engine.inplace import check_donors
 from mergefront.engine.labels import LabelTokens, Tokens, label_answer
 from mergefront.engine.launch import shut_down, start
 from mergefront.engine.prompts import (
-    Kept,
+    BoundedMemory,
     chat_prompt,
     context_error,
     decode_image,
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_WHOLE = ("stop", "length")
-"""How an answer ends that was not broken off."""
+_COMPLETE = ("stop", "length")
+"""vLLM's reasons for the end of an answer that was not broken off."""
 
 
 class VllmEngine:
@@ -60,9 +60,9 @@ class VllmEngine:
         self._requests = 0
         self._salt = "receiver"
         self._broken = ""
-        self._rendered: Kept[dict[str, Any]] = Kept(rendered_size)
-        self._images: Kept[Any] = Kept(image_size)
-        self._texts: Kept[str] = Kept(len)
+        self._rendered: BoundedMemory[dict[str, Any]] = BoundedMemory(rendered_size)
+        self._images: BoundedMemory[Any] = BoundedMemory(image_size)
+        self._texts: BoundedMemory[str] = BoundedMemory(len)
         started = time.perf_counter()
         self._llm, self._in_process = start(settings, self._folder)
         try:
@@ -108,7 +108,7 @@ class VllmEngine:
         finally:
             self._forget_processed()
 
-    def generate(self, items: Sequence[Item], done: Done | None = None) -> list[Answer]:
+    def generate(self, items: Sequence[Item], on_answer: OnAnswer | None = None) -> list[Answer]:
         if self._broken:
             raise EngineError(f"{self._broken}: the engine's weights are undefined")
         self._drop_prefixes()
@@ -128,8 +128,9 @@ class VllmEngine:
                     if output.finished:
                         place = places[output.request_id]
                         outputs[place] = output
-                        if done is not None and output.outputs[0].finish_reason in _WHOLE:
-                            done(place, self._answer(items[place], output))
+                        complete = output.outputs[0].finish_reason in _COMPLETE
+                        if on_answer is not None and complete:
+                            on_answer(place, self._answer(items[place], output))
         except MergefrontError:
             self._forget_processed()  # of an item that was processed, then refused
             raise
@@ -149,7 +150,7 @@ class VllmEngine:
         answer = _answer(item, output)
         if not item.labels:
             return answer
-        logprobs = {token: one.logprob for token, one in output.outputs[0].logprobs[0].items()}
+        logprobs = {token: lp.logprob for token, lp in output.outputs[0].logprobs[0].items()}
         return label_answer(item, self._label_tokens(item), logprobs)
 
     def _label_tokens(self, item: Item) -> Tokens:
@@ -250,7 +251,7 @@ class VllmEngine:
 
 @cache
 def _sampling(max_tokens: int, labels: tuple[int, ...] = ()) -> Any:
-    """`labels`: tokens whose log-probabilities are wanted."""
+    """`labels`: tokens to report log-probabilities of."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -269,7 +270,7 @@ def _answer(item: Item, output: Any) -> Answer:
         EngineError: it was aborted or failed, say because vLLM's core is shutting down.
     """
     reason = "nothing" if output is None else output.outputs[0].finish_reason
-    if reason not in _WHOLE:
+    if reason not in _COMPLETE:
         raise EngineError(f"item {item.id}: vLLM broke off its answer ({reason})")
-    said = output.outputs[0]
-    return Answer(said.text.strip(), len(said.token_ids), reason == "stop")
+    completion = output.outputs[0]
+    return Answer(completion.text.strip(), len(completion.token_ids), reason == "stop")

@@ -37,26 +37,27 @@ from mergefront.records import Group
 logger = logging.getLogger(__name__)
 
 ROOM = 1.25
-"""Terms stay on the device only if that leaves a quarter more than they need."""
+"""New terms go to the device only if its free memory is this many times what they need."""
 
 
 def _keep_weights_unpacked() -> None:
     """Make vLLM's CPU layers compute from their live `.weight`.
 
     By default linear layers pack their weights into oneDNN's (or sgl's) own memory and drop
-    `.weight`, and the head keeps a packed copy: writes in place would be ignored in silence.
-    Without both, vLLM falls back to `F.linear(x, weight)`. Checked by `_refuse_packed` after the
-    model is built.
+    `.weight`, and the head keeps a packed copy: writes in place would be ignored in silence. With
+    both switched off, vLLM falls back to `F.linear(x, weight)`. `_refuse_packed` checks that it
+    did, after the model is built.
     """
     import vllm._custom_ops as ops
     from vllm.model_executor.layers import utils
 
-    def never(n: int, k: int, dtype: torch.dtype) -> bool:
+    def unsupported(n: int, k: int, dtype: torch.dtype) -> bool:
         del n, k, dtype
         return False
 
+    # vLLM looks both up while it builds each layer, so they must be off before the model is made.
     ops._supports_onednn = False
-    utils.check_cpu_sgl_kernel = never
+    utils.check_cpu_sgl_kernel = unsupported
 
 
 if current_platform.is_cpu():
@@ -95,14 +96,17 @@ class MergeWorker:
     def mergefront_load(
         self, choices: dict[str, Choice], method: str, parameters: dict[str, Any]
     ) -> list[str]:
-        """Build a candidate; returns nothing, or why no engine can build it, and a hint.
+        """Build a candidate; return nothing, or why no engine can build it, and a hint.
 
-        As a reply, and not raised: of an exception only the text would reach another process.
+        This comes as a reply and is not raised: another process would get only an exception's
+        text.
         """
         try:
             self.mergefront_model.inplace.build(choices, method_of(method, parameters))
         except CandidateError as error:
             return [error.message, error.hint]
+        # Kernels are only queued so far, and the reply says that the weights are there: it ends
+        # the build's clock.
         if current_platform.is_cuda_alike():
             torch.cuda.synchronize()
         return []
@@ -110,7 +114,7 @@ class MergeWorker:
     def mergefront_hashes(self) -> dict[str, str]:
         """SHA-256 of every parameter's bytes; tied parameters appear once."""
         model: nn.Module = self.get_model()
-        return {name: tensor_hash(one.data) for name, one in _parameters(model).items()}
+        return {name: tensor_hash(p.data) for name, p in _parameters(model).items()}
 
 
 class LiveModel:
@@ -135,6 +139,8 @@ class LiveModel:
 
     def _locate(self) -> None:
         """Find every tensor's elements by loading tensors filled with the tensor's number."""
+        # The loader copies into what it finds, whatever its type: integers pass unchanged, where
+        # bf16 would round numbers above 256 to each other.
         tensors = [(name, group) for group in self._sources.groups for name in group.tensors]
         kind = torch.int16 if len(tensors) < 1 << 15 else torch.int32
         codes = {
@@ -161,7 +167,7 @@ class LiveModel:
         _refuse_quantized(self._targets)
 
     def _refuse_unplaced(self) -> None:
-        """Raises EngineError if the loader leaves out a tensor, which candidates would then miss.
+        """Raise EngineError if the loader leaves out a tensor, which candidates would then miss.
 
         A rank of a tensor-parallel engine has a part of each tensor, so that only the absence of
         a whole group shows there. Embedding and head may be one matrix stored twice.
@@ -175,19 +181,19 @@ class LiveModel:
         for group in self._sources.groups:
             if group.part in ("embedding", "head"):
                 continue
-            found = placed.get(group.name, 0)
+            values = placed.get(group.name, 0)
             expected = sum(math.prod(headers[name].shape) for name in group.tensors)
-            if found == 0 or (alone and found != expected):
+            if values == 0 or (alone and values != expected):
                 raise EngineError(
-                    f"vLLM's loader places {found} of the {expected} values of group {group.name}",
+                    f"vLLM's loader places {values} of the {expected} values of group {group.name}",
                     hint="use the transformers engine for this model",
                 )
 
     def _drop_shared_head(self) -> None:
         """Make no target of the embedding if the head that the checkpoint holds shares it."""
-        found = {target.group.name for target in self._targets}
-        lost = [group for group in self._sources.groups if group.name not in found]
-        if any(group.part == "head" for group in lost):
+        targeted = {target.group.name for target in self._targets}
+        untargeted = [group for group in self._sources.groups if group.name not in targeted]
+        if any(group.part == "head" for group in untargeted):
             logger.warning("the engine ties head and embedding: neither can be rewritten")
             self._targets = [t for t in self._targets if t.group.part not in ("head", "embedding")]
 
@@ -212,9 +218,10 @@ class LiveModel:
     def _stage_as(
         self, prepare: Prepare, groups: Sequence[Group], dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        wanted = {group.name for group in groups}
-        names = {t.parameter for t in self._targets if t.group.name in wanted}
+        group_names = {group.name for group in groups}
+        names = {t.parameter for t in self._targets if t.group.name in group_names}
         device, pin = self._place(names, dtype)
+        # Zeros, not empty: a loader may leave out padding, which must not hold NaN.
         staged = {
             name: torch.zeros(
                 self._parameters[name].shape, dtype=dtype, device=device, pin_memory=pin
@@ -234,7 +241,7 @@ class LiveModel:
         return staged
 
     def _place(self, names: set[str], dtype: torch.dtype) -> tuple[torch.device, bool]:
-        """Where new terms go, and whether that is pinned memory."""
+        """Return the device that new terms go to, and whether they are pinned in host memory."""
         live = next(iter(self._parameters.values())).device
         if live.type == "cpu":
             return live, False
@@ -259,11 +266,11 @@ class _MixedDtypesError(Exception):
 
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The model's parameters; a tower that an engine without images leaves out has none."""
-    return {name: one for name, one in model.named_parameters() if not one.is_meta}
+    return {name: p for name, p in model.named_parameters() if not p.is_meta}
 
 
 def _refuse_packed(model: nn.Module) -> None:
-    """Raises EngineError if a layer has moved its weight elsewhere, out of our reach."""
+    """Raise EngineError if a layer has moved its weight elsewhere, out of our reach."""
     packed = [name for name, parameter in model.named_parameters() if parameter.numel() == 0]
     if packed:
         raise EngineError(
@@ -274,7 +281,7 @@ def _refuse_packed(model: nn.Module) -> None:
 
 
 def _refuse_quantized(targets: Sequence[Target]) -> None:
-    """Raises EngineError if a live tensor is not plain floating point."""
+    """Raise EngineError if a live tensor is not plain floating point."""
     plain = (torch.float32, torch.bfloat16, torch.float16)
     for target in targets:
         if target.live.dtype not in plain:
