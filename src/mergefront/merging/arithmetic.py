@@ -1,11 +1,10 @@
 """The one arithmetic by which every candidate is made, wherever it is made.
 
-The search engine, the transformers engine and the exporter call `combine`, so that what was
-scored can be exported bit for bit. Not here: what the terms are (one file a method) and which
-tensors get them (`plan`).
+Both engines and the exporter call `combine`, so that what was scored can be exported bit for bit.
+Not here: what the terms are (one file for each method) and which tensors get them (`plan`).
 
-The order of operations is part of the definition. A weighted sum: weights are rounded to fp32;
-terms with weight zero are left out; the rest are taken in fp32 in the given order, each
+The order of operations is part of the definition. In a weighted sum, weights are rounded to fp32
+and terms with weight zero are left out. The others are taken in fp32 in the given order, each
 multiplied and then added, two roundings, never one (`torch.add(x, y, alpha=a)`, `lerp` and
 `addcmul` fuse them and differ in 0.8 % of fp32 elements); the sum is rounded once to the
 checkpoint's dtype. A method's own `join` is elementwise in fp32, and rounded once as well.
@@ -63,11 +62,11 @@ def combine(
 def one_thread() -> Iterator[None]:
     """Keep torch's CPU work in this thread.
 
-    For pieces that fit a cache, which are too small to share out: torch's threads wait for each
-    other actively after every operation, which on a busy machine was seen to cost twenty times the
-    work. vLLM's CPU worker replaces `torch.set_num_threads`, hence the function behind it.
+    Pieces that fit a cache are too small to share out among threads: torch's threads wait for each
+    other actively after every operation, which on a busy machine cost twenty times the work.
     """
     before = torch.get_num_threads()
+    # vLLM's CPU worker replaces torch.set_num_threads; this is the function behind it.
     torch._C.set_num_threads(1)
     try:
         yield
@@ -96,21 +95,21 @@ def weighted_sum(
     if len(terms) != len(weights):
         raise ValueError(f"{len(terms)} terms but {len(weights)} weights")
     _check_shapes(terms, out)
-    chosen = [
+    nonzero = [
         (term, weight)
         for term, weight in zip(terms, map(as_float32, weights), strict=True)
         if weight != 0.0
     ]
-    if not chosen:
+    if not nonzero:
         out.zero_()
-    elif len(chosen) == 1 and chosen[0][1] == 1.0:
-        out.copy_(chosen[0][0].to(checkpoint_dtype))
+    elif len(nonzero) == 1 and nonzero[0][1] == 1.0:
+        out.copy_(nonzero[0][0].to(checkpoint_dtype))
     elif not out.is_contiguous():
         whole = torch.empty_like(out, memory_format=_ROWS)
-        _sum_in_chunks(chosen, checkpoint_dtype, whole, chunk)
+        _sum_in_chunks(nonzero, checkpoint_dtype, whole, chunk)
         out.copy_(whole)
     else:
-        _sum_in_chunks(chosen, checkpoint_dtype, out, chunk)
+        _sum_in_chunks(nonzero, checkpoint_dtype, out, chunk)
 
 
 def _check_shapes(terms: Sequence[Tensor], out: Tensor) -> None:
@@ -126,7 +125,7 @@ def as_float32(weight: float) -> float:
 
 
 def _sum_in_chunks(
-    chosen: Sequence[tuple[Tensor, float]],
+    weighted: Sequence[tuple[Tensor, float]],
     checkpoint_dtype: torch.dtype,
     out: Tensor,
     chunk: int | None,
@@ -134,7 +133,7 @@ def _sum_in_chunks(
     """Sum the nonzero terms into a contiguous `out`, chunk by chunk to stay in cache."""
     step = chunk or step_of(out.device, joined=False)
     flat_out = out.view(-1)
-    flat_terms = [(term.reshape(-1), weight) for term, weight in chosen]
+    flat_terms = [(term.reshape(-1), weight) for term, weight in weighted]
     size = min(step, flat_out.numel())
     total = torch.empty(size, dtype=torch.float32, device=out.device)
     scaled = torch.empty_like(total)
@@ -144,12 +143,15 @@ def _sum_in_chunks(
         for position, (term, weight) in enumerate(flat_terms):
             part = acc if position == 0 else work
             piece = term[start : start + step]
+            # fp32 terms are multiplied straight out of their memory. Others are widened first: a
+            # product in bf16 would be rounded to bf16.
             if weight != 1.0 and piece.dtype == torch.float32:
                 torch.mul(piece, weight, out=part)
             else:
                 part.copy_(piece)
                 if weight != 1.0:
                     part.mul_(weight)
+            # Not torch.add(acc, piece, alpha=weight): it rounds once where this rounds twice.
             if position > 0:
                 acc.add_(work)
         target.copy_(acc if target.dtype == checkpoint_dtype else acc.to(checkpoint_dtype))

@@ -1,7 +1,9 @@
-"""Recipe -> tensors and folders: the exporter's way of building what the engine builds in place.
+"""Recipe -> checkpoint: the exporter writes what an engine builds in place, bit for bit.
 
-Streaming: tensors come one after the other and in pieces that fit a cache, each written as soon as
-it is made.
+Tensors are streamed one after the other, in pieces that fit a cache, and each piece is written as
+soon as it is merged. Not here: what a tensor is made of (`plan`, `methods`).
+
+Reading order: `write`, `combined_pieces`, `mixed_pieces`.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from mergefront.records import Dtype
 
 
 def mixed_pieces(method: Method, slot: Slot, mix: Mix, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Yield a mix's result in order, in flat pieces; each is overwritten by the next."""
+    """Yield a mixed tensor in order, in flat pieces; each is overwritten by the next."""
     pieces = [method.pieces(term, slot) for term in mix.terms]
     n = slot.read("receiver").numel()
     step = step_of(torch.device("cpu"), joined=mix.join is not None)
@@ -41,28 +43,28 @@ def mixed_pieces(method: Method, slot: Slot, mix: Mix, dtype: torch.dtype) -> It
     with one_thread():
         for start in range(0, n, step):
             at = slice(start, min(start + step, n))
-            made = out[: at.stop - start]
-            combine(mix, [piece(at) for piece in pieces], dtype, made)
-            yield made
+            merged = out[: at.stop - start]
+            combine(mix, [piece(at) for piece in pieces], dtype, merged)
+            yield merged
 
 
 def combined_pieces(
     sources: Sources, plan: Plan, name: str, choice: Choice, dtype: Dtype = "auto"
 ) -> Iterator[Tensor]:
-    """Yield a receiver tensor as its group's choice makes it (see `plan.plan_of`), in flat pieces.
+    """Yield a receiver tensor as its group's choice makes it (see `plan.Choice`), in flat pieces.
 
-    `dtype` is the floating type it is rounded to, once, from the fp32 arithmetic or from the
-    receiver's own value (of F64 by way of fp32); "auto" is the receiver's own of this tensor.
-    Pieces come in order, and are good until the next one is asked for.
+    `dtype` is the floating type that the tensor is rounded to, once, from the fp32 arithmetic or
+    from the receiver's own value (of F64 by way of fp32). "auto" is the receiver's own type of this
+    tensor. Pieces come in order; each is overwritten by the next.
 
     Raises:
         CheckpointError: if a source holds NaN or infinity, or a value overflows that type.
     """
-    wanted = written_dtype(DTYPES[sources.receiver.headers[name].dtype], dtype)
+    out_dtype = written_dtype(DTYPES[sources.receiver.headers[name].dtype], dtype)
     if choice == UNTOUCHED:
         mergeable = name in sources.models["receiver"].pairs
         read = sources.tensor("receiver", name) if mergeable else sources.receiver.tensor(name)
-        yield _cast(name, read, wanted).reshape(-1)
+        yield _cast(name, read, out_dtype).reshape(-1)
         return
     method, donors, slot = plan.method, plan.recipe.donors, SourceSlot(sources, name)
     if isinstance(choice, str):
@@ -70,26 +72,26 @@ def combined_pieces(
     else:
         mix = method.mix(choice, donors, method.measure(slot, donors))
     reader = replace(slot, checked=not _shows_all(mix))
-    for piece in mixed_pieces(method, reader, mix, wanted):
+    for piece in mixed_pieces(method, reader, mix, out_dtype):
         if not is_finite(piece):
             for source in dict.fromkeys(s for t in mix.terms for s in method.reads(t)):
                 sources.tensor(source, name)  # refuses one that is damaged
-            raise _overflow("merged", name, wanted)
+            raise _overflow("merged", name, out_dtype)
         yield piece
 
 
 def _shows_all(mix: Mix) -> bool:
-    """Whether a NaN or infinity in a source surely is one in the result.
+    """Whether a NaN or infinity in a source surely shows in the merged tensor.
 
-    So it is in weighted sums of sources and deltas, where it need not be looked for twice; a join
-    may clamp it away, and a decomposition fail at it.
+    It does in weighted sums of sources and deltas, so that looking at the merged tensor is enough.
+    A join may clamp it away, and a decomposition may fail at it.
     """
     plain = all(term.kind in ("source", "delta") for term in mix.terms)
     return mix.join is None and plain
 
 
 def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round a copied tensor; what is infinite or NaN in the receiver stays so, but nothing more."""
+    """Round a copied tensor; NaN and infinity of the receiver stay, new ones are refused."""
     if tensor.dtype == dtype:
         return tensor
     out = tensor.to(dtype)
@@ -119,9 +121,9 @@ def write(
     """Write the recipe's complete checkpoint into the existing folder `out`.
 
     Every receiver tensor is merged or copied; companions (config, tokenizer, processor, ...) are
-    copied. Wrap the call in `checkpoint.whole_folder`. `progress(done, all)` is told of bytes
-    written. `dtype` is the type of all floating tensors (see `combined_pieces`), and config.json
-    says so; with "auto" each has the receiver's, and config.json is copied as it is.
+    copied. Wrap the call in `writer.whole_folder`. `progress(written, total)` is called with bytes
+    after each tensor. `dtype` is the type of all floating tensors (see `combined_pieces`), and
+    config.json says so. With "auto" each has the receiver's, and config.json is copied as it is.
 
     Returns:
         {"merged": names, "copied": names, "companions": file names, "bytes": of the tensors}.
@@ -134,14 +136,14 @@ def write(
     account: dict[str, list[str]] = {"merged": [], "copied": []}
     planned = sources.receiver.planned_tensors(dtype)
     with CheckpointWriter(out, planned, shard_bytes) as writer:
-        done = 0
-        for name, one in planned.items():
+        written = 0
+        for name, tensor in planned.items():
             choice = choices.get(name, UNTOUCHED)
             account["copied" if choice == UNTOUCHED else "merged"].append(name)
             writer.add(name, combined_pieces(sources, plan, name, choice, dtype))
-            done += one.nbytes
+            written += tensor.nbytes
             if progress is not None:
-                progress(done, writer.total_bytes)
+                progress(written, writer.total_bytes)
     companions = copy_companions(sources.receiver.folder, out)
     if dtype != "auto":
         set_config_dtype(out / "config.json", dtype)

@@ -26,7 +26,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from torch import Tensor
 
@@ -38,13 +38,15 @@ T = TypeVar("T")
 TermKind = Literal["source", "delta", "noise", "rank", "fused", "truncated", "share", "flattened"]
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(NamedTuple):
     """One tensor that mixes are made of: what it is, and of which source.
 
     `source` is "receiver", "base", a donor's alias or "base:<alias>". A truncated delta has its
     `rank`. A term that depends on all donors names them in `donors`, in their order.
     """
+
+    # A tuple and no dataclass: a candidate looks terms up hundreds of times, and a tuple hashes
+    # without a call into Python.
 
     kind: TermKind
     source: str = ""
@@ -177,8 +179,8 @@ class Method(ABC):
         legal = cls._legal()
         for name in parameters:
             if name not in legal:
-                known = ", ".join(legal) or "none"
-                raise ConfigError(f"method {cls.name} has no parameter {name!r}; it has: {known}")
+                names = ", ".join(legal) or "none"
+                raise ConfigError(f"method {cls.name} has no parameter {name!r}; it has: {names}")
         return cls(**parameters)
 
     def __post_init__(self) -> None:

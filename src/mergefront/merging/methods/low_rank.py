@@ -99,9 +99,9 @@ class LowRankDeltas(DeltaMethod):
 class Directions:
     """The first R singular directions of a matrix (m, n) and all of its singular values, fp64."""
 
-    left: Tensor
+    u: Tensor
     values: Tensor
-    right: Tensor
+    vt: Tensor
 
     @classmethod
     def of(cls, matrix: Tensor) -> Directions:
@@ -110,15 +110,15 @@ class Directions:
 
     def first(self, number: int) -> Directions:
         """A copy of at most so many, which lets go of the rest."""
-        return Directions(self.left[:, :number].clone(), self.values, self.right[:number].clone())
+        return Directions(self.u[:, :number].clone(), self.values, self.vt[:number].clone())
 
     def serves(self, rank: int) -> bool:
         """Whether the best approximation of that rank can be made of these."""
-        return self.left.shape[1] >= min(rank, len(self.values))
+        return self.u.shape[1] >= min(rank, len(self.values))
 
     def product(self, rank: int, rescale: bool) -> Tensor:
         """The best approximation (m, n) of that rank in fp32, with the whole's norm or not."""
         s = self.values
         energy = float(s[:rank].square().sum())
         scale = (float(s.square().sum()) / energy) ** 0.5 if rescale and energy > 0.0 else 1.0
-        return exact_product(self.left[:, :rank] * (s[:rank] * scale), self.right[:rank]).float()
+        return exact_product(self.u[:, :rank] * (s[:rank] * scale), self.vt[:rank]).float()

@@ -1,8 +1,8 @@
 """Singular value decompositions that give the same bits wherever a candidate is made.
 
-LAPACK's sums depend on the number of threads, so that a decomposition runs in one. It depends on
-the processor's instruction set too: engine and exporter agree on one machine, and an export's
-verification would say so where they did not.
+LAPACK's sums depend on the number of threads, so a decomposition runs in one thread. They depend on
+the processor's instruction set too: engine and exporter agree on one machine, and the verification
+of an export on another machine would report a difference.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return u, s, vt
 
 
-def matmul(left: Tensor, right: Tensor) -> Tensor:
-    """Return left @ right in fp64."""
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Return a @ b in fp64."""
     with one_thread():
-        return left @ right
+        return a @ b
 
 
 def orthogonalised(columns: Tensor) -> Tensor:

@@ -122,10 +122,10 @@ def _histogram(source: Tensor, anchor: Tensor) -> NDArray[np.int64]:
     few sets of the cache. Counting bin b at b ^ (b >> SPREAD), one to one, is ten times faster.
     """
     counts = np.zeros(_BINS, np.int64)
-    delta, other = torch.empty((2, min(CHUNK, source.numel())))
+    delta, buffer = torch.empty((2, min(CHUNK, source.numel())))
     for start in range(0, source.numel(), CHUNK):
         part = source[start : start + CHUNK]
-        work, spare = delta[: len(part)].copy_(part), other[: len(part)]
+        work, spare = delta[: len(part)].copy_(part), buffer[: len(part)]
         work.sub_(spare.copy_(anchor[start : start + CHUNK])).abs_()
         bins, shifted = work.view(torch.int32), spare.view(torch.int32)
         torch.bitwise_right_shift(bins.bitwise_right_shift_(DROPPED), SPREAD, out=shifted)

@@ -57,10 +57,10 @@ def shares(deltas: Sequence[Tensor]) -> list[Tensor]:
         return [torch.stack(matrices) for matrices in zip(*batches, strict=True)]
     rank = max(1, min(first.shape) // len(deltas))
     parts = [svd(delta) for delta in deltas]
-    left = orthogonalised(torch.cat([u[:, :rank] for u, _, _ in parts], dim=1))
-    right = orthogonalised(torch.cat([vt[:rank] for _, _, vt in parts], dim=0).T)
+    u_all = orthogonalised(torch.cat([u[:, :rank] for u, _, _ in parts], dim=1))
+    v_all = orthogonalised(torch.cat([vt[:rank] for _, _, vt in parts], dim=0).T)
     products = []
     for k, (_, s, _) in enumerate(parts):
         at = slice(k * rank, (k + 1) * rank)
-        products.append(matmul(left[:, at] * s[:rank], right[:, at].T).float())
+        products.append(matmul(u_all[:, at] * s[:rank], v_all[:, at].T).float())
     return products
