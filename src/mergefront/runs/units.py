@@ -35,20 +35,20 @@ def units_of(records: Sequence[ItemRecord]) -> Units:
 
 
 def paired_units(
-    mine: Sequence[ItemRecord], other: Sequence[ItemRecord]
+    records: Sequence[ItemRecord], other_records: Sequence[ItemRecord]
 ) -> tuple[list[float], list[float], list[str]]:
     """Scores of two models on the units of the items that both answered, and the clusters.
 
-    Both are records of one objective and split; which of them has more items does not matter.
+    The records are of one objective and split; either model may have more items.
 
     Raises:
         ValueError: the two have no item in common.
     """
-    theirs = {(record.task, record.item): record for record in other}
-    common = [record for record in mine if (record.task, record.item) in theirs]
+    other_record = {(record.task, record.item): record for record in other_records}
+    common = [record for record in records if (record.task, record.item) in other_record]
     if not common:
         raise ValueError("two models that answered no item in common cannot be compared")
-    a, b = units_of(common), units_of([theirs[r.task, r.item] for r in common])
+    a, b = units_of(common), units_of([other_record[r.task, r.item] for r in common])
     return a.scores, b.scores, a.clusters
 
 

@@ -6,9 +6,9 @@ scatter and parallel-coordinate views work. Nothing is read back from MLflow but
 has of this run.
 
 `Tracker` projects while a search runs, in a thread of its own: the search only queues records, and
-a server that is away costs one warning. `rebuild` projects a run that exists. Both add what is
-missing, so neither minds what an earlier, interrupted one has done. The writes are in
-projection.py, the only module that knows MLflow; ending.py says what is told at the end.
+a server that cannot be reached costs one warning. `rebuild` projects a run that exists. Both add
+only what MLflow lacks, so an earlier projection may have been interrupted anywhere. All writes are
+in `mlflow`, the only module that knows MLflow.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ logger = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Projects a running search. No method raises for MLflow's sake or waits for it, `finish` and
-    `close` apart, which wait at most `patience` seconds.
+    """Projects a running search. No method raises if MLflow fails, and none waits for MLflow but
+    `finish` and `close`, which wait at most `patience` seconds.
 
-    After a failure nothing more is sent until `finish`, which tries once to add all that is
-    missing.
+    After a failure nothing more is sent until `finish`, which tries once to add all that MLflow
+    lacks.
     """
 
     def __init__(

@@ -1,8 +1,10 @@
-"""What is written to MLflow, call by call. Methods raise whatever MLflow raises.
+"""One run as MLflow shows it: what is written, call by call, and what is added at the end.
 
-Not here: threads, and what to do when a call fails (`Tracker`, `rebuild`).
+Functions raise whatever MLflow raises. Not here: threads, and what to do when a call fails
+(`Tracker`, `rebuild`).
 
-What MLflow is told at the end of a run, read from front.json."""
+Reading order: `Card`, `Ending`, `ending_of`, `Projection`.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,11 @@ _SQLITE = "sqlite:///"
 
 @dataclass(frozen=True)
 class Card:
-    """What MLflow is told about a run.
+    """What MLflow shows of a run as a whole.
 
-    `run_id` names the run for ever (found again by it); `params` may nest and is flattened with
-    dots; `reference` has one value for each objective, for the hypervolume; `knobs` says a
-    candidate's knobs by name, its parameters; `costs` are told in tokens too.
+    `run_id` finds the run again; it never changes. `params` may nest and is flattened with dots.
+    `reference` is the hypervolume's, in the objectives' order. `knobs` returns a candidate's knob
+    values by name. The objectives in `costs` are logged in tokens too.
     """
 
     run_id: str
@@ -56,8 +58,8 @@ class Card:
 
 @dataclass(frozen=True)
 class Ending:
-    """What is added at the end: to the parent run numbers, and files or folders; to candidates,
-    by number, what is only known then."""
+    """What is added at the end: numbers, files and folders to the parent run; to candidates, by
+    number, what is known of them only then."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     artifacts: Sequence[Path] = ()
@@ -115,9 +117,9 @@ class Projection:
         client.log_batch(self.parent, [_metric(k, v, now) for k, v in ending.metrics.items()])
         children = self._children(client) if ending.candidates else []
         for run in children:
-            had = run.data.metrics
-            told = ending.candidates.get(int(run.data.tags[CANDIDATE_TAG]), {})
-            new = [_metric(k, v, now) for k, v in told.items() if had.get(_key(k)) != v]
+            logged = run.data.metrics
+            values = ending.candidates.get(int(run.data.tags[CANDIDATE_TAG]), {})
+            new = [_metric(k, v, now) for k, v in values.items() if logged.get(_key(k)) != v]
             if new:
                 client.log_batch(run.info.run_id, new)
         for path in ending.artifacts:
@@ -141,10 +143,10 @@ class Projection:
 
     def _open_parent(self, client: MlflowClient) -> str:
         card = self._card
-        own = f"tags.`{RUN_TAG}` = '{card.run_id}'"
-        found = [r for r in self._find(client, own) if _PARENT_TAG not in r.data.tags]
-        if found:
-            run = min(found, key=lambda r: r.info.start_time)
+        condition = f"tags.`{RUN_TAG}` = '{card.run_id}'"
+        parents = [r for r in self._find(client, condition) if _PARENT_TAG not in r.data.tags]
+        if parents:
+            run = min(parents, key=lambda r: r.info.start_time)
             client.update_run(run.info.run_id, status="RUNNING")
         else:
             run = client.create_run(
@@ -162,14 +164,14 @@ class Projection:
         return self._find(client, f"tags.`{_PARENT_TAG}` = '{self.parent}'")
 
     def _find(self, client: MlflowClient, condition: str) -> list[Run]:
-        found: list[Run] = []
+        runs: list[Run] = []
         token = None
         while True:  # a page holds 1,000 runs
             page = client.search_runs([self._experiment], condition, page_token=token)
-            found.extend(page)
+            runs.extend(page)
             token = page.token
             if not token:
-                return found
+                return runs
 
     def _add_step(self, client: MlflowClient, evaluation: Evaluation) -> None:
         """Add a candidate to the parent's series: what the search has found by now."""
@@ -202,18 +204,18 @@ class Projection:
             tags["failure"] = evaluation.failure[:_LONGEST_PARAM]
         raced = evaluation.raced
         tags |= {k: v for k, v in (("left", raced.left), ("spared", raced.spared)) if v}
-        name = f"{self._card.name} {evaluation.number:04d}"
-        run = client.create_run(self._experiment, run_name=name, tags=tags)
+        run_name = f"{self._card.name} {evaluation.number:04d}"
+        run = client.create_run(self._experiment, run_name=run_name, tags=tags)
         numbers = {**_seconds(evaluation), "rungs": raced.rungs}
-        for objective, one in evaluation.objectives.items():
-            numbers |= {objective: one.mean, f"{objective}.se": one.se, f"{objective}.items": one.n}
-            numbers[f"{objective}.partial"] = one.partial
-            if objective in self._card.costs:
-                numbers[f"{objective}.tokens"] = self._card.costs[objective].tokens(one.mean)
+        for name, estimate in evaluation.objectives.items():
+            numbers |= {name: estimate.mean, f"{name}.se": estimate.se, f"{name}.items": estimate.n}
+            numbers[f"{name}.partial"] = estimate.partial
+            if name in self._card.costs:
+                numbers[f"{name}.tokens"] = self._card.costs[name].tokens(estimate.mean)
         now = _milliseconds()
         metrics = [_metric(k, v, now) for k, v in numbers.items()]
-        given = self._card.knobs(evaluation)
-        knobs = {k: v if isinstance(v, str) else f"{v:.6g}" for k, v in given.items()}
+        values = self._card.knobs(evaluation)
+        knobs = {k: v if isinstance(v, str) else f"{v:.6g}" for k, v in values.items()}
         _log_params(client, run.info.run_id, knobs, metrics)
         client.set_terminated(run.info.run_id, "FAILED" if evaluation.failure else "FINISHED")
 
@@ -241,11 +243,11 @@ def _client(uri: str) -> MlflowClient:
 
 def _experiment(client: MlflowClient, uri: str, name: str) -> str:
     """Find or create the experiment; files of a local store lie beside its database."""
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
     location = None
     if uri.startswith(_SQLITE):
         database = Path(uri.removeprefix(_SQLITE)).absolute()
@@ -282,11 +284,11 @@ def _seconds(evaluation: Evaluation) -> dict[str, float]:
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for key, one in value.items():
-        if isinstance(one, Mapping) and one:
-            flat |= _flatten(one, f"{prefix}{key}.")
+    for key, entry in value.items():
+        if isinstance(entry, Mapping) and entry:
+            flat |= _flatten(entry, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = one
+            flat[f"{prefix}{key}"] = entry
     return flat
 
 
