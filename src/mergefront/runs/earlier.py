@@ -18,6 +18,7 @@ from mergefront.models.sources import Sources
 from mergefront.records import Evaluation, Table
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.history import estimates_of, evaluations, open_study, reference_point
+from mergefront.runs.members import search_scores
 from mergefront.space.file import SpaceSpec
 from mergefront.space.space import Space
 from mergefront.stats.pareto import collapsed, non_dominated
@@ -44,89 +45,87 @@ def read_earlier(folders: Sequence[str], space: Space, sources: Sources) -> list
     Raises:
         RunError: a folder is no run, or its run searched other models or another method.
     """
-    found = []
+    candidates = []
     for folder in folders:
         run = RunDirectory.open(Path(folder))
         manifest = run.manifest()
         spec = SpaceSpec.model_validate(manifest["space"])
         _check_method(run, spec, space.spec)
-        then = manifest["sources"]
-        ours = _same_donors(run, then, space, sources.file_hashes())
-        study = open_study(run)
-        laid = Space.build(spec, list(run.config.donors), space.groups)
-        for one in _front(run, evaluations(study, run)):
-            table = {ours[donor]: row for donor, row in laid.table(one.point).items()}
-            origin = f"earlier {run.config.name} {one.number}"
-            found.append(Earlier(origin, table, laid.parameters(one.point)))
-    return found
+        aliases = _aliases(run, manifest["sources"], space, sources.file_hashes())
+        earlier_space = Space.build(spec, list(run.config.donors), space.groups)
+        for evaluation in _front(run, evaluations(open_study(run), run)):
+            rows = earlier_space.table(evaluation.point)
+            table = {aliases[donor]: row for donor, row in rows.items()}
+            origin = f"earlier {run.config.name} {evaluation.number}"
+            parameters = earlier_space.parameters(evaluation.point)
+            candidates.append(Earlier(origin, table, parameters))
+    return candidates
 
 
-def _front(run: RunDirectory, found: Sequence[Evaluation]) -> list[Evaluation]:
-    """The non-dominated candidates by search scores; of too many some, evenly, ends kept.
+def _front(run: RunDirectory, history: Sequence[Evaluation]) -> list[Evaluation]:
+    """The non-dominated candidates by search scores; of too many, some at even distances.
 
-    Where an objective is a cost, none that collapsed: a silent model has the shortest answers.
+    Where an objective is a cost, collapsed candidates are left out: a silent model has the shortest
+    answers.
     """
     names = list(run.config.objectives)
-    done = [one for one in found if not one.failure and one.origin != "receiver"]
-    if run.config.costs and done:
+    candidates = [e for e in history if not e.failure and e.origin != "receiver"]
+    if run.config.costs and candidates:
         corner = reference_point(run.config, estimates_of(run.read_items(RECEIVER, "search")))
-        fell = collapsed(_points(done, names), [corner[name] for name in names])
-        done = [one for one, broken in zip(done, fell, strict=True) if not broken]
-    if not done:
+        scores_NM = search_scores(candidates, names)
+        broken_N = collapsed(scores_NM, [corner[name] for name in names])
+        candidates = [e for e, broken in zip(candidates, broken_N, strict=True) if not broken]
+    if not candidates:
         return []
-    points_NM = _points(done, names)
-    front = sorted(
-        (done[i] for i in non_dominated(points_NM)), key=lambda one: one.objectives[names[0]].mean
-    )
+    rows = non_dominated(search_scores(candidates, names))
+    front = sorted((candidates[i] for i in rows), key=lambda e: e.objectives[names[0]].mean)
     if len(front) <= MOST:
         return front
-    kept = np.linspace(0, len(front) - 1, MOST).round().astype(int)
-    return [front[i] for i in kept]
+    places = np.linspace(0, len(front) - 1, MOST).round().astype(int)
+    return [front[i] for i in places]
 
 
-def _points(found: Sequence[Evaluation], names: Sequence[str]) -> np.ndarray:
-    return np.array([[one.objectives[name].mean for name in names] for one in found])
-
-
-def _check_method(run: RunDirectory, then: SpaceSpec, now: SpaceSpec) -> None:
+def _check_method(run: RunDirectory, earlier: SpaceSpec, current: SpaceSpec) -> None:
     """Coefficients of another method, or under other fixed parameters, mean something else."""
-    searched = {*then.searched_parameters, *now.searched_parameters}
-    told = []
-    for spec in (then, now):
+    searched = {*earlier.searched_parameters, *current.searched_parameters}
+    methods = []
+    for spec in (earlier, current):
         fixed = {k: v for k, v in spec.start_parameters.items() if k not in searched}
-        told.append(f"{spec.method} {fixed}" if fixed else spec.method)
-    if told[0] != told[1]:
+        methods.append(f"{spec.method} {fixed}" if fixed else spec.method)
+    if methods[0] != methods[1]:
         raise RunError(
-            f"search.transfer: {run.path} searched with method {told[0]}, this space has "
-            f"{told[1]}: coefficients do not carry over",
+            f"search.transfer: {run.path} searched with method {methods[0]}, this space has "
+            f"{methods[1]}: coefficients do not carry over",
             hint="drop it from search.transfer, or take a space with its method and parameters",
         )
 
 
-def _same_donors(run: RunDirectory, then: Hashes, space: Space, now: Hashes) -> dict[str, str]:
-    """Earlier alias -> alias here, by the hashes of the donors and of the bases that are read.
+def _aliases(run: RunDirectory, earlier: Hashes, space: Space, current: Hashes) -> dict[str, str]:
+    """Alias in the earlier run -> alias here, by the files of donors and of bases that are read.
 
     Raises:
-        RunError: naming the models of either side that the other has not.
+        RunError: one run has models that the other has not; names them.
     """
     method = method_of(space.spec.method, space.spec.start_parameters)
-    read = {source for term in method.terms(space.donors) for source in method.reads(term)}
-    own = any(source.startswith("base:") for source in read)
+    sources = {source for term in method.terms(space.donors) for source in method.reads(term)}
+    reads_bases = any(source.startswith("base:") for source in sources)
 
     def files(donor: str, hashes: Hashes) -> str:
-        base = hashes.get(f"base:{donor}", {}) if own else {}
+        base = hashes.get(f"base:{donor}", {}) if reads_bases else {}
         return repr([sorted(hashes.get(donor, {}).items()), sorted(base.items())])
 
-    ours = {files(donor, now): donor for donor in space.donors}
-    theirs = {files(donor, then): donor for donor in run.config.donors}
-    common = [source for source in ("receiver", "base") if source in {*read, "receiver"}]
-    differ: list[str] = [source for source in common if then.get(source) != now.get(source)]
-    differ += sorted(f"its donor {theirs[one]}" for one in theirs.keys() - ours.keys())
-    differ += sorted(f"this run's donor {ours[one]}" for one in ours.keys() - theirs.keys())
-    if differ:
+    current_alias = {files(donor, current): donor for donor in space.donors}
+    earlier_alias = {files(donor, earlier): donor for donor in run.config.donors}
+    common = [source for source in ("receiver", "base") if source in {*sources, "receiver"}]
+    different: list[str] = [name for name in common if earlier.get(name) != current.get(name)]
+    only_earlier = earlier_alias.keys() - current_alias.keys()
+    only_current = current_alias.keys() - earlier_alias.keys()
+    different += sorted(f"its donor {earlier_alias[key]}" for key in only_earlier)
+    different += sorted(f"this run's donor {current_alias[key]}" for key in only_current)
+    if different:
         raise RunError(
             f"search.transfer: {run.path} searched other models, by their files' hashes: "
-            f"{', '.join(differ)} (a donor's base counts where the method reads it)",
+            f"{', '.join(different)} (a donor's base counts where the method reads it)",
             hint="candidates carry over between runs on the same receiver, donors and bases only",
         )
-    return {donor: ours[files(donor, then)] for donor in run.config.donors}
+    return {donor: current_alias[files(donor, earlier)] for donor in run.config.donors}

@@ -98,7 +98,7 @@ def _cut_torn_line(path: Path, lock: _FileLock) -> None:
     """Truncate the journal after its last newline; Optuna would glue its next record on."""
     if not path.is_file() or _ends_whole(path):
         return
-    with _held(lock), path.open("r+b") as file:  # a writer in mid-append has finished by now
+    with _exclusive(lock), path.open("r+b") as file:  # a writer in mid-append has finished by now
         data = file.read()
         whole = data.rfind(b"\n") + 1
         if whole != len(data):
@@ -115,7 +115,7 @@ def _ends_whole(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _held(lock: _FileLock) -> Iterator[None]:
+def _exclusive(lock: _FileLock) -> Iterator[None]:
     lock.acquire()
     try:
         yield
@@ -142,4 +142,4 @@ def record_opening(study: optuna.Study, split: Split, model: str, candidates: in
     """Write down which model reads which split, and after how many candidates."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     opening = Opening(split, model, candidates, stamp)
-    study.set_user_attr(_OPENINGS, [vars(one) for one in (*openings(study), opening)])
+    study.set_user_attr(_OPENINGS, [vars(entry) for entry in (*openings(study), opening)])

@@ -113,13 +113,13 @@ class Projection:
     def conclude(self, ending: Ending) -> None:
         """Add final numbers and files and mark the run finished."""
         client = self._connect()
-        now = _milliseconds()
-        client.log_batch(self.parent, [_metric(k, v, now) for k, v in ending.metrics.items()])
+        timestamp = _milliseconds()
+        client.log_batch(self.parent, [_metric(k, v, timestamp) for k, v in ending.metrics.items()])
         children = self._children(client) if ending.candidates else []
         for run in children:
             logged = run.data.metrics
             values = ending.candidates.get(int(run.data.tags[CANDIDATE_TAG]), {})
-            new = [_metric(k, v, now) for k, v in values.items() if logged.get(_key(k)) != v]
+            new = [_metric(k, v, timestamp) for k, v in values.items() if logged.get(_key(k)) != v]
             if new:
                 client.log_batch(run.info.run_id, new)
         for path in ending.artifacts:
@@ -175,14 +175,14 @@ class Projection:
 
     def _add_step(self, client: MlflowClient, evaluation: Evaluation) -> None:
         """Add a candidate to the parent's series: what the search has found by now."""
-        now, step = _milliseconds(), evaluation.number
-        metrics = [_metric(k, v, now, step) for k, v in _seconds(evaluation).items()]
+        timestamp, step = _milliseconds(), evaluation.number
+        metrics = [_metric(k, v, timestamp, step) for k, v in _seconds(evaluation).items()]
         if not evaluation.failure:
             self._values.append(self._means(evaluation))
             values = dict(zip(self._card.objectives, self._values[-1], strict=True))
             values["hypervolume"] = hypervolume(self._values, self._card.reference)
             values["front_size"] = len(non_dominated(self._standing()))
-            metrics += [_metric(k, v, now, step) for k, v in values.items()]
+            metrics += [_metric(k, v, timestamp, step) for k, v in values.items()]
         client.log_batch(self.parent, metrics)
 
     def _standing(self) -> Sequence[Sequence[float]]:
@@ -212,8 +212,8 @@ class Projection:
             numbers[f"{name}.partial"] = estimate.partial
             if name in self._card.costs:
                 numbers[f"{name}.tokens"] = self._card.costs[name].tokens(estimate.mean)
-        now = _milliseconds()
-        metrics = [_metric(k, v, now) for k, v in numbers.items()]
+        timestamp = _milliseconds()
+        metrics = [_metric(k, v, timestamp) for k, v in numbers.items()]
         values = self._card.knobs(evaluation)
         knobs = {k: v if isinstance(v, str) else f"{v:.6g}" for k, v in values.items()}
         _log_params(client, run.info.run_id, knobs, metrics)
@@ -271,10 +271,10 @@ def _key(name: str) -> str:
     return re.sub(r"[^\w\-./: ]", "-", name)
 
 
-def _metric(key: str, value: float, now: int, step: int = 0) -> Metric:
+def _metric(key: str, value: float, timestamp: int, step: int = 0) -> Metric:
     from mlflow.entities import Metric
 
-    return Metric(_key(key), float(value), now, step)
+    return Metric(_key(key), float(value), timestamp, step)
 
 
 def _seconds(evaluation: Evaluation) -> dict[str, float]:
