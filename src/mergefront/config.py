@@ -257,6 +257,15 @@ class EngineConfig(Strict):
         "auto", description="Where the sources' tensors wait: beside the model, or in RAM."
     )
     threads: Count | None = Field(None, description="CPU threads of the engine; default: all.")
+    start_seconds: float = Field(
+        3600.0, gt=0, description="An engine of its own process that starts longer is ended."
+    )
+    stall_seconds: float = Field(
+        600.0,
+        gt=0,
+        description="An engine of its own process that gives no answer for so long is ended and "
+        "started again.",
+    )
     enforce_eager: bool | None = Field(None, description="No CUDA graphs; default: on a CPU.")
     trust_remote_code: bool = Field(
         False,

@@ -31,6 +31,33 @@ class TestFloat32Untied(EngineContract):
     SETTINGS = TRANSFORMERS
     KIND: ClassVar[Kind] = Kind(groups=("*", "embedding", "head"))
 
+    @pytest.mark.parametrize(
+        ("fault", "message"),
+        [
+            (torch.OutOfMemoryError("no room for 2 GiB"), "ran out of memory while answering"),
+            (MemoryError(), "ran out of memory while answering"),
+            (RuntimeError("CUDA error: an illegal address"), "failed while answering: CUDA error"),
+        ],
+    )
+    def test_what_torch_raises_is_an_engine_error(
+        self,
+        case: Case,
+        items: list[Item],
+        fault: Exception,
+        message: str,
+    ) -> None:
+        answers = case.ask(case.recipe(0.5, 0.5), items)
+
+        def fail(*args: object) -> None:
+            raise fault
+
+        head = case.engine.network.get_output_embeddings()  # type: ignore[attr-defined]
+        hook = head.register_forward_pre_hook(fail)
+        with pytest.raises(EngineError, match=message):
+            case.engine.generate(items)
+        hook.remove()
+        assert case.engine.generate(items) == answers
+
 
 class TestBfloat16Tied(EveryMethod, EngineContract):
     """The checkpoint's own dtype, a tied head."""

@@ -7,25 +7,41 @@ that belong to one engine are put back once it has started.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import signal
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from multiprocessing import resource_tracker
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import psutil
 import torch
 
 from mergefront.config import EngineConfig
 from mergefront.engine.prompts import context_length
+from mergefront.engine.watchdog import (
+    DRIVER_VARIABLE,
+    StartGuard,
+    Watchdog,
+    kill_processes,
+    process_mark,
+)
 from mergefront.errors import EngineError
 
 GIB = 1 << 30
 MAX_IMAGES = 16
 """Images in one question."""
+_SOCKETS = "mergefront-sockets-"
+SHUTDOWN_SECONDS = 30.0
+"""Time for an engine's processes to end by themselves before they are killed."""
 CPU_BLOCK = 32
 """Tokens of a KV block on a CPU; vLLM's 128 there would never share a short prefix."""
 
@@ -42,8 +58,15 @@ _ENVIRONMENT = {
 """Set unless the user has set them: quiet, nothing on stdout, no telemetry, no core pinning."""
 
 
-def start(settings: EngineConfig, folder: Path) -> tuple[Any, bool]:
-    """Start vLLM on a folder; returns the LLM and whether its core is in this process."""
+def start(settings: EngineConfig, folder: Path) -> tuple[Any, Watchdog | None]:
+    """Start vLLM on a folder.
+
+    Returns:
+        The LLM, and what watches its processes; None where its core is in this process.
+
+    Raises:
+        EngineError: it did not start, or not within `engine.start_seconds`.
+    """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # vLLM configures its logger only when it starts, and warns while it is imported.
@@ -60,17 +83,25 @@ def start(settings: EngineConfig, folder: Path) -> tuple[Any, bool]:
     if own_process is None:
         own_process = not cpu or settings.tensor_parallel_size > 1
     children = own_process or settings.tensor_parallel_size > 1
+    guard = StartGuard(settings.start_seconds)
     with _start_environment(settings, own_process), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         try:
-            with _deaf_children() if children else nullcontext():
+            with _deaf_children() if children else nullcontext(), guard:
                 llm = LLM(**_arguments(settings, folder, cpu))
-        except Exception as error:
+        except BaseException as error:
+            kill_processes(guard.new_processes())
             _IN_PROCESS.clean_up()
-            raise EngineError(f"vLLM did not start on {folder}: {error}") from error
+            if not isinstance(error, Exception):
+                raise
+            late = f"not within {settings.start_seconds:.0f} s (engine.start_seconds)"
+            reason = late if guard.expired else error
+            raise EngineError(f"vLLM did not start on {folder}: {reason}") from error
     if not own_process:
         _IN_PROCESS.opened()
-    return llm, not own_process
+        return llm, None
+    processes = guard.new_processes()
+    return llm, Watchdog(llm.llm_engine.engine_core, processes, settings.stall_seconds)
 
 
 def _arguments(settings: EngineConfig, folder: Path, cpu: bool) -> dict[str, Any]:
@@ -106,6 +137,23 @@ def _arguments(settings: EngineConfig, folder: Path, cpu: bool) -> dict[str, Any
     return arguments
 
 
+@cache
+def _socket_folder() -> str:
+    """The folder of this process's sockets; it goes when the process ends.
+
+    Those of drivers that were killed are removed here, since vLLM leaves them in the temporary
+    folder for ever.
+    """
+    root = Path(tempfile.gettempdir())
+    for folder in root.glob(f"{_SOCKETS}*"):
+        pid = folder.name.removeprefix(_SOCKETS).partition("-")[0]
+        if not (pid.isdigit() and psutil.pid_exists(int(pid))):
+            shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_SOCKETS}{os.getpid()}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return str(folder)
+
+
 @contextmanager
 def _start_environment(settings: EngineConfig, own_process: bool) -> Iterator[None]:
     """Set environment variables and threads while vLLM starts, and leave torch as it was.
@@ -116,6 +164,8 @@ def _start_environment(settings: EngineConfig, own_process: bool) -> Iterator[No
     changed = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if own_process else "0",
         "HF_HUB_OFFLINE": "1",
+        DRIVER_VARIABLE: process_mark(os.getpid()),
+        "VLLM_RPC_BASE_PATH": _socket_folder(),
     }
     if settings.threads is not None:
         changed["OMP_NUM_THREADS"] = str(settings.threads)
@@ -187,9 +237,14 @@ class _InProcess:
 _IN_PROCESS = _InProcess()
 
 
-def shut_down(llm: Any, in_process: bool) -> None:
-    """End an engine that `start` has started."""
-    if in_process:
+def shut_down(llm: Any, watchdog: Watchdog | None) -> None:
+    """End an engine that `start` has started, and everything that it has started."""
+    if watchdog is None:
         _IN_PROCESS.close(llm)
-    else:
-        llm.llm_engine.engine_core.shutdown()
+        return
+    watchdog.close()
+    # vLLM's shutdown may wait for ever for an output thread that has ended: not in this thread.
+    ending = Thread(target=llm.llm_engine.engine_core.shutdown, daemon=True)
+    ending.start()
+    ending.join(SHUTDOWN_SECONDS)
+    watchdog.kill()

@@ -10,6 +10,7 @@ import gc
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,7 @@ class TransformersEngine:
         check_donors(plan, self._inplace.donors)
         self._broken = "the last recipe was not loaded"
         start = time.perf_counter()
-        with torch.no_grad():
+        with torch.no_grad(), _engine_errors("building a candidate"):
             self._inplace.build(plan.choices, plan.method)
         self._broken = ""
         return Seconds(build=time.perf_counter() - start)
@@ -104,7 +105,8 @@ class TransformersEngine:
         for (images, by_label, _), same in groupby(order, key=lambda i: _batch_key(items[i])):
             answer = self._score_labels if by_label else self._answer_batch
             for batch in _chunks(list(same), self._batch):
-                replies = answer([items[i] for i in batch], [texts[i] for i in batch])
+                with _engine_errors("answering"):
+                    replies = answer([items[i] for i in batch], [texts[i] for i in batch])
                 answers.update(zip(batch, replies, strict=True))
                 self._passes += images * len(batch)
                 if on_answer is not None:
@@ -284,3 +286,20 @@ def _as_list(value: int | list[int] | None) -> list[int]:
     if value is None:
         return []
     return list(value) if isinstance(value, list) else [value]
+
+
+@contextmanager
+def _engine_errors(activity: str) -> Iterator[None]:
+    """Turn what torch raises into an EngineError, so that a search goes on in a fresh engine.
+
+    Memory that has run out, device errors and shapes that a kernel refuses are all RuntimeError.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            raise EngineError(
+                f"transformers ran out of memory while {activity}: {error}",
+                hint="lower engine.batch_size",
+            ) from error
+        raise EngineError(f"transformers failed while {activity}: {error}") from error

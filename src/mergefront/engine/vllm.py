@@ -13,9 +13,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mergefront.config import EngineConfig
 from mergefront.engine import OnAnswer
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _COMPLETE = ("stop", "length")
 """vLLM's reasons for the end of an answer that was not broken off."""
 
@@ -64,7 +67,8 @@ class VllmEngine:
         self._images: BoundedMemory[Any] = BoundedMemory(image_size)
         self._texts: BoundedMemory[str] = BoundedMemory(len)
         started = time.perf_counter()
-        self._llm, self._in_process = start(settings, self._folder)
+        self._llm, self._watchdog = start(settings, self._folder)
+        self._in_process = self._watchdog is None
         try:
             self._call("mergefront_watch")
             self._processor = load_processor(self._folder, settings.trust_remote_code)
@@ -124,7 +128,7 @@ class VllmEngine:
                 places[name] = place
                 added.append(engine.add_request(name, prompt, self._sampling(item)))
             while engine.has_unfinished_requests():
-                for output in engine.step():
+                for output in self._watched(engine.step):
                     if output.finished:
                         place = places[output.request_id]
                         outputs[place] = output
@@ -135,9 +139,9 @@ class VllmEngine:
             self._forget_processed()  # of an item that was processed, then refused
             raise
         except Exception as error:
-            raise EngineError(f"vLLM failed while answering: {error}") from error
+            raise self._failure("vLLM failed while answering", error) from error
         finally:
-            if len(outputs) < len(added):
+            if len(outputs) < len(added) and not self._is_dead:
                 engine.abort_request(added, internal=True)
         return [self._answer(item, outputs.get(place)) for place, item in enumerate(items)]
 
@@ -172,10 +176,14 @@ class VllmEngine:
         if llm is None:
             return
         del self._rendered, self._images, self._texts
-        shut_down(llm, self._in_process)
+        shut_down(llm, self._watchdog)
 
     def _drop_prefixes(self) -> None:
-        if not self._llm.reset_prefix_cache():
+        try:
+            dropped = self._watched(self._llm.reset_prefix_cache)
+        except Exception as error:
+            raise self._failure("vLLM did not drop its prefix cache", error) from error
+        if not dropped:
             self._broken = "vLLM did not drop its prefix cache"
             raise EngineError("vLLM did not drop its prefix cache: requests are still running")
 
@@ -185,18 +193,33 @@ class VllmEngine:
         The client's must never know an image that the core has not been sent. Encoded images stay.
         """
         try:
-            self._llm.reset_mm_cache()
+            self._watched(self._llm.reset_mm_cache)
         except Exception as error:
-            raise EngineError(f"vLLM did not drop its processed images: {error}") from error
+            raise self._failure("vLLM did not drop its processed images", error) from error
 
     def _call(self, name: str, arguments: tuple[Any, ...] = ()) -> list[Any]:
         """Run a worker method on every rank; our own errors pass, all else is an EngineError."""
         try:
-            return list(self._llm.collective_rpc(name, args=arguments))
+            return list(self._watched(lambda: self._llm.collective_rpc(name, args=arguments)))
         except MergefrontError:
             raise
         except Exception as error:
-            raise EngineError(f"{name} failed in vLLM's worker: {error}") from error
+            raise self._failure(f"{name} failed in vLLM's worker", error) from error
+
+    @property
+    def _is_dead(self) -> bool:
+        """Whether the engine's processes are gone."""
+        return self._watchdog is not None and bool(self._watchdog.diagnosis())
+
+    def _watched(self, call: Callable[[], T]) -> T:
+        """Return what a call to vLLM returns; it raises if the engine dies or stalls meanwhile."""
+        with nullcontext() if self._watchdog is None else self._watchdog.watching():
+            return call()
+
+    def _failure(self, what: str, error: Exception) -> EngineError:
+        """The error to raise for one of vLLM's, with the watchdog's reason where it has one."""
+        reason = self._watchdog.diagnosis() if self._watchdog is not None else ""
+        return EngineError(f"{what}: {reason or error}")
 
     def _render(self, item: Item) -> dict[str, Any]:
         """The item as vLLM takes it: token ids and processed images.

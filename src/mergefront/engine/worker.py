@@ -27,6 +27,7 @@ from vllm.platforms import current_platform
 
 from mergefront.engine.inplace import InPlace, Prepare, Target, as_rows, tensor_hash
 from mergefront.engine.layout import refuse_repacked, same_modules, swapped, uniform_rows
+from mergefront.engine.watchdog import follow_driver
 from mergefront.errors import CandidateError, EngineError
 from mergefront.merging.methods import method_of
 from mergefront.merging.plan import Choice
@@ -62,6 +63,7 @@ def _keep_weights_unpacked() -> None:
 
 if current_platform.is_cpu():
     _keep_weights_unpacked()
+follow_driver()
 
 
 class MergeWorker:
