@@ -25,7 +25,7 @@ State = Literal["ok", "note", "broken"]
 REQUIRED = (  # the dependencies in pyproject.toml; a test compares them
     "torch", "transformers", "safetensors", "datasets", "huggingface_hub", "jinja2", "optuna",
     "cma", "mlflow", "matplotlib", "numpy", "scipy", "pillow", "math-verify",
-    "pyarrow", "pydantic", "pyyaml", "rich", "threadpoolctl", "typer", "xxhash",
+    "psutil", "pyarrow", "pydantic", "pyyaml", "rich", "threadpoolctl", "typer", "xxhash",
 )  # fmt: skip
 _INSTALL = (
     'in the checkout: pip install ".[gpu]" with an NVIDIA GPU, pip install ".[cpu]" elsewhere'
