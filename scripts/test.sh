@@ -9,5 +9,6 @@ ruff format --check .
 ruff check .
 mypy
 lint-imports
+python scripts/count_names.py --most 0.01
 mkdocs build --strict --quiet
 pytest "$@"
