@@ -128,11 +128,12 @@ def fetch(
     """
     from mergefront.tasks import load_task, prefetch, task_path
 
-    tasks = [load_task(task_path(name, Path())) for name in names]
+    files = [task_path(name, Path()) for name in names]
+    tasks = [(load_task(file), file.parent) for file in files]
     rows = []
-    for task in tasks:
+    for task, folder in tasks:
         with err.status(f"fetching {task.name}"):
-            copy = prefetch(task)
+            copy = prefetch(task, folder)
         if as_json:
             row: dict[str, Any] = {"task": task.name, "folder": None, "rows": None, "bytes": None}
             if copy is not None:

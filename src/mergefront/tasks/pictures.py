@@ -3,18 +3,25 @@
 An engine gets an image upright (EXIF orientation applied), opaque (transparency on white), in 8
 bits a channel and within the task's pixel budget. If a file is all of that already, the engine gets
 its very bytes; else the image is encoded anew as PNG. The hash of an item set covers these bytes.
+
+Rows may be a stranger's. So an image's path stays inside the data's own folders, its file is an
+ordinary one, and its format, bytes and pixels are limited.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
+import stat
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -22,6 +29,21 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from mergefront import zoo
 from mergefront.errors import UserError
 from mergefront.tasks.cells import Row, cell_of
+
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""Formats that are decoded, known by content; others, such as EPS, run programs."""
+MOST_BYTES: Final = 1 << 26
+"""The largest image file."""
+MOST_PIXELS: Final = 80_000_000
+"""The most pixels of an image: 240 MB when decoded. From 89 million on, PIL warns by itself."""
+
+
+class ImageFileError(Exception):
+    """A file is not read as an image: why, and the way round."""
+
+    def __init__(self, reason: str, hint: str) -> None:
+        super().__init__(reason)
+        self.reason, self.hint = reason, hint
 
 
 @dataclass(frozen=True)
@@ -38,16 +60,20 @@ class Picture:
 
 @dataclass(frozen=True)
 class ImageStore:
-    """Where the image files of a table lie: in a folder, or in a zip file."""
+    """Where the image files of a table lie: in folders, or in a zip file.
+
+    Paths are relative to `folder`. With their links resolved, they end inside one of `roots`.
+    """
 
     folder: Path
+    roots: tuple[Path, ...]
     archive: zipfile.ZipFile | None = None
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of a file. Raises OSError or KeyError."""
+        """Return the bytes of a file. Raises ImageFileError."""
         if self.archive is None:
-            return (self.folder / name).read_bytes()
-        return self.archive.read(self._member(name))
+            return _ordinary_file(self._path_inside(name))
+        return _archived_file(self.archive, self._member(name))
 
     def path_in_messages(self, name: str) -> str:
         """Return how messages name a file."""
@@ -55,17 +81,77 @@ class ImageStore:
             return str(self.folder / name)
         return f"{name} in {self.archive.filename}"
 
-    def _member(self, name: str) -> str:
+    def _path_inside(self, name: str) -> Path:
+        """Return the file's path with its links resolved."""
+        try:
+            path = (self.folder / name).resolve()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ImageFileError(f"cannot be a path: {error}", "correct the row") from None
+        if any(path.is_relative_to(root.resolve()) for root in self.roots):
+            return path
+        folders = " or ".join(map(str, self.roots)) or "a zip file (data.archive)"
+        raise ImageFileError(
+            f"cannot be read: it lies outside the data, expected a file in {folders}",
+            "rows may be a stranger's: copy the images into that folder, or allow another one with "
+            "data.image_root in the task file",
+        )
+
+    def _member(self, name: str) -> zipfile.ZipInfo:
         """Return the archive's file of that path, or the only file whose path ends so."""
         assert self.archive is not None
         path = name.strip().removeprefix("./").lstrip("/")
-        members = self.archive.namelist()
-        if path in members:
-            return path
-        matches = [member for member in members if member.endswith(f"/{path}")]
+        try:
+            return self.archive.getinfo(path)
+        except KeyError:
+            pass
+        matches = [m for m in self.archive.infolist() if m.filename.endswith(f"/{path}")]
         if len(matches) == 1:
             return matches[0]
-        raise KeyError(path)
+        raise ImageFileError(
+            "cannot be read: it is not there", "paths are those of the zip file, data.archive"
+        )
+
+
+def _ordinary_file(path: Path) -> bytes:
+    """Return a file's bytes; neither waits for a pipe nor reads a device."""
+    try:
+        # Without O_NONBLOCK, to open a FIFO waits for its writer.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageFileError(
+                    "cannot be read: it is no ordinary file", "expected the path of an image file"
+                )
+            _check_size(status.st_size)
+            return stream.read(MOST_BYTES)
+    except OSError as error:
+        raise ImageFileError(
+            f"cannot be read: {error.strerror}", "paths are relative to the data file"
+        ) from None
+
+
+def _archived_file(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    if member.flag_bits & 1:
+        raise ImageFileError(
+            "cannot be read: the zip file is encrypted",
+            "unpack it with its password, and pack it again without one",
+        )
+    _check_size(member.file_size)
+    try:
+        with archive.open(member) as stream:
+            return stream.read(MOST_BYTES)
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, ValueError) as error:
+        raise ImageFileError(
+            f"cannot be read: {error}", "pack the zip file again, with the method deflate"
+        ) from None
+
+
+def _check_size(n_bytes: int) -> None:
+    if n_bytes > MOST_BYTES:
+        raise ImageFileError(
+            f"is not read: it has {n_bytes:,} bytes, expected at most {MOST_BYTES:,}",
+            "scale the image down, or drop the row with exclude",
+        )
 
 
 def pictures_of(
@@ -91,20 +177,18 @@ def pictures_of(
                 f"{label}: the image column {column!r} holds a {type(cell).__name__}",
                 hint="expected an image or the path of a file; each image has its own column",
             )
-        pictures.append(_picture_in_file(cell, store, label))
+        pictures.append(_picture_in_file(cell, column, store, label))
     return tuple(pictures)
 
 
-def _picture_in_file(name: str, store: ImageStore, label: str) -> Picture:
+def _picture_in_file(name: str, column: str, store: ImageStore, label: str) -> Picture:
     try:
         data = store.read(name)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not there"
+    except ImageFileError as error:
         raise UserError(
-            f"{label}: the image {store.path_in_messages(name)} cannot be read: {reason}",
-            hint="paths are relative to the data file"
-            if store.archive is None
-            else "paths are those of the zip file, data.archive",
+            f"{label}: the image {store.path_in_messages(name)} of the column {column!r} "
+            f"(fields.images) {error.reason}",
+            hint=error.hint,
         ) from None
     return Picture(name, sha256(data), partial(store.read, name))
 
@@ -136,22 +220,30 @@ def bytes_for_engine(picture: Picture, max_pixels: int | None, label: str) -> by
     """
     try:
         data = picture.read()
-        with Image.open(io.BytesIO(data)) as image:
+        _check_size(len(data))
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ImageFileError(
+                    f"is not decoded: it has {image.width} x {image.height} pixels, expected at "
+                    f"most {MOST_PIXELS:,} in all",
+                    "scale the image down, or drop the row",
+                )
             if _is_ready(image, max_pixels):
                 image.draft("RGB", (1, 1))  # a JPEG is read whole but decoded small: faster
                 image.load()
                 return data
             return _png(_opaque(ImageOps.exif_transpose(image)), max_pixels)
+    except ImageFileError as error:
+        reason, hint = error.reason, error.hint
     except (
         *(OSError, ValueError, SyntaxError, EOFError, struct.error, KeyError),
         Image.DecompressionBombError,
     ) as error:
         unknown = isinstance(error, UnidentifiedImageError)
-        reason = "it is in no known image format" if unknown else str(error)
-        raise UserError(
-            f"{label}: the image {picture.name} cannot be decoded: {reason}",
-            hint="replace the file, or drop the row",
-        ) from error
+        formats = f"it is in none of the formats {', '.join(FORMATS)}"
+        reason = f"cannot be decoded: {formats if unknown else error}"
+        hint = "replace the file, or drop the row"
+    raise UserError(f"{label}: the image {picture.name} {reason}", hint=hint)
 
 
 def _is_ready(image: Image.Image, max_pixels: int | None) -> bool:

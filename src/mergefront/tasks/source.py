@@ -12,7 +12,7 @@ import logging
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -67,23 +67,25 @@ def open_table(task: Task, folder: Path, *, glance: bool = False) -> Table:
     if data.path is not None:
         path = folder / data.path
         archive = None if data.archive is None else path.parent / data.archive
-        return _table_of_path(task, path, archive)
+        own_folder = path if path.is_dir() else path.parent
+        return _table_of_path(task, path, archive, _image_roots(task, folder, own_folder))
     copy = _user_copy(data)
     if copy is not None:
-        return _table_of_copy(task, copy)
+        return _table_of_copy(task, copy, folder)
     cached = cache.find(data)
     if cached is None and glance:
         streamed = data.model_copy(update={"streaming": True})
-        return _table_of_hub(task.model_copy(update={"data": streamed}))
-    cached = cached or _fetch_into_cache(task)
-    return Table(cached.rows(), ImageStore(cached.folder), cached.revision, cached.sha256)
+        return _table_of_hub(task.model_copy(update={"data": streamed}), folder)
+    cached = cached or _fetch_into_cache(task, folder)
+    store = ImageStore(cached.folder, (cached.folder,))
+    return Table(cached.rows(), store, cached.revision, cached.sha256)
 
 
-def prefetch(task: Task) -> cache.CachedDataset | None:
+def prefetch(task: Task, folder: Path = Path()) -> cache.CachedDataset | None:
     """Read a task's hub dataset into the cache, for use without a network.
 
     Where there is a copy under $MERGEFRONT_DATASETS, it is read instead of the hub. Return None for
-    a task whose data lies on this machine anyway.
+    a task whose data lies on this machine anyway. The task's paths are relative to `folder`.
 
     Raises:
         UserError: the dataset cannot be read.
@@ -93,8 +95,8 @@ def prefetch(task: Task) -> cache.CachedDataset | None:
         return None
     copy = _user_copy(data)
     if copy is None:
-        return cache.find(data) or _fetch_into_cache(task)
-    table = _table_of_copy(task, copy)
+        return cache.find(data) or _fetch_into_cache(task, folder)
+    table = _table_of_copy(task, copy, folder)
     assert table.store is not None
     return cache.store(data, _rows_with_pictures(task, table.rows, table.store), data.revision)
 
@@ -106,38 +108,45 @@ def _user_copy(data: Data) -> Path | None:
     return folder if folder is not None and folder.is_dir() else None
 
 
-def _table_of_copy(task: Task, copy: Path) -> Table:
+def _image_roots(task: Task, folder: Path, *own_folders: Path) -> tuple[Path, ...]:
+    """Return the folders in which the images may lie: the data's own, or what the task names."""
+    root = task.data.image_root
+    return own_folders if root is None else (folder / root,)
+
+
+def _table_of_copy(task: Task, copy: Path, folder: Path) -> Table:
     data = task.data
     archive = None if data.archive is None else copy / data.archive
-    return _table_of_path(task, copy if data.file is None else copy / data.file, archive)
+    path = copy if data.file is None else copy / data.file
+    return _table_of_path(task, path, archive, _image_roots(task, folder, copy))
 
 
-def _table_of_path(task: Task, path: Path, archive: Path | None) -> Table:
-    """Open a file or a dataset's folder."""
+def _table_of_path(task: Task, path: Path, archive: Path | None, roots: tuple[Path, ...]) -> Table:
+    """Open a file or a dataset's folder; its images lie in `archive` or inside `roots`."""
     if path.is_dir():
         parts = _parts(task, partial(_folder, path), f"the folder {path}")
-        return Table(parts, ImageStore(path, zip_of(task, archive)))
+        return Table(parts, ImageStore(path, roots, zip_of(task, archive)))
     if path.suffix not in {".csv", *_BUILDERS} or not path.is_file():
         raise UserError(
             f"task {task.name}: {path} is no readable data file",
             hint="data.path takes an existing .jsonl, .json, .csv or .parquet file, or a folder",
         )
-    store = ImageStore(path.parent, zip_of(task, archive))
+    store = ImageStore(path.parent, roots, zip_of(task, archive))
     if path.suffix == ".csv":
         return Table(csv_rows(task, path), store)
     return Table(_parts(task, partial(_file, path), str(path)), store)
 
 
-def _fetch_into_cache(task: Task) -> cache.CachedDataset:
+def _fetch_into_cache(task: Task, folder: Path) -> cache.CachedDataset:
     """Read a dataset from the hub into the cache."""
-    table = _table_of_hub(task)
+    table = _table_of_hub(task, folder)
     assert table.store is not None
     return cache.store(
         task.data, _rows_with_pictures(task, table.rows, table.store), table.revision
     )
 
 
-def _table_of_hub(task: Task) -> Table:
+def _table_of_hub(task: Task, folder: Path) -> Table:
     """Open a hub dataset on the hub."""
     data = task.data
     revision = _commit_of(data)
@@ -146,7 +155,17 @@ def _table_of_hub(task: Task) -> Table:
         logger.warning("task %s: the hub dataset %s is not pinned%s", task.name, data.hub, advice)
     archive = None if data.archive is None else _hub_file(task, data.archive, revision)
     rows = _parts(task, partial(_from_hub, task, revision), f"the hub dataset {data.hub}")
-    return Table(rows, ImageStore(Path(), zip_of(task, archive)), revision)
+    roots = _image_roots(task, folder, *_download_folders(data))
+    return Table(rows, ImageStore(roots[0], roots, zip_of(task, archive)), revision)
+
+
+def _download_folders(data: Data) -> tuple[Path, Path]:
+    """Return where the hub's clients put a dataset's files: as they are, and unpacked."""
+    import datasets
+    from huggingface_hub import constants
+
+    name = f"datasets--{str(data.hub).replace('/', '--')}"
+    return Path(constants.HF_HUB_CACHE) / name, Path(datasets.config.DOWNLOADED_DATASETS_PATH)
 
 
 def _rows_with_pictures(task: Task, rows: Iterable[Row], store: ImageStore) -> Iterator[Row]:
@@ -229,7 +248,7 @@ def _parts(task: Task, load: Any, origin: str) -> Iterator[Row]:
         for split in task.data.all_splits:
             try:
                 table = load(config, split)
-                table = _with_encoded_images(table, datasets.Image)
+                table = _with_encoded_media(table)
                 pseudo = {CONFIG: config or "", SPLIT: split or ""}
                 for index, row in enumerate(table):
                     yield {**pseudo, **_with_pictures(row, table, index)}
@@ -267,12 +286,32 @@ def _unreadable(task: Task, origin: str, error: Exception, *parts: str | None) -
     )
 
 
-def _with_encoded_images(table: Any, image: Any) -> Any:
-    """Return the table with its images as encoded bytes."""
+def _with_encoded_media(table: Any) -> Any:
+    """Return the table with images, sound and film as bytes or paths, at any depth.
+
+    `datasets` would decode them: it would open whatever path or address a row names.
+    """
     for column, feature in (table.features or {}).items():
-        if isinstance(feature, image):
-            table = table.cast_column(column, image(decode=False))
+        encoded = _encoded_feature(feature)
+        if encoded != feature:
+            table = table.cast_column(column, encoded)
     return table
+
+
+def _encoded_feature(feature: Any) -> Any:
+    if isinstance(feature, dict):
+        return {name: _encoded_feature(part) for name, part in feature.items()}
+    if isinstance(feature, list):
+        return [_encoded_feature(part) for part in feature]
+    if not is_dataclass(feature) or isinstance(feature, type):
+        return feature
+    changes: dict[str, Any] = {}
+    for field in fields(feature):
+        if field.name == "decode":
+            changes["decode"] = False
+        elif field.name == "feature":  # of a list
+            changes["feature"] = _encoded_feature(vars(feature)["feature"])
+    return replace(feature, **changes) if changes else feature
 
 
 def _with_pictures(row: Row, table: Any, index: int) -> Row:
@@ -304,8 +343,10 @@ def zip_of(task: Task, path: Path | None) -> zipfile.ZipFile | None:
     if path is None:
         return None
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no ordinary file")
         return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise UserError(
             f"task {task.name}: the archive {path} cannot be read: {error}",
             hint="data.archive names a zip file",

@@ -56,6 +56,11 @@ class Data(Strict):
     archive: str | None = Field(
         None, description="Zip file in which image paths lie: of the repository, or beside `path`."
     )
+    image_root: str | None = Field(
+        None,
+        description="Folder in which image paths lie if it is not the data's own, relative to the "
+        "task file. Paths that lead out of it are refused.",
+    )
     streaming: bool = Field(False, description="Read row by row instead of downloading it whole.")
 
     @model_validator(mode="after")
