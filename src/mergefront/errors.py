@@ -7,7 +7,7 @@
     |   |-- PairingError       a tensor that could not be classified or paired
     |   |-- SpaceError         a search space that does not fit the models
     |   |-- RunError           a run directory that cannot be used for this
-    |   `-- CandidateError     a candidate's weights overflow: no engine can build it
+    |   `-- CandidateError     a candidate that no engine can build or ask
     `-- EngineError            exit 3: the inference engine failed
 
 Any other exception is a bug of ours and exits with 1.
@@ -57,7 +57,10 @@ class RunError(UserError):
 
 
 class CandidateError(UserError):
-    """A candidate's weights overflow; a restart would not change that, so the engine goes on."""
+    """A candidate cannot be scored, and that is its own fault: the search goes on without it.
+
+    Its weights overflow, or two engines failed on it and a third one answered for the receiver.
+    """
 
 
 class EngineError(MergefrontError):

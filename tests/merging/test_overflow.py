@@ -28,7 +28,8 @@ from mergefront.models.locate import ModelNames, locate_models
 from mergefront.models.safetensors import DTYPES
 from mergefront.models.sources import Sources
 from mergefront.search import loop as searching
-from mergefront.search.loop import MAX_FAILURES, RunningSearch, start_search
+from mergefront.search.engine_slot import MAX_FAILURES
+from mergefront.search.loop import RunningSearch, start_search
 from mergefront.search.setup import PreparedSearch, prepare_search
 from mergefront.yaml_file import validate
 
@@ -211,7 +212,7 @@ def test_an_engine_that_fails_is_still_tried_afresh(
     with (
         overflowing,
         start_search(overflowing) as search,
-        pytest.raises(EngineError, match="it died"),
+        pytest.raises(EngineError, match="3 engines in a row failed, the last with: it died"),
     ):
         list(search.candidates())
     assert len(asked) == 2 * MAX_FAILURES

@@ -23,6 +23,7 @@ from mergefront.runs.units import of_objective, units_of
 _COMPLETED: Final = "completed:"
 _ELAPSED: Final = "elapsed"
 _FINALISTS: Final = "finalists"
+_FINALIST_FAILURES: Final = "finalist_failures"
 _HASH: Final = "hashes:"
 _PICKS: Final = "picks"
 _SAMPLER: Final = "sampler"
@@ -173,6 +174,18 @@ def recorded_finalists(study: optuna.Study) -> list[int] | None:
     """Return the numbers of the validated members; None of a run that was never finished."""
     numbers: list[int] | None = study.user_attrs.get(_FINALISTS)
     return numbers
+
+
+def record_finalist_failure(study: optuna.Study, number: int, reason: str) -> None:
+    """Record that a candidate broke the engine after the search: it can be no member."""
+    failures = {**study.user_attrs.get(_FINALIST_FAILURES, {}), str(number): reason}
+    study.set_user_attr(_FINALIST_FAILURES, failures)
+
+
+def recorded_finalist_failures(study: optuna.Study) -> dict[int, str]:
+    """Return number -> reason of the candidates that broke the engine after the search."""
+    failures: dict[str, str] = study.user_attrs.get(_FINALIST_FAILURES, {})
+    return {int(number): reason for number, reason in failures.items()}
 
 
 def record_model_hash(study: optuna.Study, name: str, digest: str) -> None:

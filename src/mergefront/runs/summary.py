@@ -42,6 +42,7 @@ from mergefront.runs.history import (
     estimates_of,
     evaluations,
     race_summary,
+    recorded_finalist_failures,
     recorded_finalists,
     recorded_model_hash,
     recorded_picks,
@@ -116,6 +117,7 @@ def summarise(run: RunDirectory, study: optuna.Study) -> Front:
             *_blind_messages(members),
             *_constant_messages(candidates, names),
             *_label_messages(run),
+            *_failure_messages(study),
         ),
     )
 
@@ -272,3 +274,11 @@ def _label_messages(run: RunDirectory) -> list[str]:
     if not labels:
         return []
     return [f"Answers by label log-probability, not generated: {', '.join(labels)}."]
+
+
+def _failure_messages(study: optuna.Study) -> list[str]:
+    """Which candidates are no members only because engines failed on them."""
+    return [
+        f"Candidate {number} is left out of the members: two engines failed on its {reason}"
+        for number, reason in recorded_finalist_failures(study).items()
+    ]

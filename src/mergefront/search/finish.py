@@ -19,15 +19,18 @@ Reading order: `finish`, `complete_members`, `blind_items`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from mergefront.config import BLIND_ITEMS
 from mergefront.engine.answering import answer_items
 from mergefront.engine.inplace import model_hash
-from mergefront.errors import RunError
+from mergefront.errors import CandidateError, EngineError, RunError
 from mergefront.merging.plan import Plan
 from mergefront.records import Evaluation, Item, Split
 from mergefront.runs import study as ledger
@@ -36,15 +39,19 @@ from mergefront.runs.history import (
     evaluations,
     record_completion,
     record_elapsed,
+    record_finalist_failure,
     record_finalists,
     record_model_hash,
     record_picks,
+    recorded_finalist_failures,
     recorded_model_hash,
 )
 from mergefront.runs.members import choose_finalists, choose_picks, run_belief
 from mergefront.runs.summary import write_front
 from mergefront.search.loop import RunningSearch
 from mergefront.tasks.splits import whole_prefix
+
+logger = logging.getLogger(__name__)
 
 MOST_COMPLETED: Final = 4
 """So many times `report.finalists` candidates are completed at most."""
@@ -63,19 +70,47 @@ class Step:
 def finish(search: RunningSearch) -> Iterator[Step]:
     """Score finalists on validation items and picks on test items, then write front.json.
 
-    What an earlier, killed attempt has scored is not asked again.
+    What an earlier, killed attempt has scored is not asked again. A candidate that breaks the
+    engine is recorded as failed, and members are chosen again without it.
 
     Raises:
-        RunError: no candidate was evaluated.
+        RunError: no candidate was evaluated, or none is left to be a member.
+        EngineError: the engine is broken; a resume asks the same again.
     """
-    setup, receiver = search.setup, search.receiver
+    setup = search.setup
     history = evaluations(setup.study, setup.run)
     if all(e.failure for e in history):
         raise no_scores(setup.run.path, history)
+    finalists = None
+    while finalists is None:
+        with suppress(_FinalistError):
+            finalists = yield from _score_finalists(search)
+    record_finalists(setup.study, finalists)
+    write_front(setup.run, setup.study)
+
+
+class _FinalistError(Exception):
+    """A candidate was recorded as failed: members have to be chosen again."""
+
+
+def _score_finalists(search: RunningSearch) -> Generator[Step, None, list[int]]:
+    """Complete, validate, pick, test and blind; return the members.
+
+    Raises:
+        _FinalistError: a candidate broke the engine, which is recorded.
+    """
+    setup, receiver = search.setup, search.receiver
     yield from complete_members(search)
     by_number = {e.number: e for e in _successful(search)}
     belief = run_belief(list(by_number.values()), setup.config, receiver)
-    complete = [e for e in by_number.values() if answered_everything(e)]
+    complete = [e for e in _eligible(search) if answered_everything(e)]
+    if not complete:
+        *_, reason = recorded_finalist_failures(setup.study).values()
+        raise RunError(
+            f"{setup.run.path}: no candidate is left to be a member; the last failed on its "
+            f"{reason}",
+            hint="log.txt has every failure; raise the budget, or start a new run",
+        )
     finalists = choose_finalists(complete, setup.config, belief)
     yield from _score(search, "validation", [by_number[n] for n in finalists])
     numbers = choose_picks(finalists, setup.config, receiver, belief)
@@ -84,13 +119,38 @@ def finish(search: RunningSearch) -> Iterator[Step]:
     yield from _score(search, "test", picked)
     if setup.config.report.blind:
         yield from _score_blind(search, picked)
-    record_finalists(setup.study, finalists)
-    write_front(setup.run, setup.study)
+    return finalists
 
 
 def _successful(search: RunningSearch) -> list[Evaluation]:
-    """Return the candidates that did not fail, by number, as recorded."""
+    """Return the candidates that did not fail in the search, by number, as recorded."""
     return [e for e in evaluations(search.setup.study, search.setup.run) if not e.failure]
+
+
+def _eligible(search: RunningSearch) -> list[Evaluation]:
+    """Return the candidates that may be members: they have not failed after the search either."""
+    failures = recorded_finalist_failures(search.setup.study)
+    return [e for e in _successful(search) if e.number not in failures]
+
+
+def _attempt(search: RunningSearch, model: str, what: str, task: Callable[[], object]) -> None:
+    """Run a task of the receiver or a candidate in the engine; `what` says what it answers.
+
+    Raises:
+        _FinalistError: two engines failed on the candidate, which is recorded.
+        EngineError: the engine is broken, or it fails on the receiver itself.
+    """
+    try:
+        search.attempt(f"{model}, {what}", task)
+    except CandidateError as error:
+        if model == RECEIVER:
+            raise EngineError(
+                f"two engines failed on the receiver's {what}: {error.message}", hint=error.hint
+            ) from error
+        reason = f"{what}: {' '.join(error.message.split())}"
+        record_finalist_failure(search.setup.study, int(model), reason)
+        logger.warning("candidate %s is no member: two engines failed on its %s", model, reason)
+        raise _FinalistError from error
 
 
 def no_scores(path: Path, history: Sequence[Evaluation]) -> RunError:
@@ -112,41 +172,56 @@ def _models(search: RunningSearch, members: Sequence[Evaluation]) -> Iterator[tu
 
 
 def _score(search: RunningSearch, split: Split, members: Sequence[Evaluation]) -> Iterator[Step]:
-    study, run = search.setup.study, search.setup.run
-    n_candidates = len(ledger.finished(study))
     total = 1 + len(members)
     for place, (name, plan) in enumerate(_models(search, members)):
         yield Step(split, name, place, total)
-        if not run.read_items(name, split):
-            ledger.record_opening(study, split, name, n_candidates)
-            search.ask(name, plan, split)
-        elif split == "validation" and recorded_model_hash(study, name) is None:
-            search.slot.engine().load(plan)  # killed between scoring and hashing
-        else:
+        if _is_scored(search, split, name):
             continue
-        if split == "validation":
-            hashes = search.slot.engine().parameter_hashes()
-            record_model_hash(study, name, model_hash(hashes))
+        if not search.setup.run.read_items(name, split):
+            _record_opening(search, split, name)
+        task = partial(_score_model, search, split, name, plan)
+        _attempt(search, name, f"{split} items", task)
         _record_elapsed(search)
     yield Step(split, "", total, total)
 
 
+def _is_scored(search: RunningSearch, split: Split, name: str) -> bool:
+    """Whether a model's answers are stored and, for validation, its parameters' hash."""
+    hashed = split != "validation" or recorded_model_hash(search.setup.study, name) is not None
+    return hashed and bool(search.setup.run.read_items(name, split))
+
+
+def _score_model(search: RunningSearch, split: Split, name: str, plan: Plan) -> None:
+    """Ask a model the items of a split, and record what of it is not recorded yet."""
+    if search.setup.run.read_items(name, split):
+        search.slot.engine().load(plan)  # ended between scoring and hashing
+    else:
+        search.ask(name, plan, split)
+    if split == "validation":
+        hashes = search.slot.engine().parameter_hashes()
+        record_model_hash(search.setup.study, name, model_hash(hashes))
+
+
 def _score_blind(search: RunningSearch, members: Sequence[Evaluation]) -> Iterator[Step]:
     """The blind control: receiver and picks on validation items without their images."""
-    study, run = search.setup.study, search.setup.run
     items = blind_items(search.setup.items.items["validation"])
     if not items:
         return
-    n_candidates = len(ledger.finished(study))
     total = 1 + len(members)
     for place, (model, plan) in enumerate(_models(search, members)):
         name = blind_name(model)
         yield Step("validation", name, place, total)
-        if not run.read_items(name):
-            ledger.record_opening(study, "validation", name, n_candidates)
-            search.ask(name, plan, "validation", items)
+        if not search.setup.run.read_items(name):
+            _record_opening(search, "validation", name)
+            task = partial(search.ask, name, plan, "validation", items)
+            _attempt(search, model, "validation items without images", task)
             _record_elapsed(search)
     yield Step("validation", "", total, total)
+
+
+def _record_opening(search: RunningSearch, split: Split, name: str) -> None:
+    study = search.setup.study
+    ledger.record_opening(study, split, name, len(ledger.finished(study)))
 
 
 def _record_elapsed(search: RunningSearch) -> None:
@@ -178,7 +253,8 @@ def complete_members(search: RunningSearch) -> Iterator[Step]:
     while room > 0:
         history = _successful(search)
         belief = run_belief(history, config, search.receiver)
-        numbers = set(choose_finalists(history, config, belief)) if history else set()
+        eligible = _eligible(search)
+        numbers = set(choose_finalists(eligible, config, belief)) if eligible else set()
         members = [e for e in history if e.number in numbers]
         incomplete = [e for e in members if not answered_everything(e)][:room]
         if not incomplete:
@@ -186,7 +262,8 @@ def complete_members(search: RunningSearch) -> Iterator[Step]:
         room -= len(incomplete)
         for place, evaluation in enumerate(incomplete):
             yield Step("search", str(evaluation.number), place, len(incomplete))
-            complete(search, evaluation)
+            task = partial(complete, search, evaluation)
+            _attempt(search, str(evaluation.number), "search items", task)
             _record_elapsed(search)
 
 

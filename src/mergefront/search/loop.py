@@ -26,6 +26,7 @@ from mergefront.records import RESULT, SPLITS, Estimate, Evaluation, Item, Raced
 from mergefront.runs.directory import RECEIVER, ItemRecord, item_records, with_costs
 from mergefront.runs.history import CandidateRecord, estimates_of, evaluations, reference_point
 from mergefront.sampling import ReplaySampler, pending
+from mergefront.search.engine_slot import EngineSlot, Result
 from mergefront.search.race import Race
 from mergefront.search.sampler import sampler_name, sampler_of
 from mergefront.search.setup import PreparedSearch
@@ -35,29 +36,6 @@ logger = logging.getLogger(__name__)
 
 BATCH = "batch"
 """Attribute of the study: the engine's batch, on which the race's rungs depend."""
-
-MAX_FAILURES = 3
-"""Candidates that may fail in a row before the engine is taken for broken."""
-
-
-class EngineSlot:
-    """The one engine of a search: started at once, and started anew after it was dropped."""
-
-    def __init__(self, start: Callable[[], Engine]) -> None:
-        self._start = start
-        self._engine: Engine | None = start()
-
-    def engine(self) -> Engine:
-        """Return the live engine. Raises EngineError if a new one does not start."""
-        if self._engine is None:
-            self._engine = self._start()
-        return self._engine
-
-    def drop(self) -> None:
-        """Close the engine."""
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.close()
 
 
 @dataclass(frozen=True)
@@ -89,9 +67,9 @@ class RunningSearch:
         starts, then the sampler's proposals.
 
         Raises:
-            EngineError: the engine failed MAX_FAILURES times in a row.
+            EngineError: the engine is broken (`EngineSlot.attempt`); the trial stays in flight, so
+                that a resume asks it again.
         """
-        failures = 0
         began = time.perf_counter()
         for trial in self._trials(stop):
             point = self.point(trial)
@@ -100,14 +78,13 @@ class RunningSearch:
             self.sampler.ahead(self.setup.study)
             records: Sequence[ItemRecord] = ()
             try:
-                evaluation, records = self._evaluate_twice(trial.number, point, origin)
+                task = partial(self.evaluate, trial.number, point, origin)
+                evaluation, records = self.attempt(f"candidate {trial.number}", task)
                 seconds = replace(evaluation.seconds, propose=proposed)
                 evaluation = replace(evaluation, seconds=seconds)
-                failures = 0
-            except (CandidateError, EngineError) as error:
-                failures += isinstance(error, EngineError)
-                if isinstance(error, EngineError) and (failures >= MAX_FAILURES or stop()):
-                    raise  # the trial stays in flight: a resume asks it again
+            except CandidateError as error:
+                if isinstance(error.__cause__, EngineError) and stop():
+                    raise error.__cause__ from None  # Ctrl-C may have ended the engine
                 logger.warning("candidate %d failed: %s", trial.number, error.message)
                 evaluation = Evaluation(trial.number, point, origin, {}, failure=error.message)
             self._tell(trial, evaluation)
@@ -141,16 +118,18 @@ class RunningSearch:
         """Return the trial's point; the sampler is asked if a kill came before it had one."""
         return tuple(trial.suggest_float(knob.name, 0.0, 1.0) for knob in self.setup.space.knobs)
 
-    def _evaluate_twice(
-        self, number: int, point: Sequence[float], origin: str
-    ) -> tuple[Evaluation, Sequence[ItemRecord]]:
-        """Evaluate; if the engine fails (and not the candidate), once more in a fresh one."""
-        try:
-            return self.evaluate(number, point, origin)
-        except EngineError as error:
-            logger.warning("candidate %d: %s; trying a fresh engine", number, error.message)
-            self.slot.drop()
-            return self.evaluate(number, point, origin)
+    def attempt(self, name: str, task: Callable[[], Result]) -> Result:
+        """Run a task of the model `name` in the engine, and judge its failures: see `EngineSlot`.
+
+        The control is the receiver with the first rung, which fills the engine's batch.
+        """
+
+        def control() -> None:
+            engine = self.slot.engine()
+            engine.load(self.setup.receiver_plan())
+            answer_items(engine, self.race.rungs[0])
+
+        return self.slot.attempt(name, task, control)
 
     def evaluate(
         self, number: int, point: Sequence[float], origin: str
