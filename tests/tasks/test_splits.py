@@ -137,26 +137,26 @@ def test_a_question_of_two_tasks_is_asked_by_the_first_and_takes_its_cluster_alo
     again = item("7", "pair", task="b", images=(b"x",), question="WHAT is <image 1> “1” ?")
     partner = item("8", "pair", task="b", images=(b"z",))
     other = item("9", task="b", images=(b"x",))  # same picture, other question: no duplicate
-    found = drop_duplicates({"a": first, "b": [again, partner, other]})
-    assert {task: ids(items) for task, items in found.items.items()} == {
+    remaining, dropped = drop_duplicates({"a": first, "b": [again, partner, other]})
+    assert {task: ids(items) for task, items in remaining.items()} == {
         "a": ["a/1", "a/2"],
         "b": ["b/9"],
     }
-    assert [(d.item, d.other_task) for d in found.dropped] == [("b/7", "a"), ("b/8", "a")]
-    turned = drop_duplicates({"b": [again, partner, other], "a": first})
-    assert ids(turned.items["b"]) == ["b/7", "b/8", "b/9"]
-    assert ids(turned.items["a"]) == ["a/2"]
-    assert drop_counts(found.dropped) == [
-        {"task": "b", "items": 2, "because": found.dropped[0].because, "other_task": "a"}
+    assert [(d.item, d.other_task) for d in dropped] == [("b/7", "a"), ("b/8", "a")]
+    turned, _ = drop_duplicates({"b": [again, partner, other], "a": first})
+    assert ids(turned["b"]) == ["b/7", "b/8", "b/9"]
+    assert ids(turned["a"]) == ["a/2"]
+    assert drop_counts(dropped) == [
+        {"task": "b", "items": 2, "because": dropped[0].because, "other_task": "a"}
     ]
 
 
 def test_prompts_do_not_hide_a_question_that_was_asked() -> None:
     a = item("1", task="a", images=(b"x",), question="Hint: give a number.\nHow many?")
     b = item("1", task="b", images=(b"x",), question="How many? Answer with the letter.")
-    assert drop_duplicates({"a": [a], "b": [b]}).dropped == []
+    assert drop_duplicates({"a": [a], "b": [b]})[1] == []
     raw = {"a/1": "How many?", "b/1": "how many"}
-    assert ids([]) == ids(drop_duplicates({"a": [a], "b": [b]}, questions=raw).items["b"])
+    assert ids([]) == ids(drop_duplicates({"a": [a], "b": [b]}, questions=raw)[0]["b"])
 
 
 def test_questions_without_pictures_differ_by_their_options() -> None:
@@ -165,16 +165,16 @@ def test_questions_without_pictures_differ_by_their_options() -> None:
     first = item("1", question=asked, choices=sums)
     turned = item("2", question=asked, choices=sums[::-1])
     other = item("3", question=asked, choices=("2 + 2 = 4", "2 + 2 = 5"))
-    assert ids(drop_duplicates({"t": [first, turned, other]}).items["t"]) == ["t/1", "t/3"]
+    assert ids(drop_duplicates({"t": [first, turned, other]})[0]["t"]) == ["t/1", "t/3"]
 
 
 @given(st.permutations(range(12)))
 def test_within_a_task_one_of_two_clusters_that_repeat_goes(order: list[int]) -> None:
     rows = [item(str(k), f"c{k}", question=f"Is {k % 10} odd?") for k in range(12)]
     rows.append(replace(rows[5], id="t/99"))  # twice in one cluster cannot leak
-    found = drop_duplicates({"t": [rows[k] for k in order] + rows[12:]})
-    assert sorted(d.item for d in found.dropped) == ["t/10", "t/11"]  # clusters c0, c1 come first
-    left = found.items["t"]
+    remaining, dropped = drop_duplicates({"t": [rows[k] for k in order] + rows[12:]})
+    assert sorted(d.item for d in dropped) == ["t/10", "t/11"]  # clusters c0, c1 come first
+    left = remaining["t"]
     assert len({(one.cluster, one.question) for one in left}) == 10
     assert ids(left).count("t/99") == 1
 
@@ -195,20 +195,20 @@ def test_nothing_left_straddles(rows: list[tuple[str, int, int, int]], splits: l
         split = homes.setdefault((task, cluster), splits[index])
         one = item(str(index), f"c{cluster}", task=task, images=(bytes([picture]),))
         divided[task][split].append(replace(one, question=f"{question}?"))
-    found = drop_straddling(divided)
+    remaining, dropped = drop_straddling(divided)
     seen: dict[bytes, set[Split]] = {}
     left = 0
-    for parts in found.parts.values():
+    for parts in remaining.values():
         for split, items in parts.items():
             left += len(items)
             for one in items:
                 seen.setdefault(one.images[0], set()).add(split)
     assert all(len(places) == 1 for places in seen.values())
-    assert left + len(found.dropped) == len(rows)
+    assert left + len(dropped) == len(rows)
     before = {t: {k for k in homes if k[0] == t} for t in "abc"}
-    gone = {(d.task, int(d.cluster[1:])) for d in found.dropped}
+    gone = {(d.task, int(d.cluster[1:])) for d in dropped}
     for task in "abc":  # clusters go whole
-        kept = {(task, int(i.cluster[1:])) for part in found.parts[task].values() for i in part}
+        kept = {(task, int(i.cluster[1:])) for part in remaining[task].values() for i in part}
         assert kept | {g for g in gone if g[0] == task} == before[task]
         assert not kept & gone
 
@@ -216,10 +216,10 @@ def test_nothing_left_straddles(rows: list[tuple[str, int, int, int]], splits: l
 def test_pictures_that_stay_in_one_split_lose_nothing() -> None:
     a, b = item("1", task="a", images=(b"x",)), item("2", task="b", images=(b"x",))
     same: dict[Split, list[Item]] = {"search": [a], "validation": [], "test": []}
-    found = drop_straddling({"a": same, "b": {**same, "search": [b]}})
-    assert found.dropped == []
-    away = drop_straddling({"a": same, "b": {"search": [], "validation": [], "test": [b]}})
-    (gone,) = away.dropped
+    _, dropped = drop_straddling({"a": same, "b": {**same, "search": [b]}})
+    assert dropped == []
+    _, dropped = drop_straddling({"a": same, "b": {"search": [], "validation": [], "test": [b]}})
+    (gone,) = dropped
     assert (gone.item, gone.other_task) == ("b/2", "a")
     assert gone.because == "a test item whose image is a search item's"
 

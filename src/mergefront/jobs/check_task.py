@@ -1,7 +1,6 @@
 """A look at a task file before any model runs: sizes, prompts, golds, and the marks of answers.
 
-Reading order: `check_task`, then the functions that it calls, then `write_page`. The page, which
-also shows the pictures, is `check_task.html.jinja`.
+The page, which also shows the pictures, is `check_task.html.jinja`.
 """
 
 from __future__ import annotations
@@ -24,8 +23,6 @@ from mergefront.records import SPLITS, Answer, Item, Score, Split, Status
 from mergefront.runs.report.templates import open_template
 from mergefront.tasks import Pool, Task, load_task, pool_of, task_path
 from mergefront.tasks.scoring import score, score_all
-
-_TEMPLATE = Path(__file__).with_name("check_task.html.jinja")
 
 FEW = 5
 """With fewer items of a split, a stratum is named in a warning."""
@@ -170,45 +167,34 @@ def _warnings(pool: Pool, *, whole: bool) -> list[str]:
     warnings = []
     if not whole:
         warnings.append("only the first rows were read: sizes and duplicates are of those alone")
-    if pool.dropped:
-        first = pool.dropped[0]
+    if dropped := pool.dropped:
         warnings.append(
-            f"{len(pool.dropped)} items are left out, the first {first.item}: {first.because}"
+            f"{len(dropped)} items are left out, the first {dropped[0].item}: {dropped[0].because}"
         )
-    for split in SPLITS:
-        if not pool.size(split):
-            warnings.append(f"there are no {split} items")
-    strata = {name for split in SPLITS for name in pool.strata(split)}
-    small = sorted(
-        name for name in strata if any(pool.strata(s).get(name, 0) < FEW for s in SPLITS)
-    )
-    if whole and small and len(strata) > 1:
+    warnings += [f"there are no {split} items" for split in SPLITS if not pool.size(split)]
+    strata = {split: pool.strata(split) for split in SPLITS}
+    names = sorted({name for sizes in strata.values() for name in sizes})
+    small = [name for name in names if min(s.get(name, 0) for s in strata.values()) < FEW]
+    if whole and small and len(names) > 1:
         warnings.append(f"fewer than {FEW} items of a split in: {', '.join(small[:8])}")
     return warnings
 
 
 def _split_size(pool: Pool, split: Split) -> SplitSize:
     items = pool.outline(split)
-    units = {(bool(item.unit), item.unit or item.id) for item in items}
-    clusters = {item.cluster for item in items}
+    units, clusters = {i.unit or ("", i.id) for i in items}, {i.cluster for i in items}
     return SplitSize(len(items), len(units), len(clusters), pool.strata(split))
 
 
 def _example_values(example: Example) -> dict[str, Any]:
-    item = example.item
+    item = asdict(example.item)
+    fields = ("choices", "answers", "rule", "labels", "stratum", "cluster", "unit", "max_tokens")
     return {
         "split": example.split,
-        "id": item.id,
-        "prompt": item.question,
-        "images": [picture_facts(data) for data in item.images],
-        "choices": list(item.choices),
-        "answers": list(item.answers),
-        "rule": asdict(item.rule),
-        "labels": list(item.labels),
-        "stratum": item.stratum,
-        "cluster": item.cluster,
-        "unit": item.unit,
-        "max_tokens": item.max_tokens,
+        "id": item["id"],
+        "prompt": item["question"],
+        "images": [picture_facts(data) for data in item["images"]],
+        **{field: item[field] for field in fields},
         "marks": [{"answer": text, **asdict(mark)} for text, mark in example.marks],
     }
 
@@ -216,10 +202,8 @@ def _example_values(example: Example) -> dict[str, Any]:
 def picture_facts(data: bytes) -> dict[str, Any]:
     """Return the format, width and height in pixels, and bytes of an encoded image."""
     with Image.open(io.BytesIO(data)) as image:
-        return {
-            "format": image.format, "width": image.width, "height": image.height,
-            "bytes": len(data),
-        }  # fmt: skip
+        sizes = {"width": image.width, "height": image.height, "bytes": len(data)}
+        return {"format": image.format, **sizes}
 
 
 def _mark_file(file: Path, items: Sequence[Item]) -> MarkedFile:
@@ -273,24 +257,19 @@ def _rows(file: Path) -> list[Mapping[str, Any]]:
     return rows
 
 
-def _picture(data: bytes) -> dict[str, Any]:
-    """Return the facts of an encoded image, with its content as a data: URL."""
-    facts = picture_facts(data)
-    kind = Image.MIME.get(facts["format"], "image/png")
-    return {**facts, "address": f"data:{kind};base64,{base64.b64encode(data).decode()}"}
-
-
 def write_page(check: TaskCheck, out: Path) -> None:
     """Write index.html and task.json (the same, without pictures) into the new folder `out`.
 
     Raises:
         UserError: `out` exists or the disk is too full.
     """
-    page = open_template(_TEMPLATE).render(
+    page = open_template(Path(__file__).with_name("check_task.html.jinja")).render(
         check=check,
         strata=sorted({name for split in SPLITS for name in check.pool.strata(split)}),
         splits=SPLITS,
-        picture=_picture,
+        picture=picture_facts,
+        mime=Image.MIME.get,
+        base64=lambda data: base64.b64encode(data).decode(),
     )
     with whole_folder(out) as folder:
         (folder / "index.html").write_text(page, encoding="utf-8")

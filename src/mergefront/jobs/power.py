@@ -77,15 +77,8 @@ def comparison_size(
     if units is not None:
         effective = max(1, int(units / design_effect))
         detectable = stats.detectable(effective, discordance, power=power)
-    return ComparisonSize(
-        difference,
-        discordance,
-        design_effect,
-        power,
-        units,
-        needed,
-        None if detectable is None or math.isinf(detectable) else detectable,
-    )
+        detectable = detectable if math.isfinite(detectable) else None
+    return ComparisonSize(difference, discordance, design_effect, power, units, needed, detectable)
 
 
 def disagreement_of_run(run: RunDirectory) -> list[Disagreement]:
@@ -94,23 +87,19 @@ def disagreement_of_run(run: RunDirectory) -> list[Disagreement]:
     Raises:
         RunError: no candidate has answered the receiver's items.
     """
+    names = [path.stem for path in sorted((run.path / "items").glob("[0-9]*.parquet"))]
+    numbers = [str(int(name)) for name in names if name.isdigit()]
     splits: tuple[Split, ...] = ("validation", "search")
     for split in splits:
         base = run.read_items(RECEIVER, split)
-        names = [path.stem for path in sorted((run.path / "items").glob("[0-9]*.parquet"))]
-        numbers = [str(int(name)) for name in names if name.isdigit()]
-        candidates = [records for n in numbers if (records := run.read_items(n, split))]
+        candidates = [run.read_items(number, split) for number in numbers] if base else []
         disagreements = [
-            _disagreement(
-                objective,
-                split,
-                of_objective(base, objective),
-                [of_objective(records, objective) for records in candidates],
-            )
+            disagreement
             for objective in run.config.objective_tasks
+            if (disagreement := _disagreement(objective, split, base, candidates))
         ]
-        if any(disagreements):
-            return [disagreement for disagreement in disagreements if disagreement]
+        if disagreements:
+            return disagreements
     raise RunError(
         f"{run.path}: no candidate's answers differ from the receiver's, or none are recorded",
         hint="let the search evaluate some candidates, or give --discordance",
@@ -124,8 +113,9 @@ def _disagreement(
     candidates: Sequence[Sequence[ItemRecord]],
 ) -> Disagreement | None:
     rates, effects, units = [], [], 0
-    for records in candidates if base else ():
-        a, b, clusters = paired_units(records, base)
+    base = of_objective(base, objective)
+    for records in filter(None, candidates if base else ()):
+        a, b, clusters = paired_units(of_objective(records, objective), base)
         rate = stats.discordance(a, b)
         if rate == 0.0:  # the receiver itself, or its equal
             continue
@@ -134,14 +124,6 @@ def _disagreement(
         effects.append(stats.design_effect(a, b, clusters))
     if not rates:
         return None
-    numbers = [effect for effect in effects if not math.isnan(effect)]
-    return Disagreement(
-        objective,
-        split,
-        units,
-        len(rates),
-        median(rates),
-        min(rates),
-        max(rates),
-        median(numbers) if numbers else 1.0,
-    )
+    effect = median([effect for effect in effects if not math.isnan(effect)] or [1.0])
+    ends = min(rates), max(rates)
+    return Disagreement(objective, split, units, len(rates), median(rates), *ends, effect)

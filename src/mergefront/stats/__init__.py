@@ -4,9 +4,9 @@ Items of one cluster (same problem, pair or image) are not independent, so clust
 resampled and compared. Nothing here knows where scores come from.
 
 `means` has means and paired differences with intervals, `comparison` p-values (McNemar, a
-clustered t test) and Holm's adjustment, `power` the number of items that a difference needs,
-`pareto` fronts and hypervolumes, `volumes` their error bars, `partial` estimates from part of the
-items. `pareto` and `partial` are imported by their own names.
+clustered t test), Holm's adjustment and the items that a difference needs, `pareto` fronts and
+hypervolumes, `volumes` their error bars, `partial` estimates from part of the items. `pareto` and
+`partial` are imported by their own names.
 
 Every interval says in its docstring how often it covered the truth when simulated; the simulation
 is `benchmarks/coverage.py`, its table is in docs/statistics.md.
@@ -14,18 +14,20 @@ is `benchmarks/coverage.py`, its table is in docs/statistics.md.
 
 from __future__ import annotations
 
-from mergefront.stats.clusters import Difference
 from mergefront.stats.comparison import (
     Comparison,
     TestName,
     compare,
     design_effect,
+    detectable,
     discordance,
     holm,
+    items_needed,
     mcnemar,
     paired_p,
 )
 from mergefront.stats.means import (
+    Difference,
     estimate,
     normal_interval,
     paired_bootstrap,
@@ -33,7 +35,6 @@ from mergefront.stats.means import (
     score_interval,
     wilson,
 )
-from mergefront.stats.power import detectable, items_needed
 from mergefront.stats.volumes import hypervolume_difference, hypervolume_interval
 
 __all__ = [

@@ -1,29 +1,35 @@
-"""Means and paired differences of clustered scores, with their intervals."""
+"""Means and paired differences of clustered scores, with their intervals.
+
+Shapes: N scores, G clusters.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mergefront.records import Estimate
 from mergefront.seeds import Purpose, generator
-from mergefront.stats.clusters import (
-    CONFIDENCE,
-    Difference,
-    cluster_labels,
-    normal_quantile,
-    paired,
-    standard_error,
-    t_quantile,
-)
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
+CONFIDENCE = 0.95
 _CHUNK = 250  # resamples at a time: bounds memory at many clusters
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An estimate with its interval: a difference of means, or a hypervolume."""
+
+    mean: float
+    low: float
+    high: float
+    se: float
 
 
 def estimate(scores_N: ArrayLike, clusters: Sequence[Hashable]) -> Estimate:
@@ -100,6 +106,8 @@ def paired_difference(
     Raises:
         ValueError: no scores, or lengths that differ.
     """
+    from scipy.special import stdtrit
+
     a, b = paired(a_N, b_N)
     difference = a - b
     labels, n_clusters = cluster_labels(difference, clusters)
@@ -107,7 +115,7 @@ def paired_difference(
     se = standard_error(difference - mean, labels, n_clusters)
     if math.isnan(se):
         return Difference(mean, -1.0, 1.0, se)
-    half = t_quantile(0.5 + confidence / 2, n_clusters - 1) * se
+    half = float(stdtrit(n_clusters - 1, 0.5 + confidence / 2)) * se
     return Difference(mean, max(-1.0, mean - half), min(1.0, mean + half), se)
 
 
@@ -153,3 +161,53 @@ def paired_bootstrap(
     low, high = np.quantile(means_B, [0.5 - confidence / 2, 0.5 + confidence / 2])
     lower, upper = max(-1.0, 2 * mean - float(high)), min(1.0, 2 * mean - float(low))
     return Difference(mean, lower, upper, float(means_B.std(ddof=1)))
+
+
+def cluster_labels(
+    scores_N: NDArray[np.float64], clusters: Sequence[Hashable]
+) -> tuple[NDArray[np.intp], int]:
+    """Return a cluster index for each score, and the number of clusters.
+
+    Raises:
+        ValueError: no scores, or not one cluster for each.
+    """
+    if scores_N.ndim != 1 or not len(scores_N):
+        raise ValueError("scores must be a list of at least one number")
+    if len(clusters) != len(scores_N):
+        raise ValueError(f"{len(scores_N)} scores, {len(clusters)} clusters")
+    index = {label: i for i, label in enumerate(dict.fromkeys(clusters))}
+    return np.array([index[label] for label in clusters], dtype=np.intp), len(index)
+
+
+def paired(a_N: ArrayLike, b_N: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return both lists of scores as arrays.
+
+    Raises:
+        ValueError: their lengths differ.
+    """
+    a, b = np.asarray(a_N, dtype=float), np.asarray(b_N, dtype=float)
+    if a.shape != b.shape:
+        raise ValueError(f"paired scores of {a.size} and {b.size} items")
+    return a, b
+
+
+def standard_error(
+    residuals_N: NDArray[np.float64], labels_N: NDArray[np.intp], n_clusters: int
+) -> float:
+    """Return CR1 for a mean: sqrt(G / (G - 1) * sum over clusters of squared residual sums) / N.
+
+    NaN with fewer than two clusters. Reference: Cameron and Miller, Journal of Human Resources 50
+    (2015), section II.
+    """
+    if n_clusters < 2:
+        return math.nan
+    sums_G = np.bincount(labels_N, weights=residuals_N, minlength=n_clusters)
+    factor = n_clusters / (n_clusters - 1)
+    return math.sqrt(factor * float(sums_G @ sums_G)) / len(residuals_N)
+
+
+def normal_quantile(probability: float) -> float:
+    """Return a quantile of the standard normal distribution."""
+    from scipy.special import ndtri
+
+    return float(ndtri(probability))

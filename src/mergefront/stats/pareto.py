@@ -4,9 +4,6 @@ All objectives are maximised, one to four of them; hypervolumes are exact. This 
 and no candidates. An error bar of a hypervolume is in `volumes`.
 
 Shapes: N points, K members of a front, P new points, B boxes, M objectives.
-
-Reading order: `non_dominated`, `hypervolume`, `improvements` with `undominated_boxes`, then the
-choices: `covering`, `knee`, `collapsed`.
 """
 
 from __future__ import annotations

@@ -11,8 +11,7 @@ References: control variates and the ratio of shrinkage: docs/search.md; finite 
 correction: Cochran, Sampling Techniques, 3rd edition 1977, equation 2.17; racing on two objectives:
 Zhang, Georgiopoulos, Anagnostopoulos, S-Race, GECCO 2013 (a sign test; here a probability).
 
-Reading order: `partial_estimate`, `chance_on_front`. Shapes: N units, n of them answered, K members
-of a front, M objectives, S draws.
+Shapes: N units, n of them answered, K members of a front, M objectives, S draws.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from mergefront.records import Estimate
-from mergefront.stats import estimate
+from mergefront.stats.means import cluster_labels, estimate
 from mergefront.stats.pareto import non_dominated
 
 if TYPE_CHECKING:
@@ -109,19 +108,14 @@ def partial_estimate(
     slope = (covariance * n + _SLOPE_WEIGHT * variance) / weight if weight > 0 else 0.0
     residual_n = scores - slope * hard_n
     mean = slope * float(hard.mean()) + float(residual_n.mean())
-    spread = _clustered_variance(residual_n - residual_n.mean(), clusters_n)
+    labels_n, _ = cluster_labels(residual_n, clusters_n)
+    sums_G = np.bincount(labels_n, weights=residual_n - residual_n.mean())
+    spread = float(sums_G @ sums_G) / n
     spread = (n * spread + _SPREAD_WEIGHT * expected_spread) / (n + _SPREAD_WEIGHT)
     partial = math.sqrt((1.0 - n / total) * spread / n)  # Cochran 1977, equation 2.17
     sampling = plain.se if math.isfinite(plain.se) else math.sqrt(spread / n)
     error = math.sqrt(partial**2 + sampling**2 * n / total)
     return Estimate(min(1.0, max(0.0, mean)), error, n, partial)
-
-
-def _clustered_variance(centred_n: Array, clusters_n: Sequence[Hashable]) -> float:
-    """Return n times the squared standard error of a mean of clustered values."""
-    index = {label: i for i, label in enumerate(dict.fromkeys(clusters_n))}
-    sums_G = np.bincount([index[label] for label in clusters_n], weights=centred_n)
-    return float(sums_G @ sums_G) / len(centred_n)
 
 
 def chance_on_front(

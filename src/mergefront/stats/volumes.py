@@ -1,7 +1,4 @@
-"""Hypervolumes with error bars: one set of members, or the difference of two.
-
-Reading order: `hypervolume_interval`, `hypervolume_difference`, then the resampling they share.
-"""
+"""Hypervolumes with error bars: one set of members, or the difference of two."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mergefront.seeds import Purpose, generator
-from mergefront.stats.clusters import CONFIDENCE, Difference
+from mergefront.stats.means import CONFIDENCE, Difference
 from mergefront.stats.pareto import hypervolume
 
 if TYPE_CHECKING:
@@ -41,11 +38,8 @@ def hypervolume_interval(
     Raises:
         ValueError: shapes that do not fit.
     """
-    tables = [np.atleast_2d(np.asarray(table, dtype=float)) for table in scores]
-    resampled = _Resampled(tables, clusters, n_boot, seed)
-    reference = np.asarray(reference_M, dtype=float)
-    value = hypervolume(resampled.means_KM, reference)
-    return _basic(value, _volumes(resampled.means_BKM, reference), confidence, floor=0.0)
+    value, resampled_B = _resampled(scores, clusters, reference_M, n_boot, seed)
+    return _basic(value, resampled_B, confidence, floor=0.0)
 
 
 def hypervolume_difference(
@@ -63,47 +57,41 @@ def hypervolume_difference(
     Arguments as in `hypervolume_interval`, the sets may differ in size; corrected and bounded the
     same way. Coverage of 95 % intervals: 94.0 to 95.5 % in the same cells.
     """
-    reference = np.asarray(reference_M, dtype=float)
-    sides = []
-    for side in (a_scores, b_scores):
-        tables = [np.atleast_2d(np.asarray(table, dtype=float)) for table in side]
-        resampled = _Resampled(tables, clusters, n_boot, seed)  # same seed: same clusters
-        value = hypervolume(resampled.means_KM, reference)
-        sides.append((value, _volumes(resampled.means_BKM, reference)))
-    (a_value, a_B), (b_value, b_B) = sides
+    (a_value, a_B), (b_value, b_B) = (
+        _resampled(side, clusters, reference_M, n_boot, seed)  # same seed: same clusters
+        for side in (a_scores, b_scores)
+    )
     return _basic(a_value - b_value, a_B - b_B, confidence, floor=-math.inf)
 
 
-class _Resampled:
-    """Mean scores of K members on M objectives: as they are, and under B draws of clusters."""
-
-    def __init__(
-        self,
-        tables: Sequence[NDArray[np.float64]],
-        clusters: Sequence[Sequence[Hashable]],
-        n_boot: int,
-        seed: int,
-    ) -> None:
-        if len(tables) != len(clusters):
-            raise ValueError(f"{len(tables)} objectives, clusters for {len(clusters)}")
-        index = {
-            label: i for i, label in enumerate(dict.fromkeys(c for cs in clusters for c in cs))
-        }
-        rng = generator(seed, Purpose.HYPERVOLUME_BOOTSTRAP)
-        counts = len(index)
-        weights_BG = rng.multinomial(counts, np.full(counts, 1 / counts), size=n_boot).astype(float)
-        means, resampled = [], []
-        for table_KN, labels in zip(tables, clusters, strict=True):
-            if table_KN.shape[1] != len(labels):
-                raise ValueError(f"{table_KN.shape[1]} items, {len(labels)} clusters")
-            place_N = np.array([index[label] for label in labels])
-            sums_KG = np.array([np.bincount(place_N, row, counts) for row in table_KN])
-            sums_BK = weights_BG @ sums_KG.T
-            items_B = weights_BG @ np.bincount(place_N, minlength=counts)
-            means.append(table_KN.mean(axis=1))
-            resampled.append(sums_BK / np.maximum(items_B, 1)[:, None])
-        self.means_KM = np.stack(means, axis=-1)
-        self.means_BKM = np.stack(resampled, axis=-1)
+def _resampled(
+    scores: Sequence[ArrayLike],
+    clusters: Sequence[Sequence[Hashable]],
+    reference_M: Sequence[float],
+    n_boot: int,
+    seed: int,
+) -> tuple[float, NDArray[np.float64]]:
+    """Return the hypervolume of mean scores: as they are, and under B draws of clusters."""
+    if len(scores) != len(clusters):
+        raise ValueError(f"{len(scores)} objectives, clusters for {len(clusters)}")
+    index = {label: i for i, label in enumerate(dict.fromkeys(c for cs in clusters for c in cs))}
+    rng = generator(seed, Purpose.HYPERVOLUME_BOOTSTRAP)
+    counts = len(index)
+    weights_BG = rng.multinomial(counts, np.full(counts, 1 / counts), size=n_boot).astype(float)
+    means, resampled = [], []
+    for table, labels in zip(scores, clusters, strict=True):
+        table_KN = np.atleast_2d(np.asarray(table, dtype=float))
+        if table_KN.shape[1] != len(labels):
+            raise ValueError(f"{table_KN.shape[1]} items, {len(labels)} clusters")
+        place_N = np.array([index[label] for label in labels])
+        sums_KG = np.array([np.bincount(place_N, row, counts) for row in table_KN])
+        sums_BK = weights_BG @ sums_KG.T
+        items_B = weights_BG @ np.bincount(place_N, minlength=counts)
+        means.append(table_KN.mean(axis=1))
+        resampled.append(sums_BK / np.maximum(items_B, 1)[:, None])
+    reference = np.asarray(reference_M, dtype=float)
+    value = hypervolume(np.stack(means, axis=-1), reference)
+    return value, _volumes(np.stack(resampled, axis=-1), reference)
 
 
 def _volumes(

@@ -54,20 +54,8 @@ class DroppedItem:
     other_task: str
 
 
-@dataclass(frozen=True)
-class DistinctQuestions:
-    """The remaining items of each task, in their order, and the dropped ones."""
-
-    items: dict[str, list[Item]]
-    dropped: list[DroppedItem]
-
-
-@dataclass(frozen=True)
-class DisjointSplits:
-    """The remaining items of each task's splits, and the dropped ones."""
-
-    parts: dict[str, dict[Split, list[Item]]]
-    dropped: list[DroppedItem]
+Reasons = dict[tuple[str, str], tuple[str, str]]
+"""(task, cluster) -> why the cluster is dropped, and the task that it collides with."""
 
 
 @lru_cache(maxsize=1 << 16)
@@ -82,13 +70,14 @@ def drop_duplicates(
     items_by_task: Mapping[str, Sequence[Item]],
     *,
     questions: Mapping[str, str] | None = None,
-) -> DistinctQuestions:
+) -> tuple[dict[str, list[Item]], list[DroppedItem]]:
     """Drop the clusters with a question that an earlier cluster has over the same pictures.
 
-    Two items are the same if they have the same pictures, byte for byte, and the same words of
-    question; without pictures, the same options too ("Which is correct?" alone says little).
-    Clusters are visited task by task, within a task by name; repetitions within one cluster stay,
-    for they cannot leak. The result does not depend on the order of rows.
+    Return the remaining items of each task, in their order, and the dropped ones. Two items are the
+    same if they have the same pictures, byte for byte, and the same words of question; without
+    pictures, the same options too ("Which is correct?" alone says little). Clusters are visited
+    task by task, within a task by name; repetitions within one cluster stay, for they cannot leak.
+    The result does not depend on the order of rows.
 
     Args:
         items_by_task: task -> items, in the order of the configuration: the earlier task keeps its
@@ -103,39 +92,36 @@ def drop_duplicates(
         options = () if item.images else sorted(map(question_words, item.choices))
         return _digests(item), "\n".join([words, *options])
 
-    first_clusters: dict[QuestionKey, tuple[str, str]] = {}
-    dropped_clusters: dict[tuple[str, str], tuple[str, str]] = {}
+    first_tasks: dict[QuestionKey, str] = {}
+    reasons: Reasons = {}
     for task, name, cluster in _clusters(items_by_task):
         keys = {key(item) for item in cluster}
-        first = next((first_clusters[k] for k in sorted(keys) if k in first_clusters), None)
+        first = next((first_tasks[k] for k in sorted(keys) if k in first_tasks), None)
         if first is None:
-            first_clusters.update(dict.fromkeys(keys, (task, name)))
+            first_tasks.update(dict.fromkeys(keys, task))
         else:
-            dropped_clusters[task, name] = first
-    dropped = [
-        DroppedItem(i.id, i.task, i.cluster, _REPEATED, dropped_clusters[task, i.cluster][0])
-        for task, items in items_by_task.items()
-        for i in items
-        if (task, i.cluster) in dropped_clusters
-    ]
+            reasons[task, name] = (_REPEATED, first)
     remaining = {
-        task: [item for item in items if (task, item.cluster) not in dropped_clusters]
+        task: [item for item in items if (task, item.cluster) not in reasons]
         for task, items in items_by_task.items()
     }
-    return DistinctQuestions(remaining, dropped)
+    return remaining, _dropped_items(items_by_task, reasons)
 
 
-def drop_straddling(divided: Mapping[str, Mapping[Split, Sequence[Item]]]) -> DisjointSplits:
+def drop_straddling(
+    divided: Mapping[str, Mapping[Split, Sequence[Item]]],
+) -> tuple[dict[str, dict[Split, list[Item]]], list[DroppedItem]]:
     """Drop the clusters with an image that is already in another split.
 
-    Clusters are visited as in `drop_duplicates`; the first one stays.
+    Return the remaining items of each task's splits, and the dropped ones. Clusters are visited as
+    in `drop_duplicates`; the first one stays.
 
     Args:
         divided: task -> split -> items, tasks in the order of the configuration. Hashes may stand
             for the bytes of images.
     """
     image_places: dict[str, tuple[Split, str]] = {}
-    reasons: dict[tuple[str, str], tuple[str, str]] = {}
+    reasons: Reasons = {}
     flat = {task: [i for s in SPLITS for i in parts.get(s, ())] for task, parts in divided.items()}
     split_of = {i.id: s for parts in divided.values() for s in SPLITS for i in parts.get(s, ())}
     for task, name, cluster in _clusters(flat):
@@ -150,20 +136,14 @@ def drop_straddling(divided: Mapping[str, Mapping[Split, Sequence[Item]]]) -> Di
             because = f"a {split} item whose image is a {collision[0]} item's"
             reasons[task, name] = (because, collision[1])
 
-    def stays(task: str, item: Item) -> bool:
-        return (task, item.cluster) not in reasons
-
-    parts = {
-        task: {s: [i for i in parts.get(s, ()) if stays(task, i)] for s in SPLITS}
+    remaining = {
+        task: {
+            split: [item for item in parts.get(split, ()) if (task, item.cluster) not in reasons]
+            for split in SPLITS
+        }
         for task, parts in divided.items()
     }
-    dropped = [
-        DroppedItem(i.id, i.task, i.cluster, *reasons[task, i.cluster])
-        for task, items in flat.items()
-        for i in items
-        if not stays(task, i)
-    ]
-    return DisjointSplits(parts, dropped)
+    return remaining, _dropped_items(flat, reasons)
 
 
 def drop_counts(dropped: Iterable[DroppedItem]) -> list[dict[str, str | int]]:
@@ -222,6 +202,17 @@ def _clusters(
             grouped[item.cluster].append(item)
         for name in sorted(grouped):
             yield task, name, grouped[name]
+
+
+def _dropped_items(
+    items_by_task: Mapping[str, Sequence[Item]], reasons: Reasons
+) -> list[DroppedItem]:
+    return [
+        DroppedItem(item.id, item.task, item.cluster, *reasons[task, item.cluster])
+        for task, items in items_by_task.items()
+        for item in items
+        if (task, item.cluster) in reasons
+    ]
 
 
 def _digests(item: Item) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """All items of a task, divided into splits; images are made only for the items that are taken.
 
-Reading order: `read_rows` (every row becomes an item, every fault is found), `Pool`, `pools_of`
-(items that would leak are dropped, the rest is divided).
+Reading order: `UndividedItems` (every row becomes an item, every fault is found), `Pool`,
+`pools_of` (items that would leak are dropped, the rest is divided).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,15 @@ from mergefront.tasks.duplicates import (
     drop_straddling,
     overlap_warnings,
 )
-from mergefront.tasks.pictures import Picture, bytes_for_engine, joint_hash, pictures_of
+from mergefront.tasks.pictures import (
+    ImageStore,
+    Picture,
+    bytes_for_engine,
+    joint_hash,
+    pictures_of,
+)
 from mergefront.tasks.rows import check_columns, declared_split, is_selected, item_of, row_label
-from mergefront.tasks.source import Table, open_table
+from mergefront.tasks.source import open_table
 from mergefront.tasks.splits import (
     by_column,
     by_hash,
@@ -44,52 +50,35 @@ MOST_FAULTY = 0.05
 """Share of faulty rows that `faulty: drop` accepts: beyond it, the task file is wrong."""
 
 
-@dataclass(frozen=True)
 class UndividedItems:
-    """A task's items before they are divided into splits.
+    """A task's items before they are divided into splits, and what the user must be warned of.
 
     `items` have the sha256 of their images in place of the images. `pictures` and `questions` hold
-    by item id what the data has. `splits` are those that a column declares, or empty.
+    by item id what the data has, `splits` what a column declares, if there is one.
     """
 
-    task: Task
-    items: list[Item]
-    splits: list[Split]
-    pictures: dict[str, tuple[Picture, ...]]
-    questions: dict[str, str]
-    faulty: tuple[str, ...]
-    warnings: tuple[str, ...]
-    revision: str | None
-    source_sha256: str | None
-
-
-def read_rows(task: Task, folder: Path, limit: int | None = None) -> UndividedItems:
-    """Read a task's rows into items. Arguments and errors as for `pool_of`."""
-    table = open_table(task, folder, glance=limit is not None)
-    reader = _RowReader(task, table)
-    for number, row in enumerate(table.rows, start=1):
-        reader.add(row, number)
-        if limit is not None and len(reader.items) >= limit:
-            break
-    return reader.result(whole=limit is None)
-
-
-class _RowReader:
-    """Takes a task's rows one by one, and counts what the user will be warned of."""
-
-    def __init__(self, task: Task, table: Table) -> None:
-        self.task, self.table = task, table
+    def __init__(self, task: Task, folder: Path, limit: int | None = None) -> None:
+        """Read a task's rows into items. Arguments and errors as for `pool_of`."""
+        table = open_table(task, folder, glance=limit is not None)
+        self.task, self.revision, self.sha256 = task, table.revision, table.sha256
         self.items: list[Item] = []
-        self.splits: list[Split] = []
+        self.splits: dict[str, Split] = {}
         self.pictures: dict[str, tuple[Picture, ...]] = {}
         self.questions: dict[str, str] = {}
         self.errors: list[tuple[str, UserError]] = []
         self.columns: list[str] = []
         self.repeated_rows = 0
         self.values: dict[str, Counter[str]] = {column: Counter() for column in task.where}
+        for number, row in enumerate(table.rows, start=1):
+            self._add(row, number, table.store)
+            if limit is not None and len(self.items) >= limit:
+                break
+        self.faulty = [label.removeprefix(f"task {task.name}: ") for label, _ in self.errors]
+        self._check_faulty()
+        self.warnings = tuple(self._warnings(whole=limit is None))
 
-    def add(self, row: Row, number: int) -> None:
-        task, store = self.task, self.table.store
+    def _add(self, row: Row, number: int, store: ImageStore | None) -> None:
+        task = self.task
         if number == 1:
             row = {CONFIG: "", SPLIT: "", **row}
             check_columns(task, row, images=store is not None)
@@ -121,39 +110,27 @@ class _RowReader:
         self.pictures[item.id] = pictures
         self.questions[item.id] = text_of(cell_of(row, task.fields.question))
         if task.fields.split is not None:
-            self.splits.append(declared_split(row, task.fields.split, label))
+            self.splits[item.id] = declared_split(row, task.fields.split, label)
 
-    def result(self, *, whole: bool) -> UndividedItems:
-        """Return the items of all rows; with `whole`, the task's rows were read to their end.
-
-        Raises:
-            UserError: rows are faulty, and the task does not drop them or they are too many.
-        """
-        faulty = tuple(label.removeprefix(f"task {self.task.name}: ") for label, _ in self.errors)
-        total = len(self.items) + len(faulty)
-        if faulty and (self.task.faulty == "error" or len(faulty) > MOST_FAULTY * total):
-            raise self._error_of(faulty, total)
-        warnings = tuple(self._warnings(faulty, whole=whole))
-        table = self.table
-        return UndividedItems(
-            self.task, self.items, self.splits, self.pictures, self.questions, faulty, warnings,
-            table.revision, table.sha256,
-        )  # fmt: skip
-
-    def _error_of(self, faulty: Sequence[str], total: int) -> UserError:
+    def _check_faulty(self) -> None:
+        """Raises UserError if rows are faulty and the task drops none, or not so many."""
+        total, faulty = len(self.items) + len(self.faulty), self.faulty
+        if not faulty or (self.task.faulty == "drop" and len(faulty) <= MOST_FAULTY * total):
+            return
         error = self.errors[0][1]
         if len(faulty) == 1:
-            return error
+            raise error
         more = ", ".join(faulty[1:6]) + (", ..." if len(faulty) > 6 else "")
-        return UserError(
+        raise UserError(
             f"{error.message} (and {len(faulty) - 1} more of {total} rows: {more})", hint=error.hint
         )
 
-    def _warnings(self, faulty: Sequence[str], *, whole: bool) -> Iterable[str]:
+    def _warnings(self, *, whole: bool) -> Iterable[str]:
+        """Yield warnings; with `whole`, the task's rows were read to their end."""
         task = self.task
-        if faulty:
+        if self.faulty:
             yield (
-                f"{len(faulty)} faulty rows are dropped, the first: "
+                f"{len(self.faulty)} faulty rows are dropped, the first: "
                 f"{self.errors[0][1].message.removeprefix(f'task {task.name}: ')}"
             )
         if self.repeated_rows:
@@ -163,17 +140,17 @@ class _RowReader:
                 if not any(_spells(cell, value) for cell in counter):
                     cells = ", ".join(repr(cell) for cell, _ in counter.most_common(8))
                     yield f"where keeps {column}: {value!r}, which no row has; it holds {cells}"
-        total = len(self.items) + len(faulty) + self.repeated_rows
+        total = len(self.items) + len(self.faulty) + self.repeated_rows
         if whole and task.rows is not None and total != task.rows:
             yield f"{task.rows} items are expected, the data gives {total}"
         # The cache remembers which tasks have looked at it; without it, each look is the first.
-        is_cached = self.table.sha256 is not None
+        is_cached = self.sha256 is not None
         first_look = whole and (not is_cached or cache.first_look(task.data, task.name))
         if task.unverified and first_look:
-            facts = "; ".join(task.unverified)
             yield (
-                f"not verified when the task file was written: {facts}. Columns found: "
-                f"{', '.join(self.columns)}. Look at it with `mergefront tasks check {task.name}`"
+                f"not verified when the task file was written: {'; '.join(task.unverified)}. "
+                f"Columns found: {', '.join(self.columns)}. "
+                f"Look at it with `mergefront tasks check {task.name}`"
             )
 
 
@@ -246,11 +223,11 @@ class Pool:
         """Return what identifies the data: commit, hashes over all items and images, counts."""
         return {
             "revision": self._source.revision,
-            "source_sha256": self._source.source_sha256,
+            "source_sha256": self._source.sha256,
             "sha256": _outline_hash(self._source.items),
             "items": {split: self.size(split) for split in SPLITS},
             "dropped": drop_counts(self.dropped),
-            "faulty": list(self._source.faulty),
+            "faulty": self._source.faulty,
         }
 
     def _with_images(self, item: Item) -> Item:
@@ -291,14 +268,16 @@ def pools_of(
     Raises:
         UserError: as `pool_of`.
     """
-    sources = {name: read_rows(task, folders[name], limit) for name, task in tasks.items()}
+    sources = {name: UndividedItems(task, folders[name], limit) for name, task in tasks.items()}
     questions = {key: text for source in sources.values() for key, text in source.questions.items()}
-    distinct = drop_duplicates({n: s.items for n, s in sources.items()}, questions=questions)
-    disjoint = drop_straddling({n: _divided(s, distinct.items[n]) for n, s in sources.items()})
+    distinct, repeated = drop_duplicates(
+        {name: source.items for name, source in sources.items()}, questions=questions
+    )
+    parts, straddling = drop_straddling({n: _divided(s, distinct[n]) for n, s in sources.items()})
     pools = {}
     for name, source in sources.items():
-        dropped = [i for i in (*distinct.dropped, *disjoint.dropped) if i.task == name]
-        pools[name] = Pool(source, disjoint.parts[name], dropped)
+        dropped = [item for item in (*repeated, *straddling) if item.task == name]
+        pools[name] = Pool(source, parts[name], dropped)
         for warning in source.warnings:
             logger.warning("task %s: %s", name, warning)
         for count in drop_counts(dropped):
@@ -315,8 +294,7 @@ def _divided(source: UndividedItems, items: Sequence[Item]) -> dict[Split, list[
     task = source.task
     if task.fields.split is None:
         return by_hash(items, task.salt)
-    splits = dict(zip((item.id for item in source.items), source.splits, strict=True))
-    return by_column(items, [splits[item.id] for item in items])
+    return by_column(items, [source.splits[item.id] for item in items])
 
 
 def _outline_hash(items: Sequence[Item]) -> str:

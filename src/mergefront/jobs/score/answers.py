@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from mergefront.engine import Engine
 from mergefront.engine.answering import MarkedAnswer, answer_items
@@ -16,8 +17,7 @@ CHUNK = 512
 """An engine gets so many questions at a time, so that progress can be shown."""
 
 
-@dataclass(frozen=True)
-class ModelAnswers:
+class ModelAnswers(NamedTuple):
     """A model's marked answers by task; `blind` holds its answers without images, or is empty."""
 
     model: ScoredModel
@@ -53,8 +53,7 @@ def ask_models(
                     engine.close()
                 engine = model.open()
                 engine.check(prompts)
-            plan = model.plan()
-            if plan is not None:
+            if (plan := model.plan()) is not None:
                 engine.load(plan)
             marked: list[MarkedAnswer] = []
             for start in range(0, len(prompts), CHUNK):

@@ -43,10 +43,9 @@ class ScoredModel:
             UserError: a model is missing or unreadable.
             EngineError: the engine does not start.
         """
-        if self.recipe is not None:
-            return open_engine(self.settings, locate_models(self.recipe.models))
-        assert self.folder is not None
-        return open_engine(self.settings, self.folder)
+        model = locate_models(self.recipe.models) if self.recipe else self.folder
+        assert model is not None
+        return open_engine(self.settings, model)
 
     def plan(self) -> Plan | None:
         """Plan the recipe; None for a folder, which is served as it is.
@@ -54,20 +53,14 @@ class ScoredModel:
         Raises:
             UserError: the recipe does not fit its models.
         """
-        return (
-            None
-            if self.recipe is None
-            else plan_of(self.recipe, Sources.open(locate_models(self.recipe.models)))
-        )
+        if self.recipe is None:
+            return None
+        return plan_of(self.recipe, Sources.open(locate_models(self.recipe.models)))
 
     def shares_engine(self, other: ScoredModel) -> bool:
         """Return whether one engine can serve both models, one after the other."""
-        a, b = self.recipe, other.recipe
-        if a is None or b is None:
-            same_source = a is b and self.folder == other.folder
-        else:
-            same_source = a.models == b.models
-        return same_source and self.settings == other.settings
+        sources = [(m.recipe and m.recipe.models, m.folder, m.settings) for m in (self, other)]
+        return sources[0] == sources[1]
 
 
 def engine_settings(choice: str | None, default: EngineConfig | None = None) -> EngineConfig:
@@ -80,10 +73,8 @@ def engine_settings(choice: str | None, default: EngineConfig | None = None) -> 
         ConfigError: the file is faulty.
         UserError: neither a kind nor a file.
     """
-    settings = default
-    if settings is None:
-        installed = importlib.util.find_spec("vllm") is not None
-        settings = EngineConfig(kind="vllm" if installed else "transformers")
+    installed = importlib.util.find_spec("vllm") is not None
+    settings = default or EngineConfig(kind="vllm" if installed else "transformers")
     if choice is None:
         return settings
     if choice in KINDS:
@@ -109,8 +100,7 @@ def find_model(reference: str, runs: Path, engine: str | None = None) -> ScoredM
     if path.suffix == ".json":
         if not path.is_file():
             raise UserError(f"{path}: no such recipe file", hint="check the path")
-        recipe = Recipe.read(path)
-        return ScoredModel(reference, engine_settings(engine), recipe=recipe)
+        return ScoredModel(reference, engine_settings(engine), recipe=Recipe.read(path))
     candidate = CandidateReference.parse(reference)
     if candidate.run != "zoo" and find_run(runs, candidate.run):
         return _candidate(open_run(runs, candidate.run), candidate.pick, engine)
@@ -152,13 +142,8 @@ def _candidate(run: RunDirectory, pick: str, engine: str | None) -> ScoredModel:
         receiver_recipe = Recipe(
             space.spec.method, models_of(run.config), {}, space.spec.start_parameters
         )
-        return ScoredModel(
-            f"{run.config.name}:receiver",
-            settings,
-            recipe=receiver_recipe,
-            run=run,
-            member=RECEIVER,
-        )
+        name = f"{run.config.name}:receiver"
+        return ScoredModel(name, settings, recipe=receiver_recipe, run=run, member=RECEIVER)
     candidate = reopen_candidate(run, pick)
     label = candidate.label if pick.isdigit() else f"{candidate.label} (#{candidate.number})"
     return ScoredModel(

@@ -71,21 +71,18 @@ def questions_of_tasks(
     Raises:
         UserError: a task is unknown or faulty, is named twice, or has no such items.
     """
-    paths: dict[str, Path] = {}
+    tasks: dict[str, dict[Split, list[Item]]] = {}
     for name in names:
         path = task_path(name, Path())
         task = load_task(path)
-        if task.name in paths:
+        if task.name in tasks:
             raise UserError(
                 f"--tasks: the task {task.name!r} is given twice",
                 hint="name each task once; two files of one name: change `name:` in one",
             )
-        paths[task.name] = path
-    tasks = {}
-    for name, path in paths.items():
-        pool = pool_of(load_task(path), path.parent)
+        pool = pool_of(task, path.parent)
         sizes = _split_sizes({split: pool.size(split) for split in _splits(split_choice)}, limit)
-        tasks[name] = {split: pool.take(split, n) for split, n in sizes.items()}
+        tasks[task.name] = {split: pool.take(split, n) for split, n in sizes.items()}
     return _checked(Questions(tasks), split_choice)
 
 
@@ -154,7 +151,13 @@ def record_openings(models: Sequence[ScoredModel], questions: Questions) -> list
             )
         held_out: list[Split] = [s for s in ("validation", "test") if s in splits]
         if held_out:
-            _record_opening(run, held_out, model.member)
+            release = run.lock()
+            try:
+                study = open_study(run)
+                for split in held_out:
+                    ledger.record_opening(study, split, model.member, len(ledger.finished(study)))
+            finally:
+                release()
             notes.append(
                 f"{' and '.join(held_out)} items of {run.path} opened for {model.name}; "
                 "recorded in its study"
@@ -165,13 +168,3 @@ def record_openings(models: Sequence[ScoredModel], questions: Questions) -> list
 def _tasks_of_run(run: RunDirectory) -> set[str]:
     names = [name for tasks in run.config.objective_tasks.values() for name in tasks]
     return {load_task(task_path(name, Path())).name for name in names}
-
-
-def _record_opening(run: RunDirectory, splits: Sequence[Split], member: str) -> None:
-    release = run.lock()
-    try:
-        study = open_study(run)
-        for split in splits:
-            ledger.record_opening(study, split, member, len(ledger.finished(study)))
-    finally:
-        release()

@@ -56,25 +56,19 @@ class ScoreReport:
     split: SplitChoice
     mode: Mode
     items: Mapping[str, QuestionSummary]
-    models: tuple[ModelScores, ...]
+    models: Sequence[ModelScores]
     comparison: Mapping[str, TaskComparison] | None
-    notes: tuple[str, ...]
+    notes: Sequence[str]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; what is unknown (the error of one cluster) is None."""
-        values: dict[str, Any] = {
-            "format": "mergefront/scores@1",
-            "split": self.split,
-            "mode": self.mode,
-            "mergefront": version("mergefront"),
-            "scorer": SCORER_VERSION,
-            "items": {task: asdict(summary) for task, summary in self.items.items()},
-            "models": [asdict(model) for model in self.models],
-            "comparison": self.comparison
-            and {task: asdict(comparison) for task, comparison in self.comparison.items()},
-            "notes": list(self.notes),
-        }
-        return {key: _without_nan(value) for key, value in values.items()}
+        values = asdict(self)
+        opening = {"format": "mergefront/scores@1", "split": values.pop("split")}
+        versions = {"mergefront": version("mergefront"), "scorer": SCORER_VERSION}
+        report: dict[str, Any] = _without_nan(
+            {**opening, "mode": values.pop("mode"), **versions, **values}
+        )
+        return report
 
 
 def make_report(
@@ -92,38 +86,29 @@ def make_report(
             for task in questions.tasks
             for items in [questions.of(task)]
         },
-        tuple(_model_scores(model_answers) for model_answers in answers),
+        [
+            ModelScores(
+                model.name,
+                model.recipe.hash() if model.recipe else None,
+                model.settings.kind,
+                {task: task_scores(marked, blind.get(task, ())) for task, marked in tasks.items()},
+            )
+            for model, tasks, blind in answers
+        ],
         compare(answers[0].tasks, answers[1].tasks) if len(answers) == 2 else None,
-        (*notes, *caveats(answers)),
-    )
-
-
-def _model_scores(answers: ModelAnswers) -> ModelScores:
-    model = answers.model
-    return ModelScores(
-        model.name,
-        None if model.recipe is None else model.recipe.hash(),
-        model.settings.kind,
-        {
-            task: task_scores(marked, answers.blind.get(task, ()))
-            for task, marked in answers.tasks.items()
-        },
+        [*notes, *caveats(answers)],
     )
 
 
 def caveats(answers: Sequence[ModelAnswers]) -> list[str]:
     """Return the reasons, in words, not to trust some of the numbers."""
-    sentences = []
-    for model_answers in answers:
-        for task, marked in model_answers.tasks.items():
-            mass = summarise(marked).mass
-            if mass is not None and mass < LOW_MASS:
-                sentences.append(
-                    f"{model_answers.model.name} begins only {100 * mass:.0f} % of its replies to "
-                    f"{task} with a label: its prompt should ask for the label alone, or answers "
-                    "should be generated"
-                )
-    return sentences
+    return [
+        f"{model.name} begins only {100 * mass:.0f} % of its replies to {task} with a label: its "
+        "prompt should ask for the label alone, or answers should be generated"
+        for model, tasks, _ in answers
+        for task, marked in tasks.items()
+        if (mass := summarise(marked).mass) is not None and mass < LOW_MASS
+    ]
 
 
 def _without_nan(data: Any) -> Any:
@@ -153,9 +138,9 @@ def write_report(
         for item in items
     }
     rows = [
-        _row(model.model.name, marked, splits[marked.item.task, marked.item.id], blind=blind)
-        for model in answers
-        for blind, tasks in ((False, model.tasks), (True, model.blind))
+        _row(model.name, marked, splits[marked.item.task, marked.item.id], blind=blind)
+        for model, with_images, without in answers
+        for blind, tasks in ((False, with_images), (True, without))
         for task in tasks.values()
         for marked in task
     ]
