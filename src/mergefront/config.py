@@ -12,10 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from mergefront import files
 from mergefront.records import Dtype
+from mergefront.redaction import without_secrets
 from mergefront.yaml_file import Strict, read_mapping, validate
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -278,8 +287,18 @@ class TrackingConfig(Strict):
     """MLflow, which shows a copy of the run's records; it can be rebuilt at any time."""
 
     enabled: bool = Field(True, description="Log the run to MLflow.")
-    uri: str | None = Field(None, description="Tracking URI; default: mlflow.db beside the runs.")
-    experiment: str = Field("mergefront", description="MLflow experiment.")
+    uri: str | None = Field(
+        None,
+        description="Tracking URI; default: mlflow.db beside the runs. The run's files hold *** in "
+        "place of its password; better, give that in MLFLOW_TRACKING_PASSWORD or _TOKEN.",
+    )
+    experiment: str = Field(
+        "mergefront", min_length=1, max_length=200, description="MLflow experiment."
+    )
+
+    @field_serializer("uri", when_used="json")
+    def _uri_without_secrets(self, uri: str | None) -> str | None:
+        return None if uri is None else without_secrets(uri)
 
 
 class RunConfig(Strict):

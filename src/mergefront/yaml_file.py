@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mergefront.errors import ConfigError
+from mergefront.redaction import without_secrets
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -92,7 +93,7 @@ def _problem(error: Any, model: type[BaseModel]) -> str:
     if error["type"] == "missing":
         return f"{path}: missing, expected a value"
     value = error.get("input")
-    shown = "" if isinstance(value, dict | list) else f" (found {value!r})"
+    shown = "" if isinstance(value, dict | list) else f" (found {without_secrets(repr(value))})"
     return f"{path}: {error['msg'].removeprefix('Value error, ')}{shown}"
 
 

@@ -319,3 +319,24 @@ def test_nothing_is_printed(tmp_path: Path) -> None:
     )
     assert (done.stdout, done.stderr) == ("", "")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new"]
+
+
+def test_neither_secrets_nor_paths_of_others_reach_the_store(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_pa55word")
+    failed = replace(FOUND[0], failure="no login with hf_pa55word", objectives={})
+    card = replace(CARD, params={"uri": "https://me:hf_pa55word@host", "x": "hf_pa55word"})
+    parent = rebuild(uri, "../../../evil", card, [failed], Ending())
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("../../../evil")
+    assert experiment is not None
+    assert "evil" in experiment.artifact_location
+    assert "/.." not in experiment.artifact_location
+    assert client.get_run(parent).data.params == {"uri": "https://***@host", "x": "***"}
+    (child,) = client.search_runs(
+        [experiment.experiment_id], f"tags.`{CANDIDATE_TAG}` = '{failed.number}'"
+    )
+    assert child.data.tags["failure"] == "no login with ***"

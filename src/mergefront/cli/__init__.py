@@ -24,6 +24,7 @@ import typer
 from mergefront.cli import evaluation, installation, models, results, search, tasks
 from mergefront.cli.terminal import complain
 from mergefront.errors import MergefrontError
+from mergefront.redaction import RedactingFormatter, without_secrets
 
 # Set before a verb imports torch: its C++ code would log warnings to stderr at every start.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -60,9 +61,8 @@ def _options(
 ) -> None:
     handler = logging.StreamHandler()
     handler.setLevel(logging.DEBUG if verbose else logging.WARNING)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[handler]
-    )
+    handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("mergefront").setLevel(logging.INFO)  # a run's log.txt gets all of it
 
 
@@ -84,7 +84,7 @@ def main() -> None:
         complain(f"{error.filename or 'a file'}: {error.strerror or error}", _OS_HINT)
         sys.exit(2)
     except Exception as error:
-        traceback.print_exc()
+        sys.stderr.write(without_secrets(traceback.format_exc()))
         complain(
             f"this is a bug of mergefront: {type(error).__name__}: {error}",
             "please report it with the lines above",

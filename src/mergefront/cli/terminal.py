@@ -27,15 +27,17 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from mergefront.redaction import RedactingFormatter, without_secrets
+
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False)
 
 
 def complain(message: str, hint: str = "") -> None:
     """Print `error:` and, if there is a hint, `hint:` on stderr."""
-    err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    err.print(Text.assemble(("error: ", "bold red"), without_secrets(message)), soft_wrap=True)
     if hint:
-        err.print(Text.assemble(("hint: ", "bold cyan"), hint), soft_wrap=True)
+        err.print(Text.assemble(("hint: ", "bold cyan"), without_secrets(hint)), soft_wrap=True)
 
 
 def say(message: str) -> None:
@@ -46,7 +48,7 @@ def say(message: str) -> None:
 def log_handler(path: Path) -> logging.Handler:
     """Return a handler that appends what is logged, with times, to a run's log.txt."""
     handler = logging.FileHandler(path, delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler
 
 

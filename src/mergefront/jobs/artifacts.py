@@ -19,6 +19,7 @@ from mergefront.errors import MergefrontError, RunError
 from mergefront.jobs.export import Progress, export_candidate
 from mergefront.jobs.verify import ScoredCandidate, Verification
 from mergefront.records import Dtype, Evaluation
+from mergefront.redaction import without_redacted_part, without_secrets
 from mergefront.runs import plots
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.front import Front, read_front
@@ -147,7 +148,7 @@ def export_pick(
         scored=ScoredCandidate(hashes, run.read_items(str(candidate.number))),
         front=read_front(run),
         member=candidate.report,
-        config=(run.path / "config.yaml").read_text(),
+        config=without_secrets((run.path / "config.yaml").read_text()),
         progress=progress,
         say=say,
         dtype=dtype,
@@ -177,7 +178,7 @@ def _write_report(run: RunDirectory, candidates: Sequence[Evaluation]) -> None:
         run.report,
         front,
         pictures=[Picture(run.plots / f"{stem}.svg", text) for stem, text in _CAPTIONS.items()],
-        config=(run.path / "config.yaml").read_text(),
+        config=without_secrets((run.path / "config.yaml").read_text()),
         manifest=run.manifest(),
     )
 
@@ -207,7 +208,9 @@ def _figures(
 def tracking_uri(run: RunDirectory) -> str:
     """Return the URI of MLflow's store: the configured one, or mlflow.db beside the runs."""
     configured = run.config.tracking.uri
-    return configured or f"sqlite:///{(run.path.parent / 'mlflow.db').absolute()}"
+    if configured is not None:
+        return without_redacted_part(configured)
+    return f"sqlite:///{(run.path.parent / 'mlflow.db').absolute()}"
 
 
 def open_tracker(run: RunDirectory, space: Space, finished: Sequence[Evaluation]) -> Tracker | None:
@@ -248,4 +251,4 @@ def _ending(run: RunDirectory) -> Ending:
 
 
 def _mlflow_command(run: RunDirectory) -> str:
-    return f"mlflow ui --backend-store-uri {tracking_uri(run)}"
+    return f"mlflow ui --backend-store-uri {without_secrets(tracking_uri(run))}"

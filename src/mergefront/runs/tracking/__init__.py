@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 
 from mergefront.errors import UserError
 from mergefront.records import Evaluation
+from mergefront.redaction import without_secrets
 from mergefront.runs.tracking.mlflow import (
     CANDIDATE_TAG,
     RUN_TAG,
@@ -103,7 +104,7 @@ class Tracker:
         if not self._warned:
             logger.warning(
                 "MLflow at %s cannot be used: %s. The search goes on without it.",
-                self._projection.uri,
+                without_secrets(self._projection.uri),
                 reason,
             )
         self._warned = True
@@ -124,11 +125,13 @@ def rebuild(
         projection.conclude(ending)
     except Exception as error:  # MLflow raises a dozen kinds, from SQLAlchemy's to requests'
         raise UserError(
-            f"MLflow at {uri} cannot be used: {_first_line(error)}", hint="check tracking.uri"
+            f"MLflow at {without_secrets(uri)} cannot be used: {_first_line(error)}",
+            hint="check tracking.uri; a run's files hold no password: give it in "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or in MLFLOW_TRACKING_TOKEN",
         ) from error
     return projection.parent
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
+    lines = without_secrets(str(error)).splitlines()
     return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergefront.config import TokenCost
 from mergefront.records import Evaluation
+from mergefront.redaction import without_secrets
 from mergefront.runs.front import Front
 from mergefront.stats.pareto import collapsed, hypervolume, non_dominated
 
@@ -34,6 +35,7 @@ CANDIDATE_TAG = "mergefront.candidate"
 _PARENT_TAG = "mlflow.parentRunId"
 _LONGEST_PARAM = 6000  # MLflow's limits: characters of a parameter,
 _LARGEST_BATCH = 90  # parameters and tags of a batch (100)
+_LONGEST_FOLDER = 60  # characters, of up to 4 bytes: a folder's name has at most 255 bytes
 _SQLITE = "sqlite:///"
 
 
@@ -152,7 +154,10 @@ class Projection:
             run = client.create_run(
                 self._experiment, run_name=card.name, tags={**card.tags, RUN_TAG: card.run_id}
             )
-        params = {_key(k): str(v)[:_LONGEST_PARAM] for k, v in _flatten(card.params).items()}
+        params = {
+            _key(k): without_secrets(str(v))[:_LONGEST_PARAM]
+            for k, v in _flatten(card.params).items()
+        }
         new = {k: v for k, v in params.items() if k not in run.data.params}
         _log_params(client, run.info.run_id, new)
         for key, value in params.items():  # parameters cannot change: a resume's budget is a tag
@@ -201,13 +206,18 @@ class Projection:
             "origin": evaluation.origin,
         }
         if evaluation.failure:
-            tags["failure"] = evaluation.failure[:_LONGEST_PARAM]
+            tags["failure"] = without_secrets(evaluation.failure)[:_LONGEST_PARAM]
         raced = evaluation.raced
         tags |= {k: v for k, v in (("left", raced.left), ("spared", raced.spared)) if v}
         run_name = f"{self._card.name} {evaluation.number:04d}"
         run = client.create_run(self._experiment, run_name=run_name, tags=tags)
         numbers = {**_seconds(evaluation), "rungs": raced.rungs}
-        for name, estimate in evaluation.objectives.items():
+        if uri.startswith(_SQLITE):
+        path = Path(uri.removeprefix(_SQLITE)).absolute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path)) as database:  # MLflow would try for 100 s
+            database.execute("PRAGMA schema_version")
+    for name, estimate in evaluation.objectives.items():
             numbers |= {name: estimate.mean, f"{name}.se": estimate.se, f"{name}.items": estimate.n}
             numbers[f"{name}.partial"] = estimate.partial
             if name in self._card.costs:
@@ -228,11 +238,6 @@ def _client(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
-    if uri.startswith(_SQLITE):
-        path = Path(uri.removeprefix(_SQLITE)).absolute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path)) as database:  # MLflow would try for 100 s
-            database.execute("PRAGMA schema_version")
     for name in ("alembic", "mlflow", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from mlflow import MlflowClient
@@ -251,7 +256,9 @@ def _experiment(client: MlflowClient, uri: str, name: str) -> str:
     location = None
     if uri.startswith(_SQLITE):
         database = Path(uri.removeprefix(_SQLITE)).absolute()
-        location = (database.parent / "mlartifacts" / name).as_uri()
+        # The name may be any text, ../../x too: the folder is always one, beside the database.
+        folder = re.sub(r"[^\w.-]", "-", name).strip(".")[:_LONGEST_FOLDER] or "experiment"
+        location = (database.parent / "mlartifacts" / folder).as_uri()
     return str(client.create_experiment(name, artifact_location=location))
 
 
