@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -340,3 +343,81 @@ def test_neither_secrets_nor_paths_of_others_reach_the_store(
         [experiment.experiment_id], f"tags.`{CANDIDATE_TAG}` = '{failed.number}'"
     )
     assert child.data.tags["failure"] == "no login with ***"
+
+
+CREATE = """
+import os, signal, sys
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+left = [int(sys.argv[2])]
+@event.listens_for(Engine, "before_cursor_execute")
+def kill(*arguments):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+from mergefront.runs.tracking import Card, Ending, rebuild
+card = Card("r", "n", ["a"], [0.0], lambda p: {})
+rebuild("sqlite:///" + sys.argv[1], "mergefront", card, [], Ending())
+"""
+
+
+@pytest.mark.parametrize("statements", [40, 400])
+def test_a_kill_while_mlflow_makes_its_tables_leaves_no_broken_database(
+    tmp_path: Path, statements: int
+) -> None:
+    path = tmp_path / "mlflow.db"
+    command = [sys.executable, "-c", CREATE, str(path), str(statements)]
+    assert subprocess.run(command, check=False).returncode == -9
+    assert not path.exists()
+    rebuild(f"sqlite:///{path}", "mergefront", CARD, FOUND[:2], Ending())
+    assert set(Store(f"sqlite:///{path}").children) == {0, 1}
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+
+
+def half_made(template: bytes, path: Path) -> None:
+    """Leave what a kill between two migrations leaves."""
+    path.write_bytes(template)
+    with closing(sqlite3.connect(path)) as database, database:
+        for table in ("latest_metrics", "metrics", "params", "tags", "runs"):
+            database.execute(f"DELETE FROM {table}")
+        database.execute("UPDATE alembic_version SET version_num = 'c48cb773bb87'")
+
+
+def garbage(template: bytes, path: Path) -> None:
+    path.write_bytes(b"no database at all" * 1000)
+
+
+def damaged(template: bytes, path: Path) -> None:
+    path.write_bytes(template[:4096] + bytes(len(template) - 8192) + template[-4096:])
+
+
+@pytest.mark.parametrize("breakage", [half_made, garbage, damaged])
+def test_a_broken_database_is_moved_away_and_made_anew(
+    template: bytes,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    breakage: Callable[[bytes, Path], None],
+) -> None:
+    path = tmp_path / "mlflow.db"
+    breakage(template, path)
+    broken = path.read_bytes()
+    rebuild(f"sqlite:///{path}", "mergefront", CARD, FOUND[:2], Ending())
+    assert set(Store(f"sqlite:///{path}").children) == {0, 1}
+    (aside,) = tmp_path.glob("mlflow.db.broken-*")
+    assert aside.read_bytes() == broken
+    (warning,) = [r.getMessage() for r in caplog.records if "is broken" in r.getMessage()]
+    assert str(path) in warning
+    assert str(aside) in warning
+
+
+def test_a_database_of_another_release_with_runs_stays(
+    template: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(template)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'c48cb773bb87'")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="out-of-date database schema"):
+        rebuild(f"sqlite:///{path}", "mergefront", CARD, FOUND[:2], Ending())
+    assert path.read_bytes() == before

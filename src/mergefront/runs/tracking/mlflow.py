@@ -11,10 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from mergefront.config import TokenCost
 from mergefront.records import Evaluation
 from mergefront.redaction import without_secrets
 from mergefront.runs.front import Front
+from mergefront.runs.tracking.database import prepare_database
 from mergefront.stats.pareto import collapsed, hypervolume, non_dominated
 
 if TYPE_CHECKING:
@@ -212,12 +211,7 @@ class Projection:
         run_name = f"{self._card.name} {evaluation.number:04d}"
         run = client.create_run(self._experiment, run_name=run_name, tags=tags)
         numbers = {**_seconds(evaluation), "rungs": raced.rungs}
-        if uri.startswith(_SQLITE):
-        path = Path(uri.removeprefix(_SQLITE)).absolute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path)) as database:  # MLflow would try for 100 s
-            database.execute("PRAGMA schema_version")
-    for name, estimate in evaluation.objectives.items():
+        for name, estimate in evaluation.objectives.items():
             numbers |= {name: estimate.mean, f"{name}.se": estimate.se, f"{name}.items": estimate.n}
             numbers[f"{name}.partial"] = estimate.partial
             if name in self._card.costs:
@@ -243,7 +237,20 @@ def _client(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # importing it sets its level
+    if uri.startswith(_SQLITE):  # MLflow would try for 100 s to open what cannot be opened
+        prepare_database(_database(uri), _make_tables)
     return MlflowClient(tracking_uri=uri)
+
+
+def _make_tables(path: Path) -> None:
+    """Let MLflow make its tables in a new file."""
+    from mlflow import MlflowClient
+
+    MlflowClient(tracking_uri=f"{_SQLITE}{path}").search_experiments(max_results=1)
+
+
+def _database(uri: str) -> Path:
+    return Path(uri.removeprefix(_SQLITE).partition("?")[0]).absolute()
 
 
 def _experiment(client: MlflowClient, uri: str, name: str) -> str:
@@ -255,7 +262,7 @@ def _experiment(client: MlflowClient, uri: str, name: str) -> str:
         return str(experiment.experiment_id)
     location = None
     if uri.startswith(_SQLITE):
-        database = Path(uri.removeprefix(_SQLITE)).absolute()
+        database = _database(uri)
         # The name may be any text, ../../x too: the folder is always one, beside the database.
         folder = re.sub(r"[^\w.-]", "-", name).strip(".")[:_LONGEST_FOLDER] or "experiment"
         location = (database.parent / "mlartifacts" / folder).as_uri()
