@@ -18,7 +18,7 @@ from fixtures_space import BODY, DONORS, space, spec
 from mergefront.errors import ConfigError, SpaceError
 from mergefront.space.budget import suitable_candidates
 from mergefront.space.file import SpaceSpec, load_space
-from mergefront.space.knobs import Knob
+from mergefront.space.lines import Knob
 from mergefront.space.space import Space
 from mergefront.yaml_file import validate
 

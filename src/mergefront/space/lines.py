@@ -1,10 +1,8 @@
 """One line of a search space, fitted to models: its knobs, and the coefficients that they set.
 
-A `CurveLine` lays a curve over depth for its donors. In a `ChoiceLine` each run of layers takes one
+A `Knob` is one dimension. A `CurveLine` lays a curve over depth for its donors. In a `ChoiceLine` each run of layers takes one
 donor, or the receiver. Not here: the file (`file`), all lines together (`space`).
 Shape: S knobs of a line.
-
-Reading order: `fit_line`, `CurveLine`, `ChoiceLine`, `check_coverage`.
 """
 
 from __future__ import annotations
@@ -19,25 +17,80 @@ from mergefront.errors import SpaceError
 from mergefront.records import PARTS, Group, Table
 from mergefront.space.curves import Curve, Linear
 from mergefront.space.file import CHOOSE, TIED, KnobSpec, SpaceSpec
-from mergefront.space.knobs import Knob
 from mergefront.space.layers import curve_of
 
 RECEIVER: Final = "receiver"
 _FITTED_LEVELS: Final = 21
 """How many levels the fit of a choice tries, from low to high."""
+_SNAP: Final = 1e-12
 
 
 @dataclass(frozen=True)
-class CurveLine:
-    """A curve over depth that all `donors` share.
+class Knob:
+    """One dimension: a number in [low, high], or one of `choices`, which share [0, 1] equally.
 
-    `group_layers` are pairs: a group of the line's parts, and the layer whose value it takes.
+    A number is a coefficient, for cosines an amplitude, for a ramp's turning point a depth in
+    [0, 1], or a parameter of the method. A choice's number is its position, also in `start`. If
+    the knob is `whole`, the whole numbers from low to high share [0, 1] equally.
     """
+
+    name: str
+    low: float
+    high: float
+    start: float
+    choices: tuple[str, ...] = ()
+    whole: bool = False
+
+    @property
+    def bins(self) -> int:
+        """How many values share [0, 1] equally; 0 if every number in [low, high] is a value."""
+        return round(self.high - self.low) + 1 if self.whole else len(self.choices)
+
+    def number(self, u: float) -> float:
+        """Decode u in [0, 1]: linear, and exact at both bounds and at 0.
+
+        A number within 1e-12 of the bounds' width around 0 is 0, even if it is a bound. Of n
+        choices or whole numbers u means the one at position floor(n u), and u = 1 the last.
+        """
+        if self.bins:
+            first = self.low if self.whole else 0.0
+            return first + min(self.bins - 1, int(u * self.bins))
+        value = self.high if u == 1.0 else self.low + u * (self.high - self.low)
+        return 0.0 if abs(value) < _SNAP * (self.high - self.low) else value
+
+    def value(self, u: float) -> float | str:
+        """Decode u in [0, 1] for people: a number (an int if whole), or the word of a choice."""
+        if self.choices:
+            return self.choices[int(self.number(u))]
+        return int(self.number(u)) if self.whole else self.number(u)
+
+    def position(self, value: float) -> float:
+        """Encode a number, clipped to the bounds, as u in [0, 1].
+
+        A choice and a whole number (the nearest one) become the middle of their bin.
+        """
+        if self.choices:
+            return (value + 0.5) / len(self.choices)
+        if self.whole:
+            return (round(min(self.high, max(self.low, value))) - self.low + 0.5) / self.bins
+        u = (value - self.low) / (self.high - self.low)
+        return min(1.0, max(0.0, u))
+
+
+@dataclass(frozen=True)
+class _Line:
+    """`group_layers` are pairs: a group of the line's parts, and the layer whose value it takes."""
 
     spec: KnobSpec
     knobs: tuple[Knob, ...]
     donors: tuple[str, ...]
     group_layers: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class CurveLine(_Line):
+    """A curve over depth that all `donors` share."""
+
     curve: Curve
 
     def fill(self, numbers: Sequence[float], table: dict[str, dict[str, float]]) -> None:
@@ -63,26 +116,23 @@ class CurveLine:
 
     def fit(self, table: Table) -> tuple[float, ...]:
         """Return the knobs' numbers that come nearest to a table, by least squares."""
-        cells = [
-            (donor, group, layer) for group, layer in self.group_layers for donor in self.donors
+        target = [
+            table.get(donor, {}).get(group, 0.0)
+            for group, _ in self.group_layers
+            for donor in self.donors
         ]
-        target = [table.get(donor, {}).get(group, 0.0) for donor, group, _ in cells]
-        layers = [layer for *_, layer in cells]
+        layers = [layer for _, layer in self.group_layers for _ in self.donors]
         return self.curve.fit(target, layers, self.spec.low, self.spec.high)
 
 
 @dataclass(frozen=True)
-class ChoiceLine:
+class ChoiceLine(_Line):
     """Runs of layers, each of which takes the receiver or one of `donors`, at a common level.
 
     The level has the first knob, unless the line's bounds are equal. Then each run has one: its
     pick, 0 for the receiver and k for the k-th donor. `curve` says which run a layer is in.
     """
 
-    spec: KnobSpec
-    knobs: tuple[Knob, ...]
-    donors: tuple[str, ...]
-    group_layers: tuple[tuple[str, int], ...]
     curve: Linear
 
     def fill(self, numbers: Sequence[float], table: dict[str, dict[str, float]]) -> None:
@@ -177,29 +227,18 @@ def fit_line(
         name = f"{set_name}.{parts}"
         if spec.donors == CHOOSE:
             assert isinstance(curve, Linear)  # the file's check allows runs of layers only
-            knobs = _choice_knobs(name, spec, members, curve)
+            level = Knob(f"{name}.level", spec.low, spec.high, spec.start_value)
+            # A search starts with the first donor in every run.
+            ends, words = (0.0, float(len(members)), 1.0), (RECEIVER, *members)
+            picks = [Knob(f"{name}.{run}", *ends, words) for run in curve.labels]
+            knobs = (*([level] if spec.low < spec.high else []), *picks)
             lines.append(ChoiceLine(spec, knobs, members, group_layers, curve))
         else:
             ranges = curve.ranges(spec.low, spec.high, spec.start_value)
-            knobs = tuple(
-                Knob(f"{name}.{label}", *knob_range)
-                for label, knob_range in zip(curve.labels, ranges, strict=True)
-            )
+            knob_ranges = zip(curve.labels, ranges, strict=True)
+            knobs = tuple(Knob(f"{name}.{label}", *ends) for label, ends in knob_ranges)
             lines.append(CurveLine(spec, knobs, members, group_layers, curve))
     return lines
-
-
-def _choice_knobs(
-    name: str, spec: KnobSpec, donors: Sequence[str], curve: Linear
-) -> tuple[Knob, ...]:
-    """Return the level's knob, unless it is fixed, and one a run of layers.
-
-    A search starts with the first donor in every run.
-    """
-    level = Knob(f"{name}.level", spec.low, spec.high, spec.start_value)
-    words = (RECEIVER, *donors)
-    picks = [Knob(f"{name}.{run}", 0.0, float(len(donors)), 1.0, words) for run in curve.labels]
-    return (*((level,) if spec.low < spec.high else ()), *picks)
 
 
 def _nearest_layer(group: Group, n_layers: int) -> int:

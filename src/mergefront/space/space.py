@@ -21,9 +21,6 @@ and head with the last.
 
 With `donors: choose` each run of layers takes one donor, or the receiver: a knob of n choices
 divides [0, 1] into n equal bins.
-
-Reading order: `file.SpaceSpec`, `Space.build`, `Space.table`; `lines` has the lines and `curves`
-their maps.
 """
 
 from __future__ import annotations
@@ -39,8 +36,7 @@ from mergefront.merging.recipe import Recipe
 from mergefront.models.locate import ModelNames
 from mergefront.records import PARTS, Group, Part, Table
 from mergefront.space.file import SpaceSpec
-from mergefront.space.knobs import Knob
-from mergefront.space.lines import CurveLine, FittedLine, check_coverage, fit_line
+from mergefront.space.lines import CurveLine, FittedLine, Knob, check_coverage, fit_line
 
 
 @dataclass(frozen=True)
