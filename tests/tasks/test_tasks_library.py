@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,7 @@ from fixtures_perception import build_perception
 from fixtures_tasks import build_reasoning
 from mergefront.errors import UserError
 from mergefront.records import SPLITS, Answer, Item, Rule
-from mergefront.tasks import library, load_task, pool_of, pools_of, prefetch
+from mergefront.tasks import ItemSet, library, load_task, pool_of, pools_of, prefetch
 from mergefront.tasks.scoring import score
 from mergefront.tasks.task_file import LIBRARY
 
@@ -215,6 +217,13 @@ def items_of(name: str) -> list[Item]:
     pool = pool_of(load_task(LIBRARY / f"{name}.yaml"), LIBRARY)
     assert not pool.card()["faulty"]
     return [item for split in SPLITS for item in pool.take(split)]
+
+
+def test_definitions_are_those_that_earlier_runs_recorded() -> None:
+    """A changed field, even `notes`, keeps every run of the task from being resumed."""
+    card = ItemSet({split: {} for split in SPLITS}, {task.name: task for task in library()}).card()
+    recorded = hashlib.sha256(json.dumps(card["tasks"], sort_keys=True).encode()).hexdigest()
+    assert recorded[:16] == "a6e6b60c6a8053b6"
 
 
 def test_the_table_has_every_file_with_data_of_its_own() -> None:

@@ -43,7 +43,7 @@ class ItemSet:
         return {
             "splitter": SPLIT_VERSION,
             "scorer": SCORER_VERSION,
-            "tasks": {name: task.model_dump(mode="json") for name, task in self.tasks.items()},
+            "tasks": {name: _definition(task) for name, task in self.tasks.items()},
             "data": {name: dict(card) for name, card in self.data.items()},
             "splits": {
                 split: {
@@ -53,6 +53,12 @@ class ItemSet:
                 for split in SPLITS
             },
         }
+
+
+def _definition(task: Task) -> dict[str, Any]:
+    """Return all fields of a task; one that is younger than 0.3 only if set, so older cards hold."""
+    unset = {"image_root"} if task.data.image_root is None else set[str]()
+    return task.model_dump(mode="json", exclude={"data": unset})
 
 
 def content_hash(items: Sequence[Item]) -> str:
