@@ -1,8 +1,8 @@
 """One line of a search space, fitted to models: its knobs, and the coefficients that they set.
 
-A `Knob` is one dimension. A `CurveLine` lays a curve over depth for its donors. In a `ChoiceLine` each run of layers takes one
-donor, or the receiver. Not here: the file (`file`), all lines together (`space`).
-Shape: S knobs of a line.
+A `Knob` is one dimension. A `CurveLine` lays a curve over depth for its donors. In a `ChoiceLine`
+each run of layers takes one donor, or the receiver. Not here: the file (`file`), all lines together
+(`space`). Shape: S knobs of a line.
 """
 
 from __future__ import annotations

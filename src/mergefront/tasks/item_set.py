@@ -56,7 +56,7 @@ class ItemSet:
 
 
 def _definition(task: Task) -> dict[str, Any]:
-    """Return all fields of a task; one that is younger than 0.3 only if set, so older cards hold."""
+    """Return all fields of a task; one younger than 0.3 only if it is set: older cards hold."""
     unset = {"image_root"} if task.data.image_root is None else set[str]()
     return task.model_dump(mode="json", exclude={"data": unset})
 
