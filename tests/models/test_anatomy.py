@@ -315,7 +315,7 @@ def test_no_language_model(made: dict[str, Path], tmp_path: Path) -> None:
 
 def test_two_language_models(made: dict[str, Path], tmp_path: Path) -> None:
     def act(tensors: dict[str, torch.Tensor]) -> None:
-        tensors |= {f"twin.{name}": tensor for name, tensor in tensors.items()}
+        tensors |= {f"twin.{name}": tensor.clone() for name, tensor in tensors.items()}
 
     with pytest.raises(PairingError, match=r"found model\.layers\.\*, twin\.model\.layers\.\*"):
         read(change(made, tmp_path, act))
