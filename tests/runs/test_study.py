@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import multiprocessing
 import os
 import signal
 from pathlib import Path
 
+import optuna
 import pytest
 
 from mergefront.errors import RunError
@@ -88,3 +90,21 @@ def test_a_writer_killed_at_any_moment_leaves_a_study_that_opens(tmp_path: Path)
         study.tell(study.ask(), [0.1, 0.2])  # the lock of the dead is free at once
         assert len(finished(study)) == before + 1
         seen = path.stat().st_size // 3000 + 1
+
+
+def test_trials_finish_in_the_order_of_the_journal_and_not_of_the_clock(tmp_path: Path) -> None:
+    """Also those that are added finished, and for a reader that follows a writer."""
+    path = tmp_path / "study.journal"
+    writer = open_study(path, name="s", n_objectives=2, create=True)
+    reader = open_study(path, name="s", n_objectives=2, create=False)
+    trials = [writer.ask() for _ in range(3)]
+    writer.tell(trials[2], [0.1, 0.2])
+    assert [t.number for t in finished(reader)] == [2]
+    past = datetime.datetime(2001, 1, 1)
+    early = optuna.trial.create_trial(values=[0.5, 0.5])
+    early.datetime_start = early.datetime_complete = past
+    writer.add_trial(early)
+    writer.tell(trials[1], state=optuna.trial.TrialState.FAIL)
+    writer.tell(trials[0], [0.3, 0.4])
+    for study in (writer, reader, open_study(path, name="s", n_objectives=2, create=False)):
+        assert [t.number for t in finished(study)] == [2, 3, 1, 0]

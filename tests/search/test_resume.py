@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,9 @@ import yaml
 
 from fixtures_cli import ZOO_RUN
 from mergefront.runs.directory import RunDirectory
+from mergefront.runs.front import read_front
 from mergefront.runs.history import evaluations, open_study
+from mergefront.runs.study import finished
 
 pytestmark = pytest.mark.slow
 
@@ -67,10 +71,15 @@ def kill_when(
     return process.communicate(timeout=200)[1]
 
 
-def test_killed_and_interrupted_a_run_ends_as_if_undisturbed(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return finish(tmp_path_factory.mktemp("a") / "runs")
+
+
+def test_killed_and_interrupted_a_run_ends_as_if_undisturbed(
+    tmp_path: Path, undisturbed: RunDirectory
+) -> None:
     (tmp_path / "b").mkdir()
-    undisturbed = finish(tmp_path / "a" / "runs")
     total = undisturbed.journal.read_bytes().count(b"\n")
     journal = tmp_path / "b" / "runs" / "x" / "study.journal"
     *moments, last = sorted(random.Random(5).sample(range(total // 4, total - 8), 4))
@@ -87,3 +96,25 @@ def test_killed_and_interrupted_a_run_ends_as_if_undisturbed(tmp_path: Path) -> 
     assert trajectory(killed) == trajectory(undisturbed)
     assert killed.front.is_file()
     assert not list(killed.path.glob("**/.*.partial*"))
+
+
+def test_a_clock_that_is_set_back_changes_no_proposal_and_no_front(
+    tmp_path: Path, undisturbed: RunDirectory
+) -> None:
+    """The first half of the run is recorded an hour ahead of what follows."""
+    runs = tmp_path / "runs"
+    journal = runs / "x" / "study.journal"
+    kill_when(start(runs), journal, undisturbed.journal.read_bytes().count(b"\n") // 2)
+    records = [json.loads(line) for line in journal.read_bytes().splitlines(keepends=True)
+               if line.endswith(b"\n")]  # fmt: skip
+    for record in records:
+        for key in ("datetime_start", "datetime_complete"):
+            if record.get(key):
+                moment = datetime.fromisoformat(record[key]) + timedelta(hours=1)
+                record[key] = moment.isoformat(timespec="microseconds")
+    journal.write_text("".join(json.dumps(record) + "\n" for record in records))
+    resumed = finish(runs)
+    assert trajectory(resumed) == trajectory(undisturbed)
+    assert read_front(resumed).members == read_front(undisturbed).members
+    moments = [t.datetime_complete for t in finished(open_study(resumed)) if t.datetime_complete]
+    assert moments != sorted(moments)

@@ -18,14 +18,13 @@ from typing import Final
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from mergefront.errors import RunError
 from mergefront.records import Split
-from mergefront.sampling.replay import finished_trials
+from mergefront.sampling.tell_order import OrderedJournal, finished_trials
 
 _OPENINGS: Final = "openings"
 
@@ -68,7 +67,7 @@ def open_study(path: Path, *, name: str, n_objectives: int, create: bool) -> opt
     lock = _FileLock(path)
     _cut_torn_line(path, lock)
     try:
-        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+        storage = JournalStorage(OrderedJournal(str(path), lock))
     except ValueError as error:  # also json.JSONDecodeError
         raise RunError(
             f"the study {path} is damaged: {error}", hint="restore the file from a copy"

@@ -1,8 +1,8 @@
 """Samplers by name, behind Optuna's interface: `make_sampler`, and `pending` for a resumed run.
 
-Reading order: `replay` (laws and the Optuna side), `auto` (which sampler, if nobody says),
-`quasirandom`, `noisy_gp` on the package `gp`, `cma` (como-cma) and `scalar_cma`, `optuna_samplers`;
-`constraints` is what they share.
+Reading order: `replay` (laws and the Optuna side) with `tell_order`, `auto` (which sampler, if
+nobody says), `quasirandom`, `noisy_gp` on the package `gp`, `cma` (como-cma) and `scalar_cma`,
+`optuna_samplers`; `constraints` is what they share.
 """
 
 from __future__ import annotations

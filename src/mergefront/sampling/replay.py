@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mergefront.errors import RunError
 from mergefront.records import RESULT
+from mergefront.sampling.tell_order import finished_trials
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 TELLS = "mergefront:tells"
 """Trial system attribute: numbers of the finished trials that the proposal saw, in order."""
 
-FINISHED = (TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
 UNIT = FloatDistribution(0.0, 1.0)
 
 
@@ -179,12 +179,6 @@ class ReplaySampler(optuna.samplers.BaseSampler):
         trials = {trial.number: trial for trial in finished_trials(study)}
         tells = [_tell(trials[number], self._dimension) for number in expand(visible)]
         return [tell for tell in tells if tell is not None]
-
-
-def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the finished trials in the order in which they finished (ties: by number)."""
-    trials = study.get_trials(deepcopy=False, states=FINISHED)
-    return sorted(trials, key=lambda t: (t.datetime_complete or t.datetime_start, t.number))
 
 
 def standard_errors(
