@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mergefront.engine import Engine
+from mergefront.engine.contract import Engine
 from mergefront.records import Answer, Item, Score, Seconds
 from mergefront.tasks.scoring import BackgroundScorer
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mergefront.config import EngineConfig
-from mergefront.engine import OnAnswer
+from mergefront.engine.contract import OnAnswer
 from mergefront.engine.inplace import InPlace, Prepare, Target, check_donors, tensor_hash
 from mergefront.engine.labels import LabelTokens, label_answer
 from mergefront.engine.prompts import (

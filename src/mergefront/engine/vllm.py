@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mergefront.config import EngineConfig
-from mergefront.engine import OnAnswer
+from mergefront.engine.contract import OnAnswer
 from mergefront.engine.inplace import check_donors
 from mergefront.engine.labels import LabelTokens, Tokens, label_answer
 from mergefront.engine.launch import shut_down, start
