@@ -10,13 +10,14 @@ Reading order: `write_artifacts`, `export_pick`, `rebuild_artifacts`, `open_trac
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergefront.errors import MergefrontError, RunError
-from mergefront.jobs.export import Progress, export_candidate
+from mergefront.errors import MergefrontError, RunError, UserError
+from mergefront.jobs.export import Progress, export_candidate, read_verified_export, set_aside
 from mergefront.jobs.verify import ScoredCandidate, Verification
 from mergefront.records import Dtype, Evaluation
 from mergefront.redaction import without_redacted_part, without_secrets
@@ -81,7 +82,7 @@ def write_artifacts(
         say("nothing is exported: no member keeps within the guards on its search items")
     elif run.config.export is not None:
         best = run.path / "best"
-        _discard_stale(run, best)
+        _make_room(run, best, say)
         if not best.exists():
             say(f"exporting {run.config.export} to {best}")
             for sentence in export_pick(run, run.config.export, best, say=say).sentences():
@@ -159,13 +160,26 @@ def _has_pick(run: RunDirectory, pick: str) -> bool:
     return any(pick in member.picks for member in read_front(run).members)
 
 
-def _discard_stale(run: RunDirectory, best: Path) -> None:
-    """Remove the exported pick if the search was extended since and picks another candidate."""
-    provenance = best / "provenance.json"
-    if provenance.is_file():
-        pick = reopen_candidate(run, str(run.config.export)).recipe.hash()
-        if json.loads(provenance.read_text())["recipe"] != pick:
+def _make_room(run: RunDirectory, best: Path, say: Say) -> None:
+    """Leave best/ only if it is the run's export of its present pick, as it was verified.
+
+    An export of an earlier pick is removed, since the search was extended and can make it again.
+    Anything else is not ours to delete, and not the run's model: it is renamed.
+    """
+    if not os.path.lexists(best):
+        return
+    candidate = reopen_candidate(run, str(run.config.export))
+    scored = recorded_model_hash(open_study(run), str(candidate.number))
+    try:
+        if best.is_symlink() or not best.is_dir():
+            raise UserError("it is no folder")
+        export = read_verified_export(best)
+        if export.recipe != candidate.recipe.hash():
             shutil.rmtree(best)
+        elif scored not in (None, export.parameters_sha256):
+            raise UserError("its parameters are not those that the run scored")
+    except UserError as flaw:
+        say(f"{best} is not what this run exported: {flaw.message}; moved to {set_aside(best)}")
 
 
 def _write_report(run: RunDirectory, candidates: Sequence[Evaluation]) -> None:

@@ -1,15 +1,18 @@
 """From a recipe to a complete Hugging Face checkpoint with its model card and provenance.
 
 `merge` writes one without any search (`mergefront merge`). `export_candidate` writes a candidate of
-a run, and has it verified before the folder appears under its name. Not here: the arithmetic and
+a run, and has it verified before the folder appears under its name. `read_verified_export` reads
+such a folder later. Not here: the arithmetic and
 the files of weights (`merging.build`), what is verified (`verify`), the card's text (`card`).
 
-Reading order: `Provenance`, `merge`, `export_candidate`.
+Reading order: `Provenance`, `merge`, `export_candidate`, `read_verified_export`.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -17,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergefront.errors import ConfigError, UserError
-from mergefront.files import whole_folder
+from mergefront.files import file_hash, whole_folder
 from mergefront.jobs.card import licences, model_card
 from mergefront.jobs.verify import ScoredCandidate, Verification, verify
 from mergefront.merging import build
@@ -36,6 +39,9 @@ if TYPE_CHECKING:  # a plain merge needs none of these
 Progress = Callable[[int, int], None]
 """Shows progress: (bytes written, bytes in all)."""
 
+_ABOUT_IT = frozenset({"README.md", "provenance.json"})
+"""Files that are no part of a checkpoint: one for people to edit, and the one with the hashes."""
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -44,6 +50,7 @@ class Provenance:
     `sources` has the hash of each source's files, `tensors` what `merging.build.write` returns.
     `rounded` is (the floating type written, the receiver's own types), None where they are the
     same; `vocabulary` and `verified` are None where there was nothing to match or to verify.
+    `files` has the hash of each file that was verified.
     """
 
     recipe: str
@@ -52,6 +59,7 @@ class Provenance:
     rounded: tuple[Dtype, tuple[str, ...]] | None
     vocabulary: Mapping[str, Any] | None
     verified: Verification | None = None
+    files: Mapping[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; what is None is left out."""
@@ -68,6 +76,8 @@ class Provenance:
             data["vocabulary"] = self.vocabulary
         if self.verified is not None:
             data["verified"] = self.verified.to_dict()
+        if self.files is not None:
+            data["files"] = self.files
         return data
 
     def write(self, folder: Path) -> None:
@@ -192,8 +202,58 @@ def export_candidate(
         dtypes = _card_dtypes(provenance)
         card = model_card(recipe, licences(sources), front, member, dtypes, scored_in)
         (folder / "README.md").write_text(card)
-        replace(provenance, verified=verified).write(folder)
+        replace(provenance, verified=verified, files=_file_hashes(folder)).write(folder)
     return verified
+
+
+def _file_hashes(folder: Path) -> dict[str, str]:
+    """Return relative path -> hash of a checkpoint's files, but for those that are about it."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    names = {str(path.relative_to(folder)): path for path in files}
+    return {name: file_hash(path) for name, path in names.items() if name not in _ABOUT_IT}
+
+
+@dataclass(frozen=True)
+class VerifiedExport:
+    """What an export says of itself: its recipe's hash, and its parameters' digest in an engine."""
+
+    recipe: str
+    parameters_sha256: str
+
+
+def read_verified_export(folder: Path) -> VerifiedExport:
+    """Return what a folder exports, if its files are those that were verified.
+
+    Raises:
+        UserError: they are not, or nothing says so; the message begins with `it` or a file's name.
+    """
+    try:
+        provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        digest = str(provenance["verified"]["engine"]["parameters_sha256"])
+        hashes = {str(name): str(value) for name, value in provenance["files"].items()}
+        export = VerifiedExport(str(provenance["recipe"]), digest)
+    except FileNotFoundError:
+        raise UserError("it has no provenance.json") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError("its provenance.json is not that of a verified export") from None
+    weights = [file.name for end in ("safetensors", "bin") for file in folder.glob(f"*.{end}")]
+    for name in weights:
+        if name not in hashes:
+            raise UserError(f"{name} was not there when it was verified")
+    for name, value in hashes.items():
+        if not (folder / name).is_file() or file_hash(folder / name) != value:
+            raise UserError(f"{name} is not the file that was verified")
+    if not weights or Recipe.read(folder / "recipe.json").hash() != export.recipe:
+        raise UserError("it has no weights, or another recipe than its provenance.json")
+    return export
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a folder that is in the way; return its new path beside the old one."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    aside = folder.with_name(f"{folder.name}.aside-{stamp}-{os.getpid()}")
+    folder.rename(aside)
+    return aside
 
 
 def _card_dtypes(provenance: Provenance) -> tuple[str, str] | None:
