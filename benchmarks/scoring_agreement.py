@@ -22,9 +22,8 @@ from typing import Any
 
 from mergefront.records import Answer, Item, Rule, Score
 from mergefront.tasks.scoring import normalised_gold, score_all
-from mergefront.tasks.scoring.answer_span import normalised_text
+from mergefront.tasks.scoring.answer_span import normalised_text, plain_latex
 from mergefront.tasks.scoring.choices import ALPHABET, is_part, letters_of, option_tokens
-from mergefront.tasks.scoring.latex import plain_latex
 from mergefront.tasks.scoring.texts import bare_words
 
 BEGIN, END = "<!-- agreement: begin -->", "<!-- agreement: end -->"

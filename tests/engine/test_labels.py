@@ -20,7 +20,7 @@ from mergefront.errors import EngineError, UserError
 from mergefront.records import Answer, Item, Rule
 from mergefront.tasks import item_set
 from mergefront.tasks.scoring import score
-from mergefront.tasks.scoring.labels import with_labels
+from mergefront.tasks.scoring.choices import with_labels
 from mergefront.zoo import model_folder
 
 VLM = model_folder("vlm")

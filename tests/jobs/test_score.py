@@ -22,10 +22,10 @@ from mergefront.config import EngineConfig
 from mergefront.engine.answering import MarkedAnswer
 from mergefront.errors import UserError
 from mergefront.jobs import score as scoring
-from mergefront.jobs.score import answers as model_answers
 from mergefront.jobs.score import models
-from mergefront.jobs.score.report import caveats
-from mergefront.jobs.score.summary import (
+from mergefront.jobs.score import questions as model_answers
+from mergefront.jobs.score.report import (
+    caveats,
     compare,
     label_mass,
     label_probability,

@@ -16,7 +16,7 @@ from mergefront.errors import UserError
 
 if TYPE_CHECKING:
     from mergefront.jobs.score import Questions, ScoredModel, ScoreReport, SplitChoice
-    from mergefront.jobs.score.summary import Summary, TaskComparison, TaskScores
+    from mergefront.jobs.score.report import Summary, TaskComparison, TaskScores
     from mergefront.stats import Difference
 
 Model = Annotated[

@@ -15,9 +15,8 @@ import numpy as np
 
 from mergefront.errors import SpaceError
 from mergefront.records import PARTS, Group, Table
-from mergefront.space.curves import Curve, Linear
 from mergefront.space.file import CHOOSE, TIED, KnobSpec, SpaceSpec
-from mergefront.space.layers import curve_of
+from mergefront.space.layers import Curve, Linear, curve_of
 
 RECEIVER: Final = "receiver"
 _FITTED_LEVELS: Final = 21

@@ -15,7 +15,7 @@ Layers -> knobs, over L layers:
 - `{cosines: n}`: the first n DCT-II basis functions cos(pi k (l + 1/2) / L), clipped to the
   bounds. Function 0 is the mean, with the knob's bounds; the others lie within half the bounds'
   width around 0 and start there;
-- `ramp`: an early level, a late one and the turning point between them (`curves.Ramp`).
+- `ramp`: an early level, a late one and the turning point between them (`layers.Ramp`).
 Groups outside the layer stack go with the nearest layer: the embedding with the first, final norm
 and head with the last.
 

@@ -98,25 +98,6 @@ def item_set(objectives: Mapping[str, Sequence[str]], counts: ItemCounts, folder
     """
     paths = {name: task_path(name, folder) for names in objectives.values() for name in names}
     tasks = {name: load_task(path) for name, path in paths.items()}
-    _check_names(tasks, paths)
-    pools = pools_of(
-        {task.name: task for task in tasks.values()},
-        {task.name: paths[name].parent for name, task in tasks.items()},
-    )
-    by_objective: dict[Split, dict[str, tuple[Item, ...]]] = {split: {} for split in SPLITS}
-    for objective, names in objectives.items():
-        for split in SPLITS:
-            shares = _even_shares(getattr(counts, split), len(names))
-            parts = [
-                pools[tasks[name].name].take(split, n, reuse=counts.reuse_search_items)
-                for name, n in zip(names, shares, strict=True)
-            ]
-            by_objective[split][objective] = tuple(_interleave(parts))
-    data = {name: pool.card() for name, pool in pools.items()}
-    return ItemSet(by_objective, {task.name: task for task in tasks.values()}, data)
-
-
-def _check_names(tasks: Mapping[str, Task], paths: Mapping[str, Path]) -> None:
     files: dict[str, Path] = {}
     for name, task in tasks.items():
         file = files.setdefault(task.name, paths[name])
@@ -125,10 +106,23 @@ def _check_names(tasks: Mapping[str, Task], paths: Mapping[str, Path]) -> None:
                 f"two task files have the name {task.name!r}: {file} and {paths[name]}",
                 hint="change `name:` in one of them",
             )
-
-
-def _even_shares(total: int, n: int) -> list[int]:
-    return [total // n + (i < total % n) for i in range(n)]
+    pools = pools_of(
+        {task.name: task for task in tasks.values()},
+        {task.name: paths[name].parent for name, task in tasks.items()},
+    )
+    by_objective: dict[Split, dict[str, tuple[Item, ...]]] = {split: {} for split in SPLITS}
+    for objective, names in objectives.items():
+        for split in SPLITS:
+            share, rest = divmod(getattr(counts, split), len(names))
+            parts = [
+                pools[tasks[name].name].take(
+                    split, share + (place < rest), reuse=counts.reuse_search_items
+                )
+                for place, name in enumerate(names)
+            ]
+            by_objective[split][objective] = tuple(_interleave(parts))
+    data = {name: pool.card() for name, pool in pools.items()}
+    return ItemSet(by_objective, {task.name: task for task in tasks.values()}, data)
 
 
 def _interleave(parts: Sequence[Sequence[Item]]) -> list[Item]:

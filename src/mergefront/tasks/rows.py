@@ -25,7 +25,7 @@ from mergefront.tasks.cells import (
     text_of,
 )
 from mergefront.tasks.scoring import answer_text, expected_gold, normalised_gold
-from mergefront.tasks.scoring.labels import with_labels
+from mergefront.tasks.scoring.choices import with_labels
 from mergefront.tasks.task_file import (
     KIND,
     PLACEHOLDER,
@@ -45,27 +45,19 @@ _AT_END = re.compile(rf"(?:\s*{_MARKER.pattern})+\s*\Z", re.IGNORECASE)
 
 def check_columns(task: Task, row: Row, *, images: bool) -> None:
     """Raises UserError if the task file names columns that the data does not have."""
-    fields = task.fields
-    columns_by_field: dict[str, Iterable[str | None]] = {
-        "fields.question": [fields.question],
-        "fields.answer": [fields.answer],
-        "fields.id": columns_of(fields.id),
-        "fields.choices": columns_of(fields.choices),
-        "fields.cluster": columns_of(fields.cluster),
-        "fields.stratum": columns_of(fields.stratum),
-        "fields.split": [fields.split],
-        "fields.digits": [fields.digits],
-        "fields.images": fields.images if images else (),
-        "rule": [task.rule.column] if isinstance(task.rule, ByRow) else (),
-        "hint": [task.hint.column] if isinstance(task.hint, ByRow) else (),
-        "where": task.where,
-        "exclude": task.exclude,
+    columns_by_field: dict[str, Iterable[str]] = {
+        f"fields.{name}": columns_of(columns)
+        for name, columns in task.fields
+        if images or name != "images"
     }
+    for name, choice in (("rule", task.rule), ("hint", task.hint)):
+        columns_by_field[name] = [choice.column] if isinstance(choice, ByRow) else ()
+    columns_by_field |= {"where": task.where, "exclude": task.exclude}
     absent = [
         f"{column} ({field})"
         for field, columns in columns_by_field.items()
         for column in columns
-        if column is not None and column != KIND and not has_column(row, column)
+        if column != KIND and not has_column(row, column)
     ]
     if absent:
         columns_found = ", ".join(sorted(name for name in row if not name.startswith("_")))
@@ -84,11 +76,8 @@ def is_selected(task: Task, row: Row) -> bool:
 
 def row_label(task: Task, row: Row, number: int) -> str:
     """Return a row's name in messages: its number in the data, from 1, and its id."""
-    key = (
-        f" (id {joined_text(row, columns_of(task.fields.id))})"
-        if task.fields.id is not None
-        else ""
-    )
+    columns = columns_of(task.fields.id)
+    key = f" (id {joined_text(row, columns)})" if columns else ""
     return f"task {task.name}: row {number}{key}"
 
 
@@ -155,8 +144,11 @@ def _prompt(task: Task, row: Row, choices: tuple[str, ...], label: str) -> str:
     letters = [chr(65 + i) for i in range(len(choices) or 4)]
     listed = "\n".join(f"({a}) {text}" for a, text in zip(letters, choices, strict=False))
     hint = _case_of_row(task.hint, "hint", row, label)
+    question = text_of(cell_of(row, task.fields.question))
+    if task.markers == "name":
+        question = _AT_END.sub("", question)
     filled = {
-        "question": _question_text(task, text_of(cell_of(row, task.fields.question))),
+        "question": _with_treated_markers(task, question),
         "choices": listed,
         "letters": ", ".join(letters[:-1]) + f" or {letters[-1]}" if letters[1:] else letters[0],
         "hint": hint,
@@ -170,11 +162,7 @@ def _prompt(task: Task, row: Row, choices: tuple[str, ...], label: str) -> str:
 
 def _rule(task: Task, row: Row, label: str) -> Rule:
     spec: RuleName | RuleSpec = _case_of_row(task.rule, "rule", row, label)
-    rule = (
-        Rule(spec.name, spec.digits, spec.absolute, spec.relative)
-        if isinstance(spec, RuleSpec)
-        else Rule(spec)
-    )
+    rule = Rule(**vars(spec)) if isinstance(spec, RuleSpec) else Rule(spec)
     if task.fields.digits is not None:
         cell = text_of(cell_of(row, task.fields.digits))
         if cell and not re.fullmatch(r"\d{1,2}", cell):
@@ -287,13 +275,6 @@ def _cluster_key(row: Row, columns: Columns | NumberBlocks | None, label: str) -
             hint="expected a whole number, by which rows are counted into clusters",
         )
     return str((int(number) - columns.first) // columns.size)
-
-
-def _question_text(task: Task, question: str) -> str:
-    """Return the question with its image markers treated; markers after its end are dropped."""
-    if task.markers == "name":
-        question = _AT_END.sub("", question)
-    return _with_treated_markers(task, question)
 
 
 def _with_treated_markers(task: Task, text: str) -> str:

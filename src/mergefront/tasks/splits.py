@@ -12,7 +12,6 @@ Leaks in spite of whole clusters (a picture in two tasks, a question twice) belo
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -32,22 +31,9 @@ def unit_hash(*parts: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def by_hash(
-    items: Sequence[Item], salt: str, shares: Sequence[float] = SHARES
-) -> dict[Split, list[Item]]:
-    """Divide items by the hash of their cluster.
-
-    Args:
-        salt: each salt gives its own division.
-        shares: expected shares of search, validation and test, counted in clusters; each from 0 to
-            1, with the sum 1.
-
-    Raises:
-        ValueError: shares out of their range.
-    """
-    search_share, validation_share, test_share = shares
-    if min(shares) < 0 or not math.isclose(search_share + validation_share + test_share, 1.0):
-        raise ValueError(f"shares {tuple(shares)}: expected three from 0 to 1 that sum to 1")
+def by_hash(items: Sequence[Item], salt: str) -> dict[Split, list[Item]]:
+    """Divide items by the hash of their cluster, in SHARES; each salt gives its own division."""
+    search_share, validation_share, _ = SHARES
     parts: dict[Split, list[Item]] = {split: [] for split in SPLITS}
     for item in items:
         u = unit_hash(salt, "split", item.cluster)

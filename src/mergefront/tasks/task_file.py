@@ -220,9 +220,20 @@ class Task(Strict):
 
     @model_validator(mode="after")
     def _fields_fit_together(self) -> Task:
-        problems = list(_problems(self))
-        if problems:
-            raise ValueError("; ".join(problems))
+        prompt, fields, rules = self.prompt, self.fields, ", ".join(self.rules)
+        by_words = self.mode == "labels" and not set(self.rules) <= {"choice", "yes_no"}
+        hint_alone = ("{hint}" in prompt) != bool(self.hint)
+        problems = {
+            "prompt must contain {question}": "{question}" not in prompt,
+            "hint and {hint} in prompt belong together: give both or neither": hint_alone,
+            "prompt has {choices}: name their column in fields.choices": "{choices}" in prompt
+            and fields.choices is None,
+            f"mode labels is for the rules choice and yes_no, found {rules}": by_words,
+            "unit cluster needs fields.cluster": self.unit == "cluster" and fields.cluster is None,
+            "golds index needs fields.choices": self.golds == "index" and fields.choices is None,
+        }
+        if any(problems.values()):
+            raise ValueError("; ".join(text for text, applies in problems.items() if applies))
         return self
 
     @property
@@ -265,21 +276,3 @@ def load_task(path: Path) -> Task:
 def library() -> list[Task]:
     """Return the shipped tasks, by name."""
     return [load_task(path) for path in sorted(LIBRARY.glob("*.yaml"))]
-
-
-def _problems(task: Task) -> list[str]:
-    problems = []
-    if "{question}" not in task.prompt:
-        problems.append("prompt must contain {question}")
-    if ("{hint}" in task.prompt) != bool(task.hint):
-        problems.append("hint and {hint} in prompt belong together: give both or neither")
-    if "{choices}" in task.prompt and task.fields.choices is None:
-        problems.append("prompt has {choices}: name their column in fields.choices")
-    if task.mode == "labels" and not set(task.rules) <= {"choice", "yes_no"}:
-        found = ", ".join(task.rules)
-        problems.append(f"mode labels is for the rules choice and yes_no, found {found}")
-    if task.unit == "cluster" and task.fields.cluster is None:
-        problems.append("unit cluster needs fields.cluster")
-    if task.golds == "index" and task.fields.choices is None:
-        problems.append("golds index needs fields.choices")
-    return problems

@@ -1,16 +1,17 @@
 """Score any model on any tasks: the work behind the verb `score`.
 
-Reading order: `models` (what can be scored), `questions` (on which items), `answers` (the models
-answer them), `summary` (scores, intervals, comparisons), `report` (what is printed and written).
+Reading order: `models` (what can be scored), `questions` (on which items; the models answer them),
+`report` (scores, intervals, comparisons; what is printed and written).
 """
 
 from __future__ import annotations
 
-from mergefront.jobs.score.answers import ModelAnswers, ask_models
 from mergefront.jobs.score.models import ScoredModel, engine_settings, find_model, receiver_of
 from mergefront.jobs.score.questions import (
+    ModelAnswers,
     Questions,
     SplitChoice,
+    ask_models,
     questions_of_run,
     questions_of_tasks,
     record_openings,

@@ -1,12 +1,17 @@
-"""The items that models are scored on, by task and split; a run's study records who opened them."""
+"""The items that models are scored on, by task and split, and the models' answers to them.
+
+A run's study records who opened its items. An engine is started once for models that can share it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from mergefront.engine import Engine
+from mergefront.engine.answering import MarkedAnswer, answer_items
 from mergefront.errors import UserError
 from mergefront.jobs.score.models import ScoredModel
 from mergefront.records import SPLITS, Item, Split
@@ -14,7 +19,7 @@ from mergefront.runs import study as ledger
 from mergefront.runs.directory import RunDirectory
 from mergefront.runs.history import open_study
 from mergefront.tasks import item_set, load_task, pool_of, task_path
-from mergefront.tasks.scoring.labels import has_labels, with_labels
+from mergefront.tasks.scoring.choices import has_labels, with_labels
 from mergefront.tasks.splits import whole_prefix
 
 SplitChoice = Literal["search", "validation", "test", "all"]
@@ -168,3 +173,69 @@ def record_openings(models: Sequence[ScoredModel], questions: Questions) -> list
 def _tasks_of_run(run: RunDirectory) -> set[str]:
     names = [name for tasks in run.config.objective_tasks.values() for name in tasks]
     return {load_task(task_path(name, Path())).name for name in names}
+
+
+Progress = Callable[[int, int], None]
+
+CHUNK = 512
+"""An engine gets so many questions at a time, so that progress can be shown."""
+
+
+class ModelAnswers(NamedTuple):
+    """A model's marked answers by task; `blind` holds its answers without images, or is empty."""
+
+    model: ScoredModel
+    tasks: Mapping[str, Sequence[MarkedAnswer]]
+    blind: Mapping[str, Sequence[MarkedAnswer]]
+
+
+def ask_models(
+    models: Sequence[ScoredModel],
+    questions: Questions,
+    *,
+    blind: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> list[ModelAnswers]:
+    """Let every model answer the same questions; with `blind` once more without images.
+
+    An engine is started once for models that can share it.
+
+    Raises:
+        UserError: a model is missing or unreadable.
+        EngineError: an engine does not start, or an item cannot be asked or answered.
+    """
+    items = questions.flat()
+    blind_items = [replace(item, images=()) for item in items if blind and item.images]
+    prompts = [*items, *blind_items]
+    total, count = len(models) * len(prompts), 0
+    answers: list[ModelAnswers] = []
+    engine: Engine | None = None
+    try:
+        for place, model in enumerate(models):
+            if engine is None or not model.shares_engine(models[place - 1]):
+                if engine is not None:
+                    engine.close()
+                engine = model.open()
+                engine.check(prompts)
+            if (plan := model.plan()) is not None:
+                engine.load(plan)
+            marked: list[MarkedAnswer] = []
+            for start in range(0, len(prompts), CHUNK):
+                chunk = prompts[start : start + CHUNK]
+                by_objective, _ = answer_items(engine, {"": chunk})
+                marked += by_objective[""]
+                count += len(chunk)
+                progress(count, total)
+            with_images, without = marked[: len(items)], marked[len(items) :]
+            answers.append(ModelAnswers(model, _by_task(with_images), _by_task(without)))
+    finally:
+        if engine is not None:
+            engine.close()
+    return answers
+
+
+def _by_task(answers: Sequence[MarkedAnswer]) -> dict[str, list[MarkedAnswer]]:
+    tasks: dict[str, list[MarkedAnswer]] = {}
+    for marked in answers:
+        tasks.setdefault(marked.item.task, []).append(marked)
+    return tasks

@@ -30,13 +30,7 @@ _THOUGHT = r"(?:think|thinking|thought|reasoning)"
 _OPEN = re.compile(rf"<{_THOUGHT}>|◁think▷", re.IGNORECASE)
 _CLOSE = re.compile(rf"</{_THOUGHT}>|◁/think▷", re.IGNORECASE)
 _END_TOKENS = (
-    "</s>",
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<|eot_id|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<eos>",
+    *("</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<eos>"),
 )
 _JSON = re.compile(r'"(?:short |final )?answer"\s?:\s?("(?:[^"\\]|\\.)*"|[-+\d.][^\s,}]*)', re.I)
 _NEXT = re.compile(r"\n(?:question|hint|user|human)\s?:", re.IGNORECASE)
@@ -72,6 +66,13 @@ class AnswerSpan:
         """Whether the end of the text may be missing."""
         return not self.finished and not self.marked
 
+    def whole_clauses(self) -> Iterator[str]:
+        """Yield the answer clauses, without one that runs to the end of a text that was cut off."""
+        end = self.text.rstrip(" .")
+        for clause in answer_clauses(self.text):
+            if not (self.cut_off and end.endswith(clause.rstrip(" ."))):
+                yield clause
+
 
 def normalised_text(text: str) -> str:
     """Return the text in NFKC, with `^{2}` for a raised 2 and single blanks and line ends."""
@@ -85,8 +86,7 @@ def normalised_text(text: str) -> str:
 
 def find_answer_span(text: str, *, finished: bool = True) -> AnswerSpan:
     """Find the part of a reply that counts."""
-    text = _without_thought(normalised_text(text))
-    text = _without_end_tokens(text)
+    text = _without_end_tokens(_without_thought(normalised_text(text)))
     marked_text = _last_boxed(text)
     if marked_text is None:
         marked_text = _between(text, "<|begin_of_box|>", "<|end_of_box|>")
@@ -116,11 +116,6 @@ def answer_clauses(text: str) -> Iterator[str]:
         clause = _CUT.split(text[end : end + 400], maxsplit=1)[0].strip()
         if clause:
             yield clause
-
-
-def reaches_end(text: str, clause: str) -> bool:
-    """Return whether a clause runs to the end of the text, so that more might have followed."""
-    return text.rstrip(" .").endswith(clause.rstrip(" ."))
 
 
 def sentences(text: str) -> list[str]:
@@ -187,3 +182,45 @@ def _before_next_question(text: str) -> str:
     answer = _CUE.search(text) or re.match(r"\(?[A-Z]\)|[-+$]?\d", text)
     question = _NEXT.search(text, answer.end()) if answer else None
     return text[: question.start()] if question else text
+
+
+_FRACTION = re.compile(r"(?:(\d) ?)?(-)?\\[dtc]?frac ?\{ ?(-?\d+) ?\} ?\{ ?(\d+) ?\}")
+_SHORT_FRACTION = re.compile(
+    r"(?:(\d) ?)?(-)?\\[dtc]?frac ?(?:(\d) ?(\d)|\{ ?(\d+) ?\} ?(\d))(?![\d{])"
+)
+_WORDS = re.compile(
+    r"\\(?:text|mathrm|mathbf|textbf|textit|mathit|textrm|mathsf|operatorname|mbox|hbox|bf|rm)"
+    r" ?\{([^{}]*)\}"
+)
+_SYMBOLS = (
+    (re.compile(r"\{,\}|(?<=\d)\\[,!](?=\d{3})"), ","),
+    (re.compile(r"\\(?:left|right|big|Big|displaystyle|limits)(?![A-Za-z])"), ""),
+    (re.compile(r"\\(?:times|cdot)(?![A-Za-z])"), " × "),
+    (re.compile(r"\\(?:approx|simeq)(?![A-Za-z])"), "≈"),
+    (re.compile(r"\^ ?\{? ?\\circ ?\}?|\\degree(?![A-Za-z])|\{ ?degrees ?\}"), "°"),
+    (re.compile(r"\\[,!;: ]|~"), " "),
+    (re.compile(r"\\?\$|\\[()\[\]]"), ""),
+    (re.compile(r"\\(?=[%#&])"), ""),
+)
+
+
+def plain_latex(text: str) -> str:
+    r"""Drop dollar signs, spacing and text commands; write simple fractions as a/b.
+
+    Not a parser: plain numbers and option texts need no more. Roots, powers and Greek letters stay,
+    for the rule `math`.
+    """
+    if "\\" in text or "{" in text:
+        text = _FRACTION.sub(_with_slash, text)
+        text = _SHORT_FRACTION.sub(_with_slash, text)
+        text = _WORDS.sub(r" \1 ", text)
+    if "\\" in text or "$" in text or "{" in text or "~" in text:
+        for pattern, plain in _SYMBOLS:
+            text = pattern.sub(plain, text)
+    return " ".join(text.split(" ")) if "\n" in text else " ".join(text.split())
+
+
+def _with_slash(fraction: re.Match[str]) -> str:
+    whole, sign, *parts = (part or "" for part in fraction.groups())
+    top, bottom = (part for part in parts if part)
+    return f"{whole and whole + ' '}{sign}{top}/{bottom}"  # 2\frac{1}{3} is 2 1/3

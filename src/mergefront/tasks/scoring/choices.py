@@ -21,16 +21,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
+from mergefront.errors import UserError
 from mergefront.records import Item, Score
 from mergefront.tasks.scoring.answer_span import (
     AnswerSpan,
     answer_clauses,
     normalised_text,
-    reaches_end,
+    plain_latex,
     sentences,
 )
-from mergefront.tasks.scoring.latex import plain_latex
 from mergefront.tasks.scoring.numbers import number_alone
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -71,12 +72,7 @@ def choices(span: AnswerSpan, item: Item) -> Score:
     letters = letters_of(options) if options else ALPHABET
     answer = letter_set(span.text, letters)
     if not answer:
-        whole_clauses = (
-            clause
-            for clause in answer_clauses(span.text)
-            if not (span.cut_off and reaches_end(span.text, clause))
-        )
-        sets = (letter_set(clause, letters) for clause in whole_clauses)
+        sets = (letter_set(clause, letters) for clause in span.whole_clauses())
         answer = next(filter(None, sets), "")
     if not answer and not span.cut_off:
         answer = _find_letter(span, letters, options) or ""
@@ -285,3 +281,26 @@ def is_part(part: Sequence[str], words: Sequence[str]) -> bool:
     """Return whether one row of words stands inside another."""
     n = len(part)
     return any(list(words[i : i + n]) == list(part) for i in range(len(words) - n + 1))
+
+
+def has_labels(item: Item) -> bool:
+    """Return whether an item can be scored by labels."""
+    return item.rule.name in ("choice", "yes_no")
+
+
+def with_labels(item: Item) -> Item:
+    """Return the item with its labels: the letters of its options, or yes and no.
+
+    Raises:
+        UserError: its rule has no such labels.
+    """
+    match item.rule.name:
+        case "choice":
+            return replace(item, labels=tuple(letters_of(item.choices)), max_tokens=1)
+        case "yes_no":
+            return replace(item, labels=("yes", "no"), max_tokens=1)
+    raise UserError(
+        f"task {item.task}: the rule {item.rule.name} has no labels whose log-probabilities could "
+        f"be compared (item {item.id})",
+        hint="labels exist for the rules choice and yes_no; let the model answer in words instead",
+    )

@@ -24,13 +24,11 @@ from mergefront.records import Item, Rule, Score
 from mergefront.tasks.scoring import formula_pool, numbers
 from mergefront.tasks.scoring.answer_span import (
     AnswerSpan,
-    answer_clauses,
     normalised_text,
-    reaches_end,
+    plain_latex,
     sentences,
 )
 from mergefront.tasks.scoring.formula_pool import FormulaPair
-from mergefront.tasks.scoring.latex import plain_latex
 
 LONGEST = 300
 _MOST_REMEMBERED = 50_000
@@ -122,9 +120,7 @@ def find_expression(span: AnswerSpan) -> str:
     one_line = len(text) <= LONGEST and "\n" not in text
     if span.marked or (one_line and not _is_prose(bare_expression(text))):
         return bare_expression(text)
-    for clause in answer_clauses(text):
-        if span.cut_off and reaches_end(text, clause):
-            continue
+    for clause in span.whole_clauses():
         if formula := _last_formula(clause):
             return bare_expression(formula)
         if not _is_prose(clause):

@@ -17,45 +17,43 @@ def normalised_gold(rule: Rule, gold: str, choices: tuple[str, ...]) -> str | No
 
     For `choice`, the text of one of the row's options becomes that option's letter.
     """
-    match rule.name:
-        case "exact" | "text" | "relaxed" | "vqa" | "anls" | "contains":
-            return gold if bare_words(gold) else None
-        case "number" | "float" | "integer":
-            text = normalised_text(gold).strip()
-            return text if value_of(text) is not None else None
-        case "list":
-            return gold if numbers_in(gold) else None
-        case "math":
-            expression = gold_expression(gold)
-            return expression if 0 < len(expression) <= LONGEST else None
-        case "choice":
-            return _gold_letter(gold.strip(), choices)
-        case "choices":
-            return _gold_letters(gold, choices)
-        case "yes_no":
-            return bare_words(gold) if bare_words(gold) in {"yes", "no"} else None
+    return _gold_and_expectation(rule, gold, choices)[0]
 
 
 def expected_gold(rule: Rule, choices: tuple[str, ...]) -> str:
     """Return what golds of a rule look like, in words for an error message."""
+    return _gold_and_expectation(rule, "", choices)[1]
+
+
+def _gold_and_expectation(
+    rule: Rule, gold: str, choices: tuple[str, ...]
+) -> tuple[str | None, str]:
     letters = letters_of(choices)
     match rule.name:
         case "exact" | "text" | "relaxed" | "vqa" | "anls" | "contains":
-            return "a word or number, not punctuation alone"
+            expectation = "a word or number, not punctuation alone"
+            return gold if bare_words(gold) else None, expectation
         case "number" | "float" | "integer":
-            return "one number without a unit, such as 3, -1.5, 1/2 or 1,234"
+            text = normalised_text(gold).strip()
+            expectation = "one number without a unit, such as 3, -1.5, 1/2 or 1,234"
+            return text if value_of(text) is not None else None, expectation
         case "list":
-            return "numbers in square brackets, such as [2014, 2016]"
+            expectation = "numbers in square brackets, such as [2014, 2016]"
+            return gold if numbers_in(gold) else None, expectation
         case "math":
-            return f"a number or LaTeX expression of at most {LONGEST} characters"
+            text = gold_expression(gold)
+            expectation = f"a number or LaTeX expression of at most {LONGEST} characters"
+            return text if 0 < len(text) <= LONGEST else None, expectation
         case "choice":
             options = f", or the text of one option: {' | '.join(choices)}" if choices else ""
-            return f"a letter from {letters[0]} to {letters[-1]}{options}"
+            expectation = f"a letter from {letters[0]} to {letters[-1]}{options}"
+            return _gold_letter(gold.strip(), choices), expectation
         case "choices":
             last = letters[-1] if choices else "Z"
-            return f"letters from A to {last}, such as A or B, D"
+            return _gold_letters(gold, choices), f"letters from A to {last}, such as A or B, D"
         case "yes_no":
-            return "yes or no"
+            text = bare_words(gold)
+            return text if text in {"yes", "no"} else None, "yes or no"
 
 
 def _gold_letter(gold: str, choices: tuple[str, ...]) -> str | None:

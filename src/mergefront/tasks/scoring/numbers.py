@@ -30,10 +30,9 @@ from mergefront.tasks.scoring.answer_span import (
     AnswerSpan,
     answer_clauses,
     normalised_text,
-    reaches_end,
+    plain_latex,
     sentences,
 )
-from mergefront.tasks.scoring.latex import plain_latex
 
 WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
@@ -160,9 +159,7 @@ def find_number(span: AnswerSpan) -> Reading | None:
     text = plain_latex(span.text) if span.marked else span.text
     if span.marked:
         return _pick_number(text, first=True) or _pick_word(text)
-    for clause in answer_clauses(text):
-        if span.cut_off and reaches_end(text, clause):
-            continue
+    for clause in span.whole_clauses():
         plain = plain_latex(clause)
         if reading := number_alone(plain) or _pick_number(plain, first=True) or _pick_word(plain):
             return reading

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 
 from mergefront.records import Item, Rule, Score
 from mergefront.tasks.scoring import numbers
-from mergefront.tasks.scoring.answer_span import AnswerSpan, answer_clauses, normalised_text
-from mergefront.tasks.scoring.latex import plain_latex
+from mergefront.tasks.scoring.answer_span import (
+    AnswerSpan,
+    answer_clauses,
+    normalised_text,
+    plain_latex,
+)
 
 _EDGE_MARKS = " .,:;!?\"'`*()[]{}$"
 _ARTICLES = frozenset({"a", "an", "the"})
