@@ -7,8 +7,11 @@ search space), G groups, K sources, L layers, N items, M objectives.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import astuple, dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict, astuple, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Tower = Literal["language", "vision", "connector"]
 Part = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
@@ -44,6 +47,11 @@ RESULT = "result"
 
 Table = Mapping[str, Mapping[str, float]]
 """Coefficients: source alias -> group name -> coefficient (a K x G table)."""
+
+
+def plain(record: DataclassInstance, **keys: str) -> dict[str, Any]:
+    """Return a record's fields for JSON; `keys` maps a field's name to the key it has there."""
+    return {keys.get(name, name): value for name, value in asdict(record).items()}
 
 
 class TextTable(NamedTuple):

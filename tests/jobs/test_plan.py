@@ -31,7 +31,7 @@ from fixtures_models import (
 from mergefront import files
 from mergefront.config import RunConfig
 from mergefront.jobs.plan import Hub, Plan, cost, make_plan
-from mergefront.jobs.plan.backbone import backbone_of
+from mergefront.jobs.plan.backbone import Backbone, backbone_of
 from mergefront.jobs.plan.facts import look_up
 from mergefront.jobs.plan.memory import ACTIVATIONS, GIB, ROOM, Memory, engine_memory
 from mergefront.merging.methods import METHODS, method_of
@@ -346,7 +346,7 @@ def test_sizes_by_config_are_those_of_the_tensors(family: str, tmp_path: Path) -
     folder = makers[kind](tmp_path / "m", seed=0, **({"tied": True} if tied else {}))
     facts = look_up("receiver", str(folder), None, None)
     assert facts.config is not None
-    exact = cost.group_sizes(facts, None)
+    exact = cost.group_sizes(facts, Backbone())
     blind = type(facts)("receiver", "x", "unknown", config=facts.config)
     guessed = cost.group_sizes(blind, backbone_of(facts.config))
     assert (exact.source, guessed.source) == ("headers", "config")
@@ -400,7 +400,7 @@ def placed(weights: float, donors: int, gpu: float, share: float, encoded: float
         "x",
     )  # fmt: skip
     spec = load_space(files.find_yaml("search_spaces", "real_pairs"))
-    groups = cost.group_sizes(look_up("receiver", "org/none", None, None), None).groups
+    groups = cost.group_sizes(look_up("receiver", "org/none", None, None), Backbone()).groups
     moved = [g for g in groups if g.part in ("attention", "mlp", "norm")]
     each = int(0.9 * weights * GIB / 2 / len(moved))
     values = {g.name: each if g in moved else 0 for g in groups}

@@ -10,6 +10,7 @@ import typer
 
 from mergefront.cli.options import Json
 from mergefront.cli.terminal import emit_json, out, table
+from mergefront.records import plain
 
 
 class SchemaKind(StrEnum):
@@ -38,7 +39,7 @@ def doctor(as_json: Json = False) -> None:
 
     diagnoses = examine(Path("runs"))
     if as_json:
-        emit_json([diagnosis.to_dict() for diagnosis in diagnoses])
+        emit_json([plain(entry, message="found", hint="mend") for entry in diagnoses])
     else:
         columns = ["what", "state", "found", "what to do"]
         shown = table("", columns, [], text=columns)

@@ -41,15 +41,6 @@ class Diagnosis:
     message: str
     hint: str = ""
 
-    def to_dict(self) -> dict[str, str]:
-        """Return plain values for --json."""
-        return {
-            "subject": self.subject,
-            "state": self.state,
-            "found": self.message,
-            "mend": self.hint,
-        }
-
 
 def examine(folder: Path) -> list[Diagnosis]:
     """Look at everything that a run needs; `folder` is where runs would be written."""

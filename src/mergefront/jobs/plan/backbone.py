@@ -8,7 +8,7 @@ Reading order: `Backbone`, `compare_backbones`, `lineage_remarks`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, Final
@@ -56,6 +56,7 @@ _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "kv_heads": ("num_key_value_heads",),
     "head_dim": ("head_dim",),
     "vocab": ("vocab_size",),
+    "rope_theta": ("rope_theta",),
     "activation": ("hidden_act", "hidden_activation"),
     "positions": ("max_position_embeddings",),
 }
@@ -64,14 +65,15 @@ _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 def backbone_of(config: Mapping[str, Any]) -> Backbone:
     """Read the language model's sizes from a config.json, of a VLM or an LLM."""
     text = text_config(config)
-    sizes: dict[str, Any] = {
-        name: _field(text, keys, nested=text is not config) for name, keys in _KEYS.items()
-    }
+    # A config nested in a VLM's leaves out what is the default of its model type.
+    defaults = _defaults(str(text.get("model_type", ""))) if text is not config else {}
+    sizes: dict[str, Any] = {}
+    for name, keys in _KEYS.items():
+        values = (values.get(key) for values in (text, defaults) for key in keys)
+        sizes[name] = next((value for value in values if value is not None), None)
     rope = text.get("rope_parameters") or {}
     scaling = text.get("rope_scaling") or rope
-    sizes["rope_theta"] = rope.get("rope_theta") or _field(
-        text, ("rope_theta",), nested=text is not config
-    )
+    sizes["rope_theta"] = rope.get("rope_theta") or sizes["rope_theta"]
     kind = str(scaling.get("rope_type", scaling.get("type"))) if scaling else "None"
     sizes["rope_scaling"] = None if kind in _PLAIN_ROPE else kind
     if sizes["kv_heads"] is None:
@@ -97,64 +99,52 @@ def compare_backbones(
         return "cannot be used" if model.broken else "not compared", []
     if receiver.config is None or model.config is None:
         return "unknown: a config.json is missing", []
-    remarks = _differences(
-        backbone_of(receiver.config), backbone_of(model.config), model.role, moved, by_token
-    )
-    pairing = ""
-    if not any(remark.level == "error" for remark in remarks):
-        if receiver.checkpoint is None or model.checkpoint is None:
-            pairing = "by its config; tensors not seen"
-        else:
-            pairing, errors = _pairing(receiver.checkpoint, model.checkpoint, model.role)
-            remarks += errors
-    if any(remark.level == "error" for remark in remarks):
+    backbones = (backbone_of(receiver.config), backbone_of(model.config))
+    remarks = list(_differences(*backbones, model.role, moved, by_token))
+    levels = {remark.level for remark in remarks}
+    if "error" in levels:
         return "does not fit", remarks
-    doubts = any(remark.level == "warning" for remark in remarks)
-    return f"{'fits, with doubts' if doubts else 'fits'}: {pairing}", remarks
+    pairing = "by its config; tensors not seen"
+    if receiver.checkpoint is not None and model.checkpoint is not None:
+        try:  # pair every tensor as a search does
+            anatomies = (_anatomy(receiver.checkpoint), _anatomy(model.checkpoint))
+            pairs = pair_tensors(*anatomies, receiver.checkpoint, model.checkpoint)
+        except PairingError as error:
+            return "does not fit", [
+                *remarks,
+                Remark("error", model.role, error.message, error.hint),
+            ]
+        pairing = f"all {len(pairs)} tensors pair"
+    return f"{'fits, with doubts' if 'warning' in levels else 'fits'}: {pairing}", remarks
 
 
-def lineage_remarks(donor: ModelFacts, base: ModelFacts) -> list[Remark]:
+def lineage_remarks(donor: ModelFacts, base: ModelFacts) -> Iterator[Remark]:
     """Say where config and card of a donor do not look like those of a child of its base."""
-    remarks = []
     if donor.card_bases and not any(_same_model(base.model, name) for name in donor.card_bases):
-        remarks.append(
-            Remark(
-                "warning",
-                donor.role,
-                f"its model card names {', '.join(donor.card_bases)} as its ancestor, but the "
-                f"configuration takes its delta from {base.model}",
-                "name its true ancestor as this donor's `base`",
-            )
+        message = (
+            f"its model card names {', '.join(donor.card_bases)} as its ancestor, but the "
+            f"configuration takes its delta from {base.model}"
         )
+        hint = "name its true ancestor as this donor's `base`"
+        yield Remark("warning", donor.role, message, hint)
     if donor.config is None or base.config is None:
-        return remarks
+        return
     child, parent = backbone_of(donor.config), backbone_of(base.config)
     if None not in (child.rope_theta, parent.rope_theta) and child.rope_theta != parent.rope_theta:
-        remarks.append(
-            Remark(
-                "warning",
-                donor.role,
-                f"its rope_theta is {child.rope_theta:g}, that of the {base.role} is "
-                f"{parent.rope_theta:g}: that base may not be its ancestor",
-                "check the donor's model card",
-            )
+        message = (
+            f"its rope_theta is {child.rope_theta:g}, that of the {base.role} is "
+            f"{parent.rope_theta:g}: that base may not be its ancestor"
         )
+        yield Remark("warning", donor.role, message, "check the donor's model card")
     if donor.model == base.model:
-        remarks.append(
-            Remark(
-                "error",
-                donor.role,
-                "donor and base are the same model, so that its delta is zero",
-                "name the model that the donor was fine-tuned from",
-            )
-        )
-    return remarks
+        message = "donor and base are the same model, so that its delta is zero"
+        hint = "name the model that the donor was fine-tuned from"
+        yield Remark("error", donor.role, message, hint)
 
 
 def _differences(
     receiver: Backbone, model: Backbone, role: str, moved: Collection[str], by_token: bool
-) -> list[Remark]:
-    remarks = []
+) -> Iterator[Remark]:
     for field in fields(Backbone):
         name = field.name
         expected, found = getattr(receiver, name), getattr(model, name)
@@ -165,26 +155,14 @@ def _differences(
         )
         if name in _MUST_EQUAL:
             hint = "a donor must have the receiver's language backbone"
-            remarks.append(Remark("error", role, message, hint))
+            yield Remark("error", role, message, hint)
         elif name in _SHOULD_EQUAL:
-            remarks.append(Remark("warning", role, f"{message}: {_SHOULD_EQUAL[name]}"))
+            yield Remark("warning", role, f"{message}: {_SHOULD_EQUAL[name]}")
         elif name in ("vocab", "tied_head")[by_token:] and {"embedding", "head"} & set(moved):
             hint = "freeze them in the search space: `frozen: [embedding, head]`"
-            message += ": embedding and head cannot be merged"
-            remarks.append(Remark("error", role, message, hint))
+            yield Remark("error", role, f"{message}: embedding and head cannot be merged", hint)
         elif name == "vocab":
-            message += ": embedding and head stay the receiver's"
-            remarks.append(Remark("note", role, message))
-    return remarks
-
-
-def _pairing(receiver: Checkpoint, model: Checkpoint, role: str) -> tuple[str, list[Remark]]:
-    """Pair every tensor as a search does: (how many pair, errors)."""
-    try:
-        pairs = pair_tensors(_anatomy(receiver), _anatomy(model), receiver, model)
-    except PairingError as error:
-        return "", [Remark("error", role, error.message, error.hint)]
-    return f"all {len(pairs)} tensors pair", []
+            yield Remark("note", role, f"{message}: embedding and head stay the receiver's")
 
 
 def _anatomy(checkpoint: Checkpoint) -> Anatomy:
@@ -204,15 +182,6 @@ def _anatomy(checkpoint: Checkpoint) -> Anatomy:
         }
         checkpoint = Checkpoint(checkpoint.folder, checkpoint.config, headers)
     return dissect(checkpoint)
-
-
-def _field(text: Mapping[str, Any], keys: tuple[str, ...], *, nested: bool) -> Any:
-    """Read a field under any of its names; the default of its type if a nested config lacks it."""
-    for key in keys:
-        if text.get(key) is not None:
-            return text[key]
-    defaults = _defaults(str(text.get("model_type", ""))) if nested else {}
-    return next((defaults[key] for key in keys if defaults.get(key) is not None), None)
 
 
 @cache

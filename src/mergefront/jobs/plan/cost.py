@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from mergefront.config import BLIND_ITEMS, RunConfig
 from mergefront.errors import MergefrontError, PairingError
@@ -45,49 +47,39 @@ class GroupSizes:
     source: SizeSource
 
 
-def group_sizes(receiver: ModelFacts, backbone: Backbone | None) -> GroupSizes:
+def group_sizes(receiver: ModelFacts, backbone: Backbone) -> GroupSizes:
     """Return the receiver's language groups as well as they are known."""
-    return _sizes_by_headers(receiver) or _sizes_by_config(backbone)
-
-
-def _sizes_by_headers(receiver: ModelFacts) -> GroupSizes | None:
     checkpoint = receiver.checkpoint
-    if checkpoint is None or receiver.broken:
-        return None
-    try:
-        receiver_groups = language_groups(dissect(checkpoint), checkpoint)
-    except (PairingError, OSError):  # OSError: a tensor must be read that is not on this machine
-        return None
-    if not receiver_groups:
-        return None
+    groups: tuple[Group, ...] = ()
+    if checkpoint is not None and not receiver.broken:
+        # OSError: a tensor must be read that is not on this machine
+        with suppress(PairingError, OSError):
+            groups = language_groups(dissect(checkpoint), checkpoint)
+    if checkpoint is None or not groups:
+        return _sizes_by_config(backbone)
     parameters = {
         group.name: sum(math.prod(checkpoint.headers[name].shape) for name in group.tensors)
-        for group in receiver_groups
+        for group in groups
     }
-    return GroupSizes(receiver_groups, parameters, "headers")
+    return GroupSizes(groups, parameters, "headers")
 
 
-def _sizes_by_config(backbone: Backbone | None) -> GroupSizes:
-    layers = None if backbone is None else backbone.layers
-    names: list[tuple[int | None, Part]] = [(None, "embedding")]
-    names += [
-        (layer, part)
-        for layer in range(ASSUMED_LAYERS if layers is None else layers)
-        for part in PARTS[:3]
+def _sizes_by_config(backbone: Backbone) -> GroupSizes:
+    layers = ASSUMED_LAYERS if backbone.layers is None else backbone.layers
+    names: list[tuple[int | None, Part]] = [
+        (None, "embedding"),
+        *product(range(layers), PARTS[:3]),
+        (None, "norm"),
+        (None, "head"),
     ]
-    names += [(None, "norm"), (None, "head")]
-    receiver_groups = tuple(
-        Group(group_name(layer, part), layer, part, (), "BF16") for layer, part in names
-    )
-    sizes = None if backbone is None or layers is None else _sizes_by_kind(backbone)
-    if sizes is None:
-        return GroupSizes(receiver_groups, None, "assumed" if layers is None else "config")
-    parameters = {group.name: sizes[_kind(group)] for group in receiver_groups}
-    return GroupSizes(receiver_groups, parameters, "config")
-
-
-def _kind(group: Group) -> str:
-    return "final" if group.layer is None and group.part == "norm" else group.part
+    groups = tuple(Group(group_name(layer, part), layer, part, (), "BF16") for layer, part in names)
+    if backbone.layers is None:
+        return GroupSizes(groups, None, "assumed")
+    sizes = _sizes_by_kind(backbone)
+    parameters = sizes and {
+        group.name: sizes["final" if group.name == "final.norm" else group.part] for group in groups
+    }
+    return GroupSizes(groups, parameters, "config")
 
 
 def _sizes_by_kind(backbone: Backbone) -> dict[str, int] | None:
@@ -122,10 +114,6 @@ class Questions:
     @property
     def total(self) -> int:
         return self.items * self.times
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for --json."""
-        return asdict(self) | {"asked": self.total}
 
 
 def count_questions(config: RunConfig) -> list[Questions]:
@@ -169,8 +157,8 @@ def question_rate(
     """
     if seconds_per_1000 is not None:
         return QuestionRate(seconds_per_1000, "given")
-    files = [] if runs is None else sorted(runs.glob("*/config.yaml"), key=_changed, reverse=True)
-    for file in files:
+    files = [] if runs is None else runs.glob("*/config.yaml")
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
         try:
             run = RunDirectory.open(file.parent)
             if (run.config.receiver, run.config.engine) != (config.receiver, config.engine):
@@ -184,10 +172,6 @@ def question_rate(
             seconds = median(e.seconds.total for e in timed[-_MEASURED_CANDIDATES:])
             return QuestionRate(1000 * seconds / items, f"measured by run {run.config.name}")
     return None
-
-
-def _changed(file: Path) -> float:
-    return file.stat().st_mtime
 
 
 @dataclass(frozen=True)
@@ -208,12 +192,6 @@ class Duration:
     @property
     def total(self) -> float:
         return self.search + self.validation + self.test
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for --json."""
-        data = asdict(self)
-        affordable = data.pop("affordable")
-        return data | {"fits": affordable, "total": self.total}
 
 
 def estimate_duration(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -59,14 +59,6 @@ class ModelFacts:
         if self.config is None or self.headers is None:
             return None
         return Checkpoint(Path(self.model), dict(self.config), self.headers)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for --json, without config and headers."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name not in ("config", "headers")
-        }
 
 
 @dataclass

@@ -81,22 +81,6 @@ class Memory:
         """Return the GiB of KV cache for n answers of full length."""
         return n * self.context * (self.kv_token_kib or 0.0) / (1 << 20)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for --json."""
-        return {
-            "weights": self.weights,
-            "terms": self.terms,
-            "encoded": self.encoder_cache,
-            "kv_token_kib": self.kv_token_kib,
-            "context": self.context,
-            "gpus": self.gpus,
-            "gpu_gib": self.gpu_gib,
-            "kv_room": self.kv_room,
-            "placed": self.placement,
-            "best_utilization": self.best_utilization,
-            "pinned": self.pinned,
-        }
-
 
 def local_gpu_gib() -> float | None:
     """Return the memory of this machine's first GPU in GiB; None without a GPU."""
@@ -110,7 +94,7 @@ def engine_memory(
     spec: SpaceSpec,
     receiver: ModelFacts,
     sizes: GroupSizes,
-    backbone: Backbone | None,
+    backbone: Backbone,
     gpu_gib: float | None,
 ) -> Memory:
     """Return what an engine needs, and where it would put it on GPUs of `gpu_gib` GiB each."""
@@ -120,7 +104,7 @@ def engine_memory(
         (name, size / gpus / GIB) for name, size in _term_bytes(config, spec, sizes).items()
     )
     kv = None
-    if backbone and backbone.layers and backbone.kv_heads and backbone.head_dim:
+    if backbone.layers and backbone.kv_heads and backbone.head_dim:
         values = 2 * backbone.layers * backbone.kv_heads * backbone.head_dim  # keys and values
         kv = values * _engine_value_bytes(config, receiver) / gpus / 1024
     context = context_of(config, backbone)
@@ -131,10 +115,9 @@ def engine_memory(
     return need if gpu_gib is None else _placed(need, config, gpu_gib)
 
 
-def context_of(config: RunConfig, backbone: Backbone | None) -> int:
+def context_of(config: RunConfig, backbone: Backbone) -> int:
     """Return the longest prompt plus answer in tokens, as the engine would set it."""
-    positions = backbone.positions if backbone is not None else None
-    return config.engine.max_model_len or min(MAX_CONTEXT, positions or MAX_CONTEXT)
+    return config.engine.max_model_len or min(MAX_CONTEXT, backbone.positions or MAX_CONTEXT)
 
 
 def _placed(need: Memory, config: RunConfig, gpu_gib: float) -> Memory:

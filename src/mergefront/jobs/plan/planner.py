@@ -31,6 +31,7 @@ from mergefront.jobs.plan.facts import Hub, ModelFacts, look_up, look_up_adapter
 from mergefront.jobs.plan.memory import Memory, engine_memory
 from mergefront.jobs.plan.remark import Remark
 from mergefront.jobs.plan.tasks import TaskSize, task_sizes
+from mergefront.records import plain
 from mergefront.space.budget import suitable_candidates
 from mergefront.space.file import SpaceSpec, load_space
 from mergefront.space.space import Space
@@ -77,19 +78,25 @@ class Plan:
                 "candidates": self.config.budget.candidates,
                 "suits": suitable_candidates(self.dimension),
             },
-            "tasks": [size.to_dict() for size in self.tasks],
-            "questions": [questions.to_dict() for questions in self.questions],
-            "memory": self.memory.to_dict(),
-            "duration": None if self.duration is None else self.duration.to_dict(),
-            "remarks": [remark.to_dict() for remark in self.remarks],
+            "tasks": [
+                plain(size, needed="wanted", available="there", location="where")
+                for size in self.tasks
+            ],
+            "questions": [plain(q) | {"asked": q.total} for q in self.questions],
+            "memory": plain(self.memory, encoder_cache="encoded", placement="placed")
+            | {"pinned": self.memory.pinned},
+            "duration": self.duration
+            and plain(self.duration, affordable="fits") | {"total": self.duration.total},
+            "remarks": [plain(remark, hint="mend") for remark in self.remarks],
         }
 
     def _model_dict(self, facts: ModelFacts) -> dict[str, Any]:
         backbone = self.backbones.get(facts.role)
-        return facts.to_dict() | {
-            "backbone": None if backbone is None else asdict(backbone),
+        data = vars(facts) | {
+            "backbone": backbone and asdict(backbone),
             "verdict": self.verdicts.get(facts.role),
         }
+        return {key: value for key, value in data.items() if key not in ("config", "headers")}
 
 
 def make_plan(
@@ -116,7 +123,7 @@ def make_plan(
     models = tuple(_look_up_models(config, hub))
     backbones = {m.role: backbone_of(m.config) for m in models if m.config is not None}
     verdicts, fit_remarks = _compare_models(models, spec, config.vocabulary == "by_token")
-    receiver, receiver_backbone = models[0], backbones.get("receiver")
+    receiver, receiver_backbone = models[0], backbones.get("receiver", Backbone())
     sizes = group_sizes(receiver, receiver_backbone)
     space, space_remarks = _build_space(config, spec, sizes)
     tasks = tuple(task_sizes(config))

@@ -19,12 +19,3 @@ class Remark:
     subject: str
     message: str
     hint: str = ""
-
-    def to_dict(self) -> dict[str, str]:
-        """Return plain values for --json."""
-        return {
-            "level": self.level,
-            "subject": self.subject,
-            "message": self.message,
-            "mend": self.hint,
-        }

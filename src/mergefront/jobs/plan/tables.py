@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mergefront.jobs.plan.backbone import Backbone
 from mergefront.jobs.plan.cost import ASSUMED_LAYERS
 from mergefront.jobs.plan.memory import ACTIVATIONS
 from mergefront.jobs.plan.planner import Plan
@@ -14,9 +15,10 @@ from mergefront.space.budget import suitable_candidates
 
 def tables(plan: Plan) -> list[TextTable]:
     """Return a plan's tables in reading order."""
+    verdicts = [list(verdict) for verdict in plan.verdicts.items()]
     return [
         _models(plan),
-        _verdicts(plan),
+        TextTable("fit to the receiver's language model", ["model", "verdict"], verdicts),
         _search(plan),
         _questions(plan),
         _memory(plan),
@@ -27,21 +29,18 @@ def tables(plan: Plan) -> list[TextTable]:
 def _models(plan: Plan) -> TextTable:
     rows = []
     for facts in plan.models:
-        config = facts.config or {}
-        backbone = plan.backbones.get(facts.role)
+        backbone = plan.backbones.get(facts.role, Backbone())
         dtypes = sorted({header.dtype for header in (facts.headers or {}).values()})
-        heads = "?"
-        if backbone is not None and backbone.heads is not None:
-            heads = f"{backbone.heads}/{backbone.kv_heads}x{backbone.head_dim}"
+        heads = f"{backbone.heads}/{backbone.kv_heads}x{backbone.head_dim}"
         rows.append([
             facts.role,
             facts.model,
             facts.state,
-            architecture_of(config),
-            _text(backbone and backbone.layers),
-            _text(backbone and backbone.hidden),
-            heads,
-            _text(backbone and backbone.vocab),
+            architecture_of(facts.config or {}),
+            _text(backbone.layers),
+            _text(backbone.hidden),
+            "?" if backbone.heads is None else heads,
+            _text(backbone.vocab),
             "+".join(dtypes) or "?",
             _gb(facts.n_bytes),
             _gb(facts.to_download),
@@ -52,11 +51,6 @@ def _models(plan: Plan) -> TextTable:
     columns = ["role", "model", "where", "architecture", "layers", "hidden", "heads/kv x dim",
                "vocab", "dtype", "GB", "to download"]  # fmt: skip
     return TextTable(f"models: {total / 1e9:.1f} GB to download{more}", columns, rows)
-
-
-def _verdicts(plan: Plan) -> TextTable:
-    rows = [[role, verdict] for role, verdict in plan.verdicts.items()]
-    return TextTable("fit to the receiver's language model", ["model", "verdict"], rows)
 
 
 def _search(plan: Plan) -> TextTable:

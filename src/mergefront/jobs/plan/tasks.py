@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from mergefront import zoo
 from mergefront.config import RunConfig
@@ -53,19 +53,6 @@ class TaskSize:
         # A split by hash draws each row with the split's share: its size is binomial.
         slack = {s: SLACK * math.sqrt(sizes[s] * max(0.0, 1 - sizes[s] / rows)) for s in SPLITS}
         return [s for s in SPLITS if 0 <= sizes[s] - self.needed[s] < slack[s]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for --json."""
-        return {
-            "objective": self.objective,
-            "task": self.task,
-            "rows": self.rows,
-            "wanted": dict(self.needed),
-            "there": None if self.available is None else dict(self.available),
-            "exact": self.exact,
-            "max_tokens": self.max_tokens,
-            "where": self.location,
-        }
 
 
 def task_sizes(config: RunConfig) -> list[TaskSize]:
