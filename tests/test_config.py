@@ -13,7 +13,7 @@ import yaml
 from mergefront import files
 from mergefront.config import RunConfig, with_absolute_paths
 from mergefront.errors import ConfigError, UserError
-from mergefront.jobs.starter import json_schema, starter_config, starter_notes
+from mergefront.jobs.starter import json_schema, starter_config
 from mergefront.runs.history import reference_point
 from mergefront.tasks import library
 from mergefront.yaml_file import dump_yaml, load_yaml, validate
@@ -176,7 +176,6 @@ def test_init_refuses_what_cannot_be_a_configuration() -> None:
 def test_init_takes_small_bounds_and_library_tasks_for_real_pairs() -> None:
     zoo = starter_config("zoo:vlm", ["zoo:arithmetic"], "zoo:base", name="x")
     assert files.find_yaml("search_spaces", yaml.safe_load(zoo)["space"]).is_file()
-    assert starter_notes("zoo:vlm", "x.yaml") == ""
     real = starter_config("org/vlm", ["org/llm"], "org/base", name="x")
     config = validate(yaml.safe_load(real), RunConfig, "init")
     space = yaml.safe_load(files.find_yaml("search_spaces", config.space).read_text())
@@ -186,4 +185,3 @@ def test_init_takes_small_bounds_and_library_tasks_for_real_pairs() -> None:
     aims = {task.name: task.objective for task in library()}
     for objective, names in config.objectives.items():
         assert {aims[str(name)] for name in names} == {objective}
-    assert "mergefront plan x.yaml" in starter_notes("org/vlm", "x.yaml")

@@ -4,10 +4,8 @@ stdout is data, stderr is progress and messages. Exit codes: 0 done, 1 a bug of 
 user can mend it, 3 the engine failed. Each verb imports what it needs when it runs, so that --help
 answers at once. Not here: anything that computes (`jobs`, `search`, `runs`).
 
-Reading order, by the panels of --help: `search` (init, plan, search, status), `results` (front,
-export, compare, rebuild), `evaluation` (score), `tasks` (tasks list, show, fetch) and `task_checks`
-(tasks check, power), `models` (inspect, activations, merge, methods), `installation` (doctor, zoo,
-schema); `options`, `terminal` and `display` are shared.
+Reading order, by the panels of --help: `search`, `results`, `evaluation`, `tasks`, `models`,
+`installation`; `options`, `terminal` and `display` are shared.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Annotated
 
@@ -66,8 +65,17 @@ def _options(
     logging.getLogger("mergefront").setLevel(logging.INFO)  # a run's log.txt gets all of it
 
 
-for module in (search, results, evaluation, tasks, models, installation):
-    module.register(app)
+_PANELS: Mapping[str, Sequence[Callable[..., None]]] = {
+    "Search": (search.init, search.plan, search.search, search.status),
+    "Results": (results.front, results.export, results.compare, results.rebuild),
+    "Evaluate": (evaluation.score,),
+    "Models": (models.inspect, models.activations, models.merge, models.methods),
+    "Installation": (installation.doctor, installation.zoo, installation.schema),
+}
+for panel, verbs in _PANELS.items():
+    for verb in verbs:
+        app.command(rich_help_panel=panel)(verb)
+app.add_typer(tasks.verbs, name="tasks", rich_help_panel="Evaluate")
 
 
 def main() -> None:

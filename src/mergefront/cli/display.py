@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from mergefront.cli.front_tables import front_table, race_line
 from mergefront.cli.terminal import err
@@ -45,7 +45,7 @@ class Display:
         self._clock = search.setup.clock
         self._evaluations = list(history)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            "{task.description}",
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -58,23 +57,10 @@ MODES = {
 }
 
 
-class SplitOption(StrEnum):
-    """The splits whose items can be asked."""
-
-    search = "search"
-    validation = "validation"
-    test = "test"
-    all = "all"
-
-
 Split = Annotated[
-    SplitOption | None,
+    Literal["search", "validation", "test", "all"] | None,
     typer.Option(help="Items asked. Default: validation for a run's candidate, else all."),
 ]
-
-
-def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Evaluate")(score)
 
 
 def score(
@@ -106,8 +92,7 @@ def score(
     if folder is not None and folder.exists():
         raise UserError(f"output folder {folder} exists already", hint="give another with --out")
     models = _models(model, against, runs, engine)
-    default = SplitOption.validation if models[0].run else SplitOption.all
-    split_choice: SplitChoice = (split or default).value
+    split_choice: SplitChoice = split or ("validation" if models[0].run else "all")
     with err.status("reading items"):
         questions = _questions(models[0], tasks, split_choice, limit)
         if labels:

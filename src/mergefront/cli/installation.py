@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from mergefront.cli.options import Json
 from mergefront.cli.terminal import emit_json, out, table
 from mergefront.records import plain
-
-
-class SchemaKind(StrEnum):
-    """Files that have a JSON Schema."""
-
-    run = "run"
-    space = "space"
-    task = "task"
-
-
-def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Installation")(doctor)
-    app.command(rich_help_panel="Installation")(zoo)
-    app.command(rich_help_panel="Installation")(schema)
 
 
 def doctor(as_json: Json = False) -> None:
@@ -63,16 +48,17 @@ def zoo(as_json: Json = False) -> None:
 
     listing = zoo_listing()
     if as_json:
-        emit_json(listing.to_dict())
+        emit_json(listing)
         return
-    models = [[m.name, m.architecture, str(m.parameters), m.folder] for m in listing.models]
-    out.print(table("models", ["name", "class", "parameters", "folder"], models))
-    questions = [[q.task, q.split, str(q.questions)] for q in listing.questions]
-    out.print(table("questions", ["task", "split", "questions"], questions))
+    for title, rows in listing.items():
+        out.print(table(title, list(rows[0]), [[str(cell) for cell in r.values()] for r in rows]))
 
 
 def schema(
-    kind: Annotated[SchemaKind, typer.Argument(help="Which YAML file the schema describes.")],
+    kind: Annotated[
+        Literal["run", "space", "task"],
+        typer.Argument(help="Which YAML file the schema describes."),
+    ],
 ) -> None:
     """Print the JSON Schema of a YAML file, so that an editor completes and checks it.
 
@@ -80,4 +66,4 @@ def schema(
     """
     from mergefront.jobs.starter import json_schema
 
-    emit_json(json_schema(kind.value))
+    emit_json(json_schema(kind))

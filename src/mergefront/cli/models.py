@@ -12,13 +12,6 @@ from mergefront.cli.terminal import emit_json, err, out, say, table, tensor_bar
 from mergefront.config import VocabularyMode
 
 
-def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Models")(inspect)
-    app.command(rich_help_panel="Models")(activations)
-    app.command(rich_help_panel="Models")(merge)
-    app.command(rich_help_panel="Models")(methods)
-
-
 def inspect(
     receiver: Receiver,
     donors: Annotated[

@@ -11,13 +11,6 @@ from mergefront.cli.options import Json, RunName, Runs, WrittenDtype
 from mergefront.cli.terminal import emit_json, out, say, table, tensor_bar
 
 
-def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Results")(front)
-    app.command(rich_help_panel="Results")(export)
-    app.command(rich_help_panel="Results")(compare)
-    app.command(rich_help_panel="Results")(rebuild)
-
-
 def front(
     run: RunName,
     runs: Runs = Path("runs"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -18,16 +18,8 @@ from mergefront.errors import UserError
 
 if TYPE_CHECKING:
     from mergefront.config import RunConfig
-    from mergefront.jobs.plan import Plan, Remark
-    from mergefront.runs.tracking import Tracker
+    from mergefront.jobs.plan import Plan
     from mergefront.search.setup import PreparedSearch
-
-
-def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Search")(init)
-    app.command(rich_help_panel="Search")(plan)
-    app.command(rich_help_panel="Search")(search)
-    app.command(rich_help_panel="Search")(status)
 
 
 def init(
@@ -48,14 +40,14 @@ def init(
     A file that exists is not overwritten.
     """
     from mergefront.files import write_text
-    from mergefront.jobs.starter import starter_config, starter_notes
+    from mergefront.jobs.starter import starter_config
 
     if out_file.exists():
         raise UserError(f"{out_file} exists already", hint="name another file with --out")
     write_text(out_file, starter_config(receiver, donors, base, name=out_file.stem))
     say(f"wrote {out_file}: read it, then run: mergefront search {out_file}")
-    if notes := starter_notes(receiver, str(out_file)):
-        say(notes)
+    if not receiver.startswith("zoo:"):
+        say(f"what it would download and need: mergefront plan {out_file}")
 
 
 def plan(
@@ -110,19 +102,16 @@ def _print_plan(result: Plan) -> None:
         out.print(title, style="bold", markup=False, soft_wrap=True)
         out.print(table("", columns, rows, text=columns))
         out.print()
+    styles = {"error": "red", "warning": "yellow", "note": "cyan"}
     for remark in result.remarks:
-        _print_remark(remark)
+        style, hint = styles[remark.level], remark.hint and f"; {remark.hint}"
+        out.print(f"[{style}]{remark.level}[/{style}] ", end="")
+        line = f"{remark.subject}: {remark.message}{hint}"
+        out.print(line, markup=False, soft_wrap=True)
     if result.works:
         out.print("no obstacle to this search was found; what is not known is marked with ?")
     else:
         out.print("this search cannot work as it is")
-
-
-def _print_remark(remark: Remark) -> None:
-    style = {"error": "red", "warning": "yellow", "note": "cyan"}[remark.level]
-    out.print(f"[{style}]{remark.level}[/{style}] ", end="")
-    line = f"{remark.subject}: {remark.message}"
-    out.print(f"{line}; {remark.hint}" if remark.hint else line, markup=False, soft_wrap=True)
 
 
 def search(
@@ -205,23 +194,23 @@ def _search_and_finish(prepared: PreparedSearch, stop: Callable[[], bool]) -> No
         say(f"sampler: {name}, since {reason}")
     with err.status("starting the engine"):
         search = start_search(prepared)
-    with search:
+    with search, ExitStack() as unfinished:
         tracker = artifacts.open_tracker(run, space, finished)
-        try:
-            with Display(search, finished) as display:
-                for evaluation in search.candidates(stop):
-                    display.add(evaluation)
-                    if tracker is not None:
-                        tracker.candidate(evaluation)
-                for step in () if stop() else finish(search):
-                    display.step(step)
-                    if stop():
-                        break
-        except BaseException:
-            _close(tracker)
-            raise
-    if stop():
-        _close(tracker)
+        if tracker is not None:
+            unfinished.callback(tracker.close)
+        with Display(search, finished) as display:
+            for evaluation in search.candidates(stop):
+                display.add(evaluation)
+                if tracker is not None:
+                    tracker.candidate(evaluation)
+            for step in () if stop() else finish(search):
+                display.step(step)
+                if stop():
+                    break
+        stopped = stop()
+        if not stopped:
+            unfinished.pop_all()
+    if stopped:
         say("stopped; the same command goes on from here")
         return
     print_front(read_front(run))
@@ -230,11 +219,6 @@ def _search_and_finish(prepared: PreparedSearch, stop: Callable[[], bool]) -> No
     first = next(iter(config.objectives))
     say(f"next: mergefront compare {run.path}:knee {run.path}:best:{first}")
     say(f"      mergefront export {run.path} --pick best:{first} --out DIR")
-
-
-def _close(tracker: Tracker | None) -> None:
-    if tracker is not None:
-        tracker.close()
 
 
 @contextmanager

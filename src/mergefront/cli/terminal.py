@@ -15,15 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -74,10 +67,10 @@ def tensor_bar() -> Iterator[Callable[[int, int], None]]:
     Yields a function that takes the bytes written so far and the bytes of the whole checkpoint.
     """
     columns = (
-        *(TextColumn("{task.description}"), BarColumn(), DownloadColumn()),
-        *(TransferSpeedColumn(), TimeRemainingColumn()),
+        *("{task.description}", bars.BarColumn(), bars.DownloadColumn()),
+        *(bars.TransferSpeedColumn(), bars.TimeRemainingColumn()),
     )
-    with Progress(*columns, console=err, transient=True) as progress:
+    with bars.Progress(*columns, console=err, transient=True) as progress:
         bar = progress.add_task("writing", total=None)
         yield lambda written, total: progress.update(bar, completed=written, total=total)
 

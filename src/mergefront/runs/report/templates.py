@@ -16,14 +16,14 @@ from mergefront.stats import text
 
 
 def open_template(path: Path) -> jinja2.Template:
-    """Load a template of HTML, or of Markdown if its name ends in .md.jinja.
+    """Load a template of HTML (.html.jinja), Markdown (.md.jinja) or other text.
 
     In HTML every value is escaped. In Markdown a value stays on its line and in its table cell.
     """
     markdown = path.name.endswith(".md.jinja")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(path.parent),
-        autoescape=not markdown,
+        autoescape=path.name.endswith(".html.jinja"),
         finalize=_on_one_line if markdown else None,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
