@@ -214,6 +214,8 @@ def test_init_writes_a_file_and_never_over_one(mergefront_cli: Command, tmp_path
     code, _, err = mergefront_cli(*words)
     assert code == 2
     assert "exists already" in err
+    _, _, err = mergefront_cli("init", "org/vlm", "org/llm", "--out", tmp_path / "b.yaml")
+    assert f"mergefront plan {tmp_path / 'b.yaml'}" in err
 
 
 def test_missing_runs_and_files_have_hints(mergefront_cli: Command, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_without_torch_every_diagnosis_is_still_made(
 def test_advice_is_the_readmes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_version", lambda _: None)
     readme = (ROOT / "README.md").read_text().replace("\n", " ")
-    for diagnosis in [doctor._package("scipy"), *doctor._engine()]:
+    for diagnosis in [doctor._package("scipy"), doctor._engine()]:
         assert diagnosis.message == "missing"
         commands = re.findall(r'pip install "[^"]*"', diagnosis.hint)
         assert len(commands) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +152,7 @@ def test_findings_are_told(zoo: dict[str, str]) -> None:
 
 def test_tables_and_json(zoo: dict[str, str]) -> None:
     inspection = inspect(zoo["receiver"], [zoo["a"], zoo["wide"]], zoo["base"])
-    data = json.loads(json.dumps(inspection.to_dict()))
+    data = json.loads(json.dumps(asdict(inspection)))
     assert list(data) == [
         "receiver", "anchor", "n_layers", "tied_head", "kinds", "donors", "measures", "vocabulary",
         "rows", "kinships", "findings",

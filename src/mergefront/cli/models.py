@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,7 +43,7 @@ def inspect(
 
     inspection = inspect_models(receiver, donors, base, vocabulary)
     if as_json:
-        emit_json(inspection.to_dict())
+        emit_json(asdict(inspection))
         return
     for title, columns, rows in tables(inspection):
         out.print(table(title, columns, rows))

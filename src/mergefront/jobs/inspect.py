@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
@@ -93,10 +93,6 @@ class Inspection:
     rows: tuple[int, int] | None
     kinships: tuple[Kinship, ...]
     findings: tuple[LineageFinding, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for --json."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

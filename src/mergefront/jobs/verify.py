@@ -7,8 +7,6 @@ An export in another floating type than the receiver's own is the same merge rou
 parameters in an engine can equal those that were scored only if the scored engine computed in that
 very type: then it rounded there what is rounded here, from the same fp32 values. In every other
 case the hashes are not compared, and the answers of an engine of the written type are counted.
-
-Reading order: `verify`, `Verification`, `comparable`, `same_tensors`, `load_in_transformers`.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.safetensors import DTYPES
 from mergefront.models.sources import Sources
 from mergefront.models.writer import written_dtype
-from mergefront.records import Dtype
+from mergefront.records import SPLITS, Dtype
 
 if TYPE_CHECKING:  # a plain merge needs none of these
     from mergefront.config import EngineConfig
@@ -84,9 +82,8 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for provenance.json and --json."""
-        loaded = None if self.transformers is None else asdict(self.transformers)
         return {
-            "transformers": loaded,
+            "transformers": self.transformers and asdict(self.transformers),
             "tensors": self.tensors,
             "engine": {
                 "kind": self.engine,
@@ -101,51 +98,42 @@ class Verification:
     def sentences(self) -> list[str]:
         """Say for a person what was verified and what was not."""
         in_type = "" if self.rounding is None else f" in {self.rounding.written}"
-        return [
-            self._loading_sentence(in_type),
-            self._parameters_sentence(in_type),
-            self._answers_sentence(in_type),
-        ]
-
-    def _loading_sentence(self, in_type: str) -> str:
         if self.transformers is not None:
-            return f"verified: loads in transformers{in_type}, no missing and no unexpected tensor"
-        dtypes = (
-            "their dtypes too"
-            if self.rounding is None
-            else f"their floating type is {self.rounding.written}"
-        )
-        return (
-            "not loaded in transformers, which has no class for this family; "
-            f"names and shapes of all {self.tensors} tensors are the receiver's, {dtypes}"
-        )
-
-    def _parameters_sentence(self, in_type: str) -> str:
+            loading = (
+                f"verified: loads in transformers{in_type}, no missing and no unexpected tensor"
+            )
+        else:
+            dtypes = "their dtypes too"
+            if self.rounding is not None:
+                dtypes = f"their floating type is {self.rounding.written}"
+            loading = (
+                "not loaded in transformers, which has no class for this family; "
+                f"names and shapes of all {self.tensors} tensors are the receiver's, {dtypes}"
+            )
+        parameters = "not compared: the candidate was not validated, so no hash was recorded"
         if self.same_as_scored:
             digest = self.parameters_sha256[:12]
-            return (
-                f"verified: parameters in a fresh engine{in_type} hash to those scored ({digest})"
-            )
-        if self.rounding is not None and self.scored_sha256 is not None:
-            return (
+            fresh = f"parameters in a fresh engine{in_type}"
+            parameters = f"verified: {fresh} hash to those scored ({digest})"
+        elif self.rounding is not None and self.scored_sha256 is not None:
+            parameters = (
                 f"not compared: parameter hashes, for it is written in {self.rounding.written} and "
                 f"was scored in {self.rounding.scored}: the same merge, rounded otherwise"
             )
-        return "not compared: the candidate was not validated, so no hash was recorded"
-
-    def _answers_sentence(self, in_type: str) -> str:
         different = f"{self.asked - self.same} of {self.asked} answers"
         if self.same == self.asked:
-            return f"verified: all {self.asked} answers{in_type} are those that were scored"
-        if self.same_as_scored:
-            return (
+            answers = f"verified: all {self.asked} answers{in_type} are those that were scored"
+        elif self.same_as_scored:
+            answers = (
                 f"note: {different} differ although the parameters are the same: this engine's "
                 "kernels do not repeat themselves"
             )
-        return (
-            f"note: {different}{in_type} differ from those that were scored; the scores are not of "
-            "these weights"
-        )
+        else:
+            answers = (
+                f"note: {different}{in_type} differ from those that were scored; the scores are "
+                "not of these weights"
+            )
+        return [loading, parameters, answers]
 
 
 def verify(
@@ -171,6 +159,8 @@ def verify(
     Raises:
         EngineError: the checkpoint does not load, or is not what was scored.
     """
+    from mergefront.engine.inplace import model_hash
+
     recast = sources.receiver.changes_type(dtype)
     loaded = load_in_transformers(folder, settings.trust_remote_code)
     tensors = same_tensors(folder, sources, dtype)
@@ -178,11 +168,12 @@ def verify(
         raise EngineError(f"{folder.name}: transformers loads it in {loaded.dtype}, not {dtype}")
     engine_dtype = dtype if recast else "auto"
     # An engine that chooses its type by config.json may choose another one after `dtype` was set.
-    retyped = settings.dtype == "auto" and _config(folder) != _config(sources.receiver.folder)
+    configs = [(f / "config.json").read_bytes() for f in (folder, sources.receiver.folder)]
+    retyped = settings.dtype == "auto" and configs[0] != configs[1]
     must_agree = comparable(sources.receiver, settings, dtype) if recast else not retyped
     engine = _open_engine(folder, settings, engine_dtype)
     try:
-        digest = _parameters_digest(engine)
+        digest = model_hash(engine.parameter_hashes())
         if must_agree:
             _check_digest(folder, digest, scored.parameters_sha256, engine_dtype)
         unproven = must_agree and scored.parameters_sha256 is None
@@ -193,12 +184,6 @@ def verify(
     return Verification(
         loaded, tensors, settings.kind, digest, scored.parameters_sha256, rounding, asked, same
     )
-
-
-def _parameters_digest(engine: Engine) -> str:
-    from mergefront.engine.inplace import model_hash
-
-    return model_hash(engine.parameter_hashes())
 
 
 def _check_digest(folder: Path, digest: str, scored: str | None, dtype: Dtype) -> None:
@@ -247,27 +232,28 @@ def _unchecked(dtype: Dtype) -> str:
     return f"`mergefront merge RECIPE --dtype {dtype}` writes it without any check"
 
 
-def _config(folder: Path) -> bytes:
-    return (folder / "config.json").read_bytes()
-
-
 def _scored_type(sources: Sources, settings: EngineConfig) -> str:
     """Say in which type candidates were scored."""
+    types = sources.receiver.float_types()
     if settings.dtype == "auto":
-        return f"the engine's choice for weights in {' and '.join(sources.receiver.float_types())}"
-    rounded = [t for t in sources.receiver.float_types() if t not in ("float32", settings.dtype)]
+        return f"the engine's choice for weights in {' and '.join(types)}"
+    rounded = [dtype for dtype in types if dtype not in ("float32", settings.dtype)]
     return settings.dtype + (f" from weights in {' and '.join(rounded)}" if rounded else "")
 
 
 def _ask_again(
     engine: Engine, folder: Path, items: ItemSet, scored: ScoredCandidate, *, refuse: bool
 ) -> tuple[int, int]:
-    """Ask the stored questions once more: (how many, how many have the answer that was scored).
+    """Ask the questions of the split read last: (how many, how many have the scored answer).
 
     Raises:
         EngineError: answers differ and `refuse` is set, since nothing else was compared.
     """
-    stored = _stored_answers(items, scored.records)
+    splits = {record.split for record in scored.records}
+    stored: list[tuple[Item, str]] = []
+    if last := next((split for split in reversed(SPLITS) if split in splits), None):
+        texts = {record.item: record.text for record in scored.records if record.split == last}
+        stored = [(item, texts[item.id]) for item in items.flat(last) if item.id in texts]
     answers = engine.generate([item for item, _ in stored])
     same = sum(a.text == text for a, (_, text) in zip(answers, stored, strict=True))
     if same != len(stored) and refuse:
@@ -333,12 +319,3 @@ def load_in_transformers(folder: Path, trust_remote_code: bool = False) -> Loade
     for parameter in model.parameters():
         sizes[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
     return LoadedModel(sizes.total(), sizes.most_common(1)[0][0])
-
-
-def _stored_answers(items: ItemSet, records: Sequence[ItemRecord]) -> list[tuple[Item, str]]:
-    """Return items with their stored answer: those of the split read last, in its order."""
-    for split in ("test", "validation", "search"):
-        texts = {r.item: r.text for r in records if r.split == split}
-        if texts:
-            return [(item, texts[item.id]) for item in items.flat(split) if item.id in texts]
-    return []

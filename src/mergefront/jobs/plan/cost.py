@@ -139,24 +139,18 @@ def count_questions(config: RunConfig) -> list[Questions]:
     ]
 
 
-@dataclass(frozen=True)
-class QuestionRate:
-    """Seconds that 1,000 questions take, building and scoring included, and who says so."""
-
-    seconds_per_1000: float
-    source: str
-
-
 def question_rate(
     seconds_per_1000: float | None, runs: Path | None, config: RunConfig
-) -> QuestionRate | None:
-    """Return the rate that the user gave, or that an earlier run measured; None if neither.
+) -> tuple[float, str] | None:
+    """Return the seconds that 1,000 questions take, and who says so; None if nobody does.
+
+    They are given by the user, or measured by an earlier run, building and scoring included.
 
     An earlier run counts if it has the same receiver and engine; of the most recent one the median
     of the last candidates is taken.
     """
     if seconds_per_1000 is not None:
-        return QuestionRate(seconds_per_1000, "given")
+        return seconds_per_1000, "given"
     files = [] if runs is None else runs.glob("*/config.yaml")
     for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
         try:
@@ -170,7 +164,7 @@ def question_rate(
         items = sum(int(entry["n"]) for entry in sizes.values())
         if timed and items:
             seconds = median(e.seconds.total for e in timed[-_MEASURED_CANDIDATES:])
-            return QuestionRate(1000 * seconds / items, f"measured by run {run.config.name}")
+            return 1000 * seconds / items, f"measured by run {run.config.name}"
     return None
 
 
@@ -195,10 +189,9 @@ class Duration:
 
 
 def estimate_duration(
-    config: RunConfig, questions: Sequence[Questions], rate: QuestionRate
+    config: RunConfig, questions: Sequence[Questions], seconds: float, source: str
 ) -> Duration:
-    """Return the hours that the questions take."""
-    seconds = rate.seconds_per_1000
+    """Return the hours that the questions take at so many seconds for 1,000."""
     phases = {"search": ("search",), "validation": ("validation", "blind"), "test": ("test",)}
     hours = {
         phase: seconds * sum(q.total for q in questions if q.split in splits) / 1000 / 3600
@@ -209,4 +202,4 @@ def estimate_duration(
     if config.budget.hours is not None:
         remaining = config.budget.hours - MARGIN * (hours["validation"] + hours["test"])
         affordable = max(0, int(remaining * 3600 // candidate)) if candidate > 0 else None
-    return Duration(seconds, rate.source, candidate, **hours, affordable=affordable)
+    return Duration(seconds, source, candidate, **hours, affordable=affordable)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -90,22 +90,21 @@ class Hub:
         )
         from huggingface_hub.errors import HTTPError as ConnectionFailed  # type: ignore[attr-defined]
 
-        label = _label(name, revision)
-        if self.unreachable:
-            return ModelFacts(role, label, "unknown", trouble=self.unreachable)
-        try:
-            return self._ask(role, name, revision, adapter)
-        except GatedRepoError:
-            return ModelFacts(role, label, "unknown", trouble=_GATED)
-        except RevisionNotFoundError:
-            trouble = f"the hub has no revision {revision!r} of it"
-            return ModelFacts(role, label, "unknown", trouble=trouble, broken=True)
-        except RepositoryNotFoundError:
-            trouble = "the hub has no such model, or it is private and you are not logged in"
-            return ModelFacts(role, label, "unknown", trouble=trouble, broken=True)
-        except (HfHubHTTPError, ConnectionFailed, OfflineModeIsEnabled, OSError) as problem:
-            self.unreachable = f"the hub cannot be reached ({type(problem).__name__})"
-            return ModelFacts(role, label, "unknown", trouble=self.unreachable)
+        trouble, broken = self.unreachable, False
+        if not self.unreachable:
+            try:
+                return self._ask(role, name, revision, adapter)
+            except GatedRepoError:
+                trouble = _GATED
+            except RevisionNotFoundError:
+                trouble, broken = f"the hub has no revision {revision!r} of it", True
+            except RepositoryNotFoundError:
+                trouble = "the hub has no such model, or it is private and you are not logged in"
+                broken = True
+            except (HfHubHTTPError, ConnectionFailed, OfflineModeIsEnabled, OSError) as problem:
+                trouble = f"the hub cannot be reached ({type(problem).__name__})"
+                self.unreachable = trouble
+        return ModelFacts(role, _label(name, revision), "unknown", trouble=trouble, broken=broken)
 
     def _ask(self, role: str, name: str, revision: str | None, adapter: bool) -> ModelFacts:
         from huggingface_hub.errors import GatedRepoError
@@ -115,24 +114,27 @@ class Hub:
         weights = sum(
             sizes[file] for file in downloaded_files(sizes) if file.endswith(".safetensors")
         )
-        facts: dict[str, Any] = {
-            "n_bytes": weights,
-            "to_download": weights,
-            "commit": info.sha,
-            "card_bases": _card_bases(info.card_data),
-        }
-        label = _label(name, revision)
-        if trouble := _file_trouble(sizes, weights, adapter):
-            return ModelFacts(role, label, "hub", trouble=trouble, broken=True, **facts)
-        if adapter:
-            return ModelFacts(role, label, "hub", **facts)
+        trouble = _file_trouble(sizes, weights, adapter)
+        facts = ModelFacts(
+            role,
+            _label(name, revision),
+            "hub",
+            n_bytes=weights,
+            to_download=weights,
+            commit=info.sha,
+            card_bases=_card_bases(info.card_data),
+            trouble=trouble,
+            broken=bool(trouble),
+        )
+        if facts.broken or adapter:
+            return facts
         try:
             file = self._api.hf_hub_download(name, "config.json", revision=info.sha)
-            facts["config"] = json.loads(Path(file).read_text(encoding="utf-8"))
+            facts = replace(facts, config=json.loads(Path(file).read_text(encoding="utf-8")))
             headers, trouble = self._headers(name, info.sha)
         except GatedRepoError:
-            return ModelFacts(role, label, "hub", trouble=_GATED, **facts)
-        return ModelFacts(role, label, "hub", headers=headers, trouble=trouble, **facts)
+            return replace(facts, trouble=_GATED)
+        return replace(facts, headers=headers, trouble=trouble)
 
     def _headers(
         self, name: str, commit: str | None
@@ -240,7 +242,6 @@ def _config(folder: Path) -> dict[str, Any] | None:
 
 def _file_trouble(sizes: Mapping[str, int], weights: int, adapter: bool) -> str:
     """Say why a repository's files cannot serve as a source; empty if they can."""
-    names = [PurePosixPath(file) for file in sizes]
     needed = "adapter_config.json" if adapter else "config.json"
     if needed not in sizes:
         if not adapter and "adapter_config.json" in sizes:
@@ -248,7 +249,7 @@ def _file_trouble(sizes: Mapping[str, int], weights: int, adapter: bool) -> str:
         return f"it has no {needed}"
     if weights:
         return ""
-    pickles = sorted(str(name) for name in names if name.suffix in PICKLES)
+    pickles = sorted(file for file in sizes if PurePosixPath(file).suffix in PICKLES)
     if pickles:
         return (
             f"it has only pickled weights ({pickles[0]}), which are never read: load it with "

@@ -10,23 +10,9 @@ from typing import Any
 from mergefront import files
 from mergefront.config import RunConfig, load_run_config
 from mergefront.errors import SpaceError
-from mergefront.jobs.plan import checks
-from mergefront.jobs.plan.backbone import (
-    Backbone,
-    backbone_of,
-    compare_backbones,
-    lineage_remarks,
-)
-from mergefront.jobs.plan.cost import (
-    Duration,
-    GroupSizes,
-    Questions,
-    SizeSource,
-    count_questions,
-    estimate_duration,
-    group_sizes,
-    question_rate,
-)
+from mergefront.jobs.plan import backbone, checks, cost
+from mergefront.jobs.plan.backbone import Backbone
+from mergefront.jobs.plan.cost import Duration, GroupSizes, Questions, SizeSource
 from mergefront.jobs.plan.facts import Hub, ModelFacts, look_up, look_up_adapter
 from mergefront.jobs.plan.memory import Memory, engine_memory
 from mergefront.jobs.plan.remark import Remark
@@ -91,9 +77,9 @@ class Plan:
         }
 
     def _model_dict(self, facts: ModelFacts) -> dict[str, Any]:
-        backbone = self.backbones.get(facts.role)
+        sizes = self.backbones.get(facts.role)
         data = vars(facts) | {
-            "backbone": backbone and asdict(backbone),
+            "backbone": sizes and asdict(sizes),
             "verdict": self.verdicts.get(facts.role),
         }
         return {key: value for key, value in data.items() if key not in ("config", "headers")}
@@ -121,16 +107,16 @@ def make_plan(
     config = load_run_config(name)
     spec = load_space(files.find_yaml("search_spaces", config.space))
     models = tuple(_look_up_models(config, hub))
-    backbones = {m.role: backbone_of(m.config) for m in models if m.config is not None}
+    backbones = {m.role: backbone.backbone_of(m.config) for m in models if m.config is not None}
     verdicts, fit_remarks = _compare_models(models, spec, config.vocabulary == "by_token")
     receiver, receiver_backbone = models[0], backbones.get("receiver", Backbone())
-    sizes = group_sizes(receiver, receiver_backbone)
+    sizes = cost.group_sizes(receiver, receiver_backbone)
     space, space_remarks = _build_space(config, spec, sizes)
     tasks = tuple(task_sizes(config))
-    questions = tuple(count_questions(config))
+    questions = tuple(cost.count_questions(config))
     memory = engine_memory(config, spec, receiver, sizes, receiver_backbone, gpu_gib)
-    rate = question_rate(seconds_per_1000, runs, config)
-    duration = None if rate is None else estimate_duration(config, questions, rate)
+    rate = cost.question_rate(seconds_per_1000, runs, config)
+    duration = None if rate is None else cost.estimate_duration(config, questions, *rate)
     remarks = (
         *checks.model_remarks(models),
         *checks.base_remarks(config, spec),
@@ -186,7 +172,7 @@ def _compare_models(
     for facts in models[1:]:
         if facts.role.startswith("adapter"):
             continue
-        verdict, fit_remarks = compare_backbones(receiver, facts, moved, by_token=by_token)
+        verdict, fit_remarks = backbone.compare_backbones(receiver, facts, moved, by_token=by_token)
         verdicts[facts.role] = verdict
         is_base = facts.role.startswith("base")
         remarks += [r for r in fit_remarks if not is_base or r.level == "error"]
@@ -194,7 +180,7 @@ def _compare_models(
         alias = role.removeprefix("donor ")
         base = by_role.get(f"base of {alias}", by_role.get("base"))
         if alias != role and base is not None and f"adapter of {alias}" not in by_role:
-            remarks += lineage_remarks(donor, base)
+            remarks += backbone.lineage_remarks(donor, base)
     return verdicts, remarks
 
 
