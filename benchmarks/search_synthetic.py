@@ -46,7 +46,7 @@ from synthetic_surfaces import (
 )
 
 from mergefront.records import RESULT
-from mergefront.sampling import SAMPLERS, gp, make_sampler
+from mergefront.sampling import SAMPLERS, Problem, gp, make_sampler
 from mergefront.sampling.noisy_gp import NoisyGpProposer
 from mergefront.sampling.replay import Tell
 from mergefront.stats.pareto import collapsed, hypervolume, non_dominated
@@ -71,9 +71,9 @@ def search(
     dimension = cell.knots * cell.modules
     study = optuna.create_study(directions=["maximize"] * cell.objectives)
     sampler = make_sampler(
-        name, dimension=dimension, seed=cell.seed, start=[0.5] * dimension,
+        name, Problem(dimension=dimension, seed=cell.seed, start=[0.5] * dimension,
         n_objectives=cell.objectives, reference=REFERENCE[: cell.objectives],
-    )  # fmt: skip
+    ))  # fmt: skip
     study.sampler = sampler
     names = [f"k{i}" for i in range(dimension)]
     for value in (0.0, 0.25, 0.5, 0.75, 1.0):  # as a run's: the receiver and the uniform line
@@ -177,7 +177,9 @@ def print_cost() -> None:
             for i, (p, v) in enumerate(zip(points_ND, means_NM, strict=True))
         ]
         proposer = NoisyGpProposer(
-            dimension=dimension, seed=0, n_objectives=objectives, reference=(0.4,) * objectives
+            Problem(
+                dimension=dimension, seed=0, n_objectives=objectives, reference=(0.4,) * objectives
+            )
         )
         clock = [time.process_time()]
         for seen in (n - 2, n - 1, n, n):  # the first warms up

@@ -17,6 +17,7 @@ from mergefront.runs.belief import Belief, fit_belief
 from mergefront.runs.directory import ItemRecord
 from mergefront.runs.gains import Gain
 from mergefront.runs.history import race_summary
+from mergefront.sampling import Problem
 from mergefront.sampling.cma import ComoCmaProposer
 from mergefront.sampling.replay import Tell
 from mergefront.search.race import Race
@@ -68,8 +69,10 @@ def raced_candidates(count: int = 64) -> list[Evaluation]:
 
 def _searched(count: int, settings: RacingConfig) -> list[Evaluation]:
     proposer = ComoCmaProposer(
-        dimension=len(KNOBS), seed=0, start=[0.5] * len(KNOBS), n_objectives=2,
-        reference=tuple(REFERENCE.values()),
+        Problem(
+            dimension=len(KNOBS), seed=0, start=[0.5] * len(KNOBS), n_objectives=2,
+            reference=tuple(REFERENCE.values()),
+        )
     )  # fmt: skip
     items = {
         name: [Item(str(i), name, "", (), ("",), str(i)) for i in range(N_SEARCH)]

@@ -15,7 +15,7 @@ import pytest
 
 from mergefront.errors import RunError
 from mergefront.runs.study import finished, open_study
-from mergefront.sampling import ReplaySampler, make_sampler, pending
+from mergefront.sampling import Problem, ReplaySampler, make_sampler, pending
 from mergefront.sampling.replay import TELLS, expand
 
 REFERENCE = (0.2, 0.3)
@@ -74,12 +74,14 @@ class SamplerContract:
         dimension = dimension or self.dimension
         return make_sampler(
             self.name,
-            dimension=dimension,
-            seed=seed,
-            start=[0.5] * dimension,
-            n_objectives=n_objectives,
-            reference=REFERENCE if n_objectives == 2 else None,
-            constraints=constraints,
+            Problem(
+                dimension=dimension,
+                seed=seed,
+                start=[0.5] * dimension,
+                n_objectives=n_objectives,
+                reference=REFERENCE if n_objectives == 2 else None,
+                constraints=constraints,
+            ),
         )
 
     def open(self, path: Path, seed: int = 7, *, create: bool = True) -> optuna.Study:

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 
-from mergefront.sampling import make_sampler
+from mergefront.sampling import Problem, make_sampler
 from mergefront.sampling.cma import ComoCmaProposer, Kernel
 from mergefront.sampling.replay import Tell
 from mergefront.sampling.scalar_cma import ScalarCmaProposer, scalarised, weightings
@@ -22,7 +22,7 @@ NAMES = ("como-cma", "cma")
 @pytest.mark.parametrize("name", NAMES)
 def test_all_failures_and_no_reference_are_survived(name: str) -> None:
     sampler = make_sampler(
-        name, dimension=3, seed=0, start=[0.5] * 3, n_objectives=2, reference=None
+        name, Problem(dimension=3, seed=0, start=[0.5] * 3, n_objectives=2, reference=None)
     )
     study = optuna.create_study(directions=["maximize"] * 2, sampler=sampler)
     for number in range(90):
@@ -38,7 +38,9 @@ def test_all_failures_and_no_reference_are_survived(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("n_objectives", [1, 3, 4])
 def test_other_numbers_of_objectives_are_climbed(name: str, n_objectives: int) -> None:
-    sampler = make_sampler(name, dimension=4, seed=0, start=[0.5] * 4, n_objectives=n_objectives)
+    sampler = make_sampler(
+        name, Problem(dimension=4, seed=0, start=[0.5] * 4, n_objectives=n_objectives)
+    )
     study = optuna.create_study(directions=["maximize"] * n_objectives, sampler=sampler)
     for _ in range(80):
         trial = study.ask()
@@ -52,7 +54,9 @@ def test_other_numbers_of_objectives_are_climbed(name: str, n_objectives: int) -
 def test_they_learn_in_five_hundred_dimensions(
     kind: type[ComoCmaProposer] | type[ScalarCmaProposer],
 ) -> None:
-    proposer = kind(dimension=500, seed=0, start=[0.5] * 500, n_objectives=2, reference=(0.3, 0.3))
+    proposer = kind(
+        Problem(dimension=500, seed=0, start=[0.5] * 500, n_objectives=2, reference=(0.3, 0.3))
+    )
     tells: list[Tell] = []
     for number in range(400):
         point = tuple(proposer.propose(tells, number).tolist())
@@ -65,7 +69,9 @@ def test_they_learn_in_five_hundred_dimensions(
 def test_no_files_are_written(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     study = optuna.create_study(directions=["maximize"] * 2)
-    study.sampler = make_sampler(name, dimension=5, seed=7, start=[0.5] * 5, n_objectives=2)
+    study.sampler = make_sampler(
+        name, Problem(dimension=5, seed=7, start=[0.5] * 5, n_objectives=2)
+    )
     run(study, 5, 40)
     assert os.listdir(tmp_path) == []
 
@@ -75,7 +81,7 @@ def test_no_files_are_written(name: str, tmp_path: Path, monkeypatch: pytest.Mon
 def test_they_cover_more_than_random_search_and_nsga2(dimension: int) -> None:
     def covered(name: str, seed: int) -> float:
         sampler = make_sampler(
-            name, dimension=dimension, seed=seed, start=[0.5] * dimension, n_objectives=2
+            name, Problem(dimension=dimension, seed=seed, start=[0.5] * dimension, n_objectives=2)
         )
         study = optuna.create_study(directions=["maximize"] * 2, sampler=sampler)
         for value in WARM:
@@ -131,7 +137,7 @@ def test_a_hollow_front_is_reached_between_its_ends() -> None:
 
 def test_every_kernel_of_cma_finds_its_own_part_of_the_front() -> None:
     proposer = ScalarCmaProposer(
-        dimension=2, seed=0, start=[0.5] * 2, n_objectives=2, reference=(0.5, 0.5)
+        Problem(dimension=2, seed=0, start=[0.5] * 2, n_objectives=2, reference=(0.5, 0.5))
     )
     tells: list[Tell] = []
     for number in range(240):

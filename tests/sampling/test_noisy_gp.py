@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergefront.records import RESULT
-from mergefront.sampling import make_sampler
-from mergefront.sampling.constraints import raised, shortfalls
+from mergefront.sampling import Problem, make_sampler
 from mergefront.sampling.gp import DEFAULT_ERROR
 from mergefront.sampling.noisy_gp import NoisyGpProposer, pool
 from mergefront.sampling.replay import Tell, standard_errors
@@ -20,7 +19,11 @@ from sampler_contract import REFERENCE, objectives, suggest
 
 def make(dimension: int = 4, **change: object) -> NoisyGpProposer:
     legal = {"dimension": dimension, "seed": 0, "n_objectives": 2, "reference": REFERENCE}
-    return NoisyGpProposer(**{**legal, **change})  # type: ignore[arg-type]
+    return NoisyGpProposer(Problem(**{**legal, **change}))  # type: ignore[arg-type]
+
+
+def constrained(least: list[float | None] | None) -> Problem:
+    return Problem(dimension=4, seed=0, n_objectives=2, constraints=least)
 
 
 def noisy(n: int, dimension: int = 4, error: float = 0.03, shift: int = 0) -> list[Tell]:
@@ -62,7 +65,8 @@ def test_standard_errors_are_read_and_matter() -> None:
     for errors in ((0.002, 0.004), (0.2, 0.2), (DEFAULT_ERROR,) * 2, None):
         study = optuna.create_study(directions=["maximize"] * 2)
         study.sampler = make_sampler(
-            "noisy-gp", dimension=2, seed=7, start=[0.5] * 2, n_objectives=2, reference=REFERENCE
+            "noisy-gp",
+            Problem(dimension=2, seed=7, start=[0.5] * 2, n_objectives=2, reference=REFERENCE),
         )
         for number in range(10):
             trial = study.ask()
@@ -106,7 +110,8 @@ def test_it_covers_more_than_random_search_under_noise() -> None:
         random = np.random.default_rng(seed)
         study = optuna.create_study(directions=["maximize"] * 2)
         study.sampler = make_sampler(
-            name, dimension=6, seed=seed, start=[0.5] * 6, n_objectives=2, reference=(0.5, 0.5)
+            name,
+            Problem(dimension=6, seed=seed, start=[0.5] * 6, n_objectives=2, reference=(0.5, 0.5)),
         )
         true = []
         for _ in range(40):
@@ -184,12 +189,12 @@ def test_boxes_hold_each_point_that_no_member_bars_once(m: int, k: int, seed: in
 
 
 def test_constraints_raise_the_corner_from_which_volume_counts() -> None:
-    assert raised(np.array([0.2, 0.3]), [None, 0.5]).tolist() == [0.2, 0.5]
-    assert raised(np.array([0.2, 0.3]), [0.1, None]).tolist() == [0.2, 0.3]
-    assert raised(np.array([0.2, 0.3]), None).tolist() == [0.2, 0.3]
-    short = shortfalls([[0.1, 0.9], [0.4, 0.2], [0.0, 0.0]], [0.3, 0.5])
+    assert constrained([None, 0.5]).raised(np.array([0.2, 0.3])).tolist() == [0.2, 0.5]
+    assert constrained([0.1, None]).raised(np.array([0.2, 0.3])).tolist() == [0.2, 0.3]
+    assert constrained(None).raised(np.array([0.2, 0.3])).tolist() == [0.2, 0.3]
+    short = constrained([0.3, 0.5]).shortfalls([[0.1, 0.9], [0.4, 0.2], [0.0, 0.0]])
     assert short == pytest.approx([0.2, 0.3, 0.8])
-    assert shortfalls([[0.1, 0.9]], [None, 0.5]).tolist() == [0.0]
+    assert constrained([None, 0.5]).shortfalls([[0.1, 0.9]]).tolist() == [0.0]
 
 
 def test_while_nothing_is_feasible_the_violation_shrinks() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mergefront.config import SamplerName
 from mergefront.errors import UserError
-from mergefront.sampling import AUTO, SAMPLERS, choose_sampler, make_sampler
+from mergefront.sampling import AUTO, SAMPLERS, Problem, choose_sampler, make_sampler
 from mergefront.sampling.replay import compact, expand
 from sampler_contract import SamplerContract, objectives, points, run, suggest
 
@@ -105,9 +105,9 @@ def test_constraints_draw_proposals_to_what_meets_them(
     for constraints in ([None, least], None):
         study = optuna.create_study(directions=["maximize"] * 2)
         study.sampler = make_sampler(
-            name, dimension=dimension, seed=0, start=[0.5] * dimension, n_objectives=2,
+            name, Problem(dimension=dimension, seed=0, start=[0.5] * dimension, n_objectives=2,
             reference=(0.5, 0.5), constraints=constraints,
-        )  # fmt: skip
+        ))  # fmt: skip
         for _ in range(trials):
             trial = study.ask()
             study.tell(trial, objectives(suggest(trial, dimension)))
@@ -122,7 +122,8 @@ def test_samplers_that_know_no_scores_ignore_constraints(name: str) -> None:
     for constraints in ([0.9, None], None):
         study = optuna.create_study(directions=["maximize"] * 2)
         study.sampler = make_sampler(
-            name, dimension=3, seed=1, start=[0.5] * 3, n_objectives=2, constraints=constraints
+            name,
+            Problem(dimension=3, seed=1, start=[0.5] * 3, n_objectives=2, constraints=constraints),
         )
         run(study, 3, 12)
         found.append(points(study))
@@ -148,9 +149,11 @@ def test_samplers_that_know_no_scores_ignore_constraints(name: str) -> None:
     ],
 )
 def test_what_a_sampler_refuses(change: dict[str, object], message: str) -> None:
-    legal = {"name": "tpe", "dimension": 2, "seed": 0, "start": [0.5, 0.5], "n_objectives": 2}
+    legal = {"dimension": 2, "seed": 0, "start": [0.5, 0.5], "n_objectives": 2}
+    fields = {**legal, **change}
+    name = str(fields.pop("name", "tpe"))
     with pytest.raises(UserError, match=message):
-        make_sampler(**{**legal, **change})  # type: ignore[arg-type]
+        make_sampler(name, Problem(**fields))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +174,8 @@ def test_auto_chooses_by_what_was_measured(
     assert found.name == name
     assert reason in found.reason
     sampler = make_sampler(
-        found.name, dimension=dimension, seed=0, start=[0.5] * dimension, n_objectives=n_objectives
+        found.name,
+        Problem(dimension=dimension, seed=0, start=[0.5] * dimension, n_objectives=n_objectives),
     )
     study = optuna.create_study(directions=["maximize"] * n_objectives, sampler=sampler)
     assert len(suggest(study.ask(), dimension)) == dimension

@@ -11,7 +11,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,12 +18,8 @@ from mergefront.records import Estimate, Evaluation
 from mergefront.sampling import gp
 from mergefront.sampling.gp import posterior
 from mergefront.sampling.gp.posterior import Posterior
+from mergefront.sampling.problem import Array
 from mergefront.stats.pareto import non_dominated
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,30 @@
 
 Reading order: `replay` (laws and the Optuna side) with `tell_order`, `auto` (which sampler, if
 nobody says), `quasirandom`, `noisy_gp` on the package `gp`, `cma` (como-cma) and `scalar_cma`,
-`optuna_samplers`; `constraints` is what they share.
+`optuna_samplers`; `problem` is what all are given.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
 
 from mergefront.errors import UserError
 from mergefront.sampling.auto import AUTO, SamplerChoice, choose_sampler
-from mergefront.sampling.constraints import Least
+from mergefront.sampling.cma import ComoCmaProposer
+from mergefront.sampling.noisy_gp import NoisyGpProposer
+from mergefront.sampling.optuna_samplers import OptunaProposer
+from mergefront.sampling.problem import Problem
+from mergefront.sampling.quasirandom import QmcProposer, RandomProposer
 from mergefront.sampling.replay import Proposer, ReplaySampler, pending
+from mergefront.sampling.scalar_cma import ScalarCmaProposer
 
 __all__ = [
     "AUTO",
     "SAMPLERS",
+    "Problem",
     "ReplaySampler",
     "SamplerChoice",
     "choose_sampler",
@@ -25,94 +33,38 @@ __all__ = [
     "pending",
 ]
 
-SAMPLERS: tuple[str, ...] = (
-    "noisy-gp", "como-cma", "cma", "nsga2", "nsga3", "tpe", "gp", "qmc", "random",
-)  # fmt: skip
+_PROPOSERS: Final[Mapping[str, Callable[[Problem], Proposer]]] = {
+    "noisy-gp": NoisyGpProposer,
+    "como-cma": ComoCmaProposer,
+    "cma": ScalarCmaProposer,
+    "nsga2": partial(OptunaProposer, "nsga2"),
+    "nsga3": partial(OptunaProposer, "nsga3"),
+    "tpe": partial(OptunaProposer, "tpe"),
+    "gp": partial(OptunaProposer, "gp"),
+    "qmc": QmcProposer,
+    "random": RandomProposer,
+}
+SAMPLERS: Final = tuple(_PROPOSERS)
 """Legal names: our Gaussian process that knows the noise; CMA-ES by hypervolume and by weightings;
 Optuna's NSGA-II, NSGA-III, TPE and GP; an even sequence; random search. `auto` (`AUTO`) is none of
 them: `choose_sampler` says which."""
 
 
-def make_sampler(
-    name: str,
-    *,
-    dimension: int,
-    seed: int,
-    start: Sequence[float],
-    n_objectives: int,
-    reference: Sequence[float] | None = None,
-    constraints: Least | None = None,
-) -> ReplaySampler:
-    """Return the sampler `name` for points in [0, 1]^D and 1 to 4 objectives to maximise.
+def make_sampler(name: str, problem: Problem) -> ReplaySampler:
+    """Return the sampler `name` for a problem.
 
-    `seed` is the run's seed (>= 0); `start`, of length D, is where como-cma and cma begin without
-    warm starts; `reference`, of length M, is the hypervolume's reference of noisy-gp and como-cma
-    and where the scale of cma begins (default: just below the worst values told). All D parameters
-    of a trial must be suggested as floats in [0, 1], in one order.
-
-    `constraints`, of length M, is the least value of each objective, None where any will do. qmc
-    and random know no scores and ignore them.
+    All D parameters of a trial must be suggested as floats in [0, 1], in one order. qmc and random
+    know no scores and ignore constraints.
 
     Raises:
         UserError: an unknown name, or lengths or numbers out of range.
     """
-    _check(name, dimension, seed, start, n_objectives)
-    _check_values(name, n_objectives, reference, constraints)
-    return ReplaySampler(
-        _proposer(name, dimension, seed, start, n_objectives, reference, constraints),
-        dimension,
-    )
+    _check(name, problem)
+    return ReplaySampler(_PROPOSERS[name](problem), problem.dimension)
 
 
-def _proposer(
-    name: str,
-    dimension: int,
-    seed: int,
-    start: Sequence[float],
-    n_objectives: int,
-    reference: Sequence[float] | None,
-    constraints: Least | None,
-) -> Proposer:
-    from mergefront.sampling.cma import ComoCmaProposer
-    from mergefront.sampling.noisy_gp import NoisyGpProposer
-    from mergefront.sampling.optuna_samplers import OptunaProposer
-    from mergefront.sampling.quasirandom import QmcProposer, RandomProposer
-    from mergefront.sampling.scalar_cma import ScalarCmaProposer
-
-    match name:
-        case "noisy-gp":
-            return NoisyGpProposer(
-                dimension=dimension,
-                seed=seed,
-                n_objectives=n_objectives,
-                reference=reference,
-                constraints=constraints,
-            )
-        case "como-cma" | "cma":
-            evolving = ComoCmaProposer if name == "como-cma" else ScalarCmaProposer
-            return evolving(
-                dimension=dimension,
-                seed=seed,
-                start=start,
-                n_objectives=n_objectives,
-                reference=reference,
-                constraints=constraints,
-            )
-        case "nsga2" | "nsga3" | "tpe" | "gp":
-            return OptunaProposer(
-                name,
-                dimension=dimension,
-                seed=seed,
-                n_objectives=n_objectives,
-                constraints=constraints,
-            )
-        case "qmc":
-            return QmcProposer(dimension=dimension, seed=seed)
-        case _:
-            return RandomProposer(dimension=dimension, seed=seed)
-
-
-def _check(name: str, dimension: int, seed: int, start: Sequence[float], n_objectives: int) -> None:
+def _check(name: str, problem: Problem) -> None:
+    dimension, n_objectives, seed = problem.dimension, problem.n_objectives, problem.seed
     if name == AUTO:
         raise UserError(
             f"sampler {AUTO!r} is a choice to be made, not a sampler",
@@ -125,20 +77,15 @@ def _check(name: str, dimension: int, seed: int, start: Sequence[float], n_objec
             f"sampler {name}: {dimension} knobs, {n_objectives} objectives, seed {seed}",
             hint="at least 1 knob, 1 to 4 objectives, a seed from 0 up",
         )
-    if len(start) != dimension or not all(0.0 <= x <= 1.0 for x in start):
+    if len(problem.start) != dimension or not all(0.0 <= x <= 1.0 for x in problem.start):
         raise UserError(f"sampler {name}: the start is no point in [0, 1]^{dimension}")
-
-
-def _check_values(
-    name: str, n_objectives: int, reference: Sequence[float] | None, constraints: Least | None
-) -> None:
+    reference = problem.reference
     if reference is not None and len(reference) != n_objectives:
         raise UserError(
             f"sampler {name}: a reference of {len(reference)} values for {n_objectives} objectives"
         )
-    if constraints is None:
-        return
-    if len(constraints) != n_objectives:
+    constraints = problem.constraints or ()
+    if problem.constraints is not None and len(constraints) != n_objectives:
         raise UserError(
             f"sampler {name}: {len(constraints)} constraints for {n_objectives} objectives",
             hint="one least value for each objective, None where any will do",

@@ -4,8 +4,8 @@ Each of p kernels is a CMA-ES that maximises the uncrowded hypervolume improveme
 over the other kernels' incumbents; together they maximise the hypervolume of the incumbents.
 
 Trial `number` belongs to kernel `number % p`, and a kernel learns when a population of its own
-trials has been told, in whatever order. By what merit a kernel ranks points is its owner's:
-`ComoCmaProposer` here, `scalar_cma` a weighting of its own.
+trials has been told, in whatever order. By what merit a kernel ranks points a
+subclass says: `ComoCmaProposer` here, `scalar_cma` a weighting of its own.
 
 A kernel also learns from the best recent points of the others, shortened to a likely length; a
 night has some hundred candidates, and this was worth it (measured in docs/lab.md). Kernels start
@@ -19,7 +19,7 @@ the Sofomore framework, GECCO 2019, arXiv:1904.08823 (algorithms 2 and 3). Diffe
 a night has some hundred candidates: the incumbent is a kernel's best evaluated point of its last
 population; the paper evaluates the kernel's mean for that, one candidate in each generation.
 
-Reading order: `ComoCmaProposer`, `Kernels`, `Kernel` (one CMA-ES, the only user of pycma). Shapes:
+Reading order: `KernelProposer`, `Kernel` (one CMA-ES, the only user of pycma). Shapes:
 N points, D knobs, M objectives.
 """
 
@@ -27,23 +27,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from mergefront.sampling.constraints import Least, raised, reference_point
+from mergefront.sampling.problem import Array, Problem
 from mergefront.sampling.replay import Proposer, Tell
 from mergefront.seeds import Purpose, generator
 from mergefront.stats.pareto import non_dominated, uncrowded_improvement
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 Values = tuple[float, ...]
-
-Merit = Callable[[int, Sequence[Values | None], Sequence[Values]], Callable[[Values], float]]
-"""Kernel, every kernel's incumbent (None before its first generation), all values told so far ->
-what that kernel maximises, a function of one candidate's values."""
 
 _POPULATION = 6  # smallest that pycma adapts its step by path length for
 _GUESTS = 3  # points of others that a kernel learns from in each generation
@@ -56,122 +49,75 @@ _SMALLEST_STEP = 0.01
 """Standard deviations in the unit box stay above this: item noise hides finer steps."""
 
 
-class ComoCmaProposer(Proposer):
-    """The sampler `como-cma`, with two kernels for each objective.
+class KernelProposer(Proposer):
+    """`count` kernels that learn from what is told; a subclass says what each of them maximises.
 
-    Constraints raise the reference: a candidate that breaks one counts minus its distance from
-    the corner, and kernels climb towards it.
+    Everything it keeps is a fold over the tells that it saw last. Until one of its own points is
+    told, kernels may be laid anew.
     """
 
-    def __init__(
-        self,
-        *,
-        dimension: int,
-        seed: int,
-        start: Sequence[float],
-        n_objectives: int,
-        reference: Sequence[float] | None,
-        constraints: Least | None = None,
-    ) -> None:
-        assert len(start) == dimension
-        self._reference = reference
-        self._constraints = constraints
-        count = 1 if n_objectives == 1 else 2 * n_objectives
-        self._kernels = Kernels(count=count, seed=seed, start=start, merit=self._merit)
-
-    def propose(self, tells: Sequence[Tell], number: int) -> NDArray[np.float64]:
-        """Return the point of trial `number`, given `tells` in finishing order."""
-        return self._kernels.draw(tells, number)
-
-    def _merit(
-        self, kernel: int, incumbents: Sequence[Values | None], history: Sequence[Values]
-    ) -> Callable[[Values], float]:
-        rivals = [v for k, v in enumerate(incumbents) if k != kernel and v is not None]
-        reference_M = raised(reference_point(history, self._reference), self._constraints)
-        rivals_KM = np.array(rivals).reshape(-1, len(reference_M))
-        return lambda values: uncrowded_improvement(np.array(values), rivals_KM, reference_M)
-
-
-class Kernels:
-    """`count` kernels from `start` (length D); caches the fold of the tells it saw last."""
-
-    def __init__(self, *, count: int, seed: int, start: Sequence[float], merit: Merit) -> None:
-        step = min(0.25, 0.5 / math.sqrt(len(start)))
-        self._layout = _Layout(seed, tuple(start), step)
+    def __init__(self, problem: Problem, count: int) -> None:
+        assert len(problem.start) == problem.dimension
+        self._problem = problem
         self._count = count
-        self._merit = merit
-        self._told_before: list[Tell] = []
-        self._fold = self._empty()
+        self._begin()
 
-    def draw(self, tells: Sequence[Tell], number: int) -> NDArray[np.float64]:
+    def merit(self, kernel: int, history: Sequence[Values]) -> Callable[[Values], float]:
+        """Return what a kernel maximises, a function of a candidate's values.
+
+        `history` has all values told so far.
+        """
+        raise NotImplementedError
+
+    def propose(self, tells: Sequence[Tell], number: int) -> Array:
         """Return the point of trial `number`, given `tells` in finishing order."""
-        if list(tells[: len(self._told_before)]) != self._told_before:
-            self._told_before, self._fold = [], self._empty()
-        for tell in tells[len(self._told_before) :]:
-            self._fold.tell(tell)
-        self._told_before = list(tells)
-        kernel = self._fold.kernels()[number % self._count]
-        return kernel.draw(generator(self._layout.seed, Purpose.KERNEL_DRAW, number))
+        if list(tells[: len(self._tells)]) != self._tells:
+            self._begin()
+        for tell in tells[len(self._tells) :]:
+            self._tell(tell)
+        kernel = self._kernels()[number % self._count]
+        return kernel.draw(generator(self._problem.seed, Purpose.KERNEL_DRAW, number))
 
-    def _empty(self) -> _Fold:
-        return _Fold(self._layout, self._count, self._merit)
-
-
-class _Layout:
-    """Where kernels start: evenly along the line through the warm starts' front."""
-
-    def __init__(self, seed: int, start_D: tuple[float, ...], step: float) -> None:
-        self.seed = seed
-        self._start_D = start_D
-        self._step = step
-
-    def kernels(self, count: int, warm: Sequence[Tell]) -> list[Kernel]:
-        """Return new kernels in the order of the first objective, lowest first."""
-        line = self._line(warm)
-        places = (np.arange(count) + 0.5) / count * (len(line) - 1)
-        kernels = []
-        for index, place in enumerate(places):
-            lower = math.floor(place)
-            upper = min(lower + 1, len(line) - 1)
-            mean_D = line[lower] + (place - lower) * (line[upper] - line[lower])
-            noise_D = generator(self.seed, Purpose.KERNEL_MEAN, index).standard_normal(len(mean_D))
-            mean_D = np.clip(mean_D + _JITTER * noise_D, 0.0, 1.0)
-            kernels.append(Kernel(mean_D.tolist(), self._step, _POPULATION))
-        return kernels
-
-    def _line(self, warm: Sequence[Tell]) -> NDArray[np.float64]:
-        evaluated = [(tell.values, tell.point) for tell in warm if tell.values is not None]
-        if not evaluated:
-            return np.array([self._start_D])
-        front = non_dominated([values for values, _ in evaluated])
-        return np.array([point for _, point in sorted(evaluated[i] for i in front)])
-
-
-class _Fold:
-    """What the tells amount to. Until one of our own points is told, kernels may be laid anew."""
-
-    def __init__(self, layout: _Layout, count: int, merit: Merit) -> None:
-        self._layout = layout
-        self._count = count
-        self._merit = merit
+    def _begin(self) -> None:
         self._tells: list[Tell] = []
         self._working: list[Kernel] | None = None
         self._drafts: tuple[int, list[Kernel]] = (-1, [])
-        self._populations: list[list[Tell]] = [[] for _ in range(count)]
-        self._incumbents: list[Values | None] = [None] * count
+        self._populations: list[list[Tell]] = [[] for _ in range(self._count)]
+        self._incumbents: list[Values | None] = [None] * self._count
 
-    def kernels(self) -> list[Kernel]:
+    def _kernels(self) -> list[Kernel]:
         """Return the kernels to draw from now."""
         if self._working is not None:
             return self._working
         if self._drafts[0] != len(self._tells):
-            self._drafts = (len(self._tells), self._layout.kernels(self._count, self._tells))
+            self._drafts = (len(self._tells), self._new_kernels())
         return self._drafts[1]
 
-    def tell(self, tell: Tell) -> None:
+    def _new_kernels(self) -> list[Kernel]:
+        """Lay kernels evenly along the warm starts' front, lowest first objective first."""
+        line, kernels = self._line(), []
+        step = min(0.25, 0.5 / math.sqrt(self._problem.dimension))
+        places = (np.arange(self._count) + 0.5) / self._count * (len(line) - 1)
+        for index, place in enumerate(places):
+            lower = math.floor(place)
+            upper = min(lower + 1, len(line) - 1)
+            mean_D = line[lower] + (place - lower) * (line[upper] - line[lower])
+            random = generator(self._problem.seed, Purpose.KERNEL_MEAN, index)
+            mean_D = np.clip(mean_D + _JITTER * random.standard_normal(len(mean_D)), 0.0, 1.0)
+            kernels.append(Kernel(mean_D.tolist(), step, _POPULATION))
+        return kernels
+
+    def _line(self) -> Array:
+        evaluated = [(tell.values, tell.point) for tell in self._tells if tell.values is not None]
+        if not evaluated:
+            return np.array([self._problem.start])
+        front = non_dominated([values for values, _ in evaluated])
+        return np.array([point for _, point in sorted(evaluated[i] for i in front)])
+
+    def _tell(self, tell: Tell) -> None:
         """Take in one more finished trial."""
         if tell.proposed:
-            self._working = self.kernels()
+            self._working = self._kernels()
         self._tells.append(tell)
         if not tell.proposed:
             return
@@ -190,16 +136,33 @@ class _Fold:
         if not evaluated:
             return  # nothing to learn from a population that failed as a whole
         history = [tell.values for tell in self._tells if tell.values is not None]
-        merit = self._merit(kernel, self._incumbents, history)
+        merit = self.merit(kernel, history)
         fitness = {t.number: merit(t.values) for t in (*evaluated, *guests) if t.values}
         guests.sort(key=lambda tell: (-fitness[tell.number], tell.number))
         batch = population + guests[:_GUESTS]
         last = min(fitness.values()) - 1.0
-        assert self._working is not None
-        self._working[kernel].tell(
+        self._kernels()[kernel].tell(
             [tell.point for tell in batch], [fitness.get(tell.number, last) for tell in batch]
         )
         self._incumbents[kernel] = max(evaluated, key=lambda tell: fitness[tell.number]).values
+
+
+class ComoCmaProposer(KernelProposer):
+    """The sampler `como-cma`, with two kernels for each objective.
+
+    Constraints raise the reference: a candidate that breaks one counts minus its distance from
+    the corner, and kernels climb towards it.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem, 1 if problem.n_objectives == 1 else 2 * problem.n_objectives)
+
+    def merit(self, kernel: int, history: Sequence[Values]) -> Callable[[Values], float]:
+        """Return the uncrowded hypervolume improvement over the other kernels' incumbents."""
+        rivals = [v for k, v in enumerate(self._incumbents) if k != kernel and v is not None]
+        reference_M = self._problem.raised(self._problem.reference_point(history))
+        rivals_KM = np.array(rivals).reshape(-1, len(reference_M))
+        return lambda values: uncrowded_improvement(np.array(values), rivals_KM, reference_M)
 
 
 class _Normal:
@@ -211,7 +174,7 @@ class _Normal:
     def __init__(self) -> None:
         self.generator = np.random.default_rng(0)
 
-    def __call__(self, *shape: int) -> NDArray[np.float64]:
+    def __call__(self, *shape: int) -> Array:
         return self.generator.standard_normal(shape)
 
 
@@ -245,7 +208,7 @@ class Kernel:
         self._es = cma.CMAEvolutionStrategy(self._pad(mean_D), step, options)
         self._open()
 
-    def draw(self, generator: np.random.Generator) -> NDArray[np.float64]:
+    def draw(self, generator: np.random.Generator) -> Array:
         """Return a new point of the present distribution, in [0, 1]^D."""
         self._normal.generator = generator
         es = self._es
@@ -267,7 +230,7 @@ class Kernel:
         self._es.ask(1)
         self._es.sent_solutions.clear()
 
-    def _pad(self, point_D: Sequence[float]) -> NDArray[np.float64]:
+    def _pad(self, point_D: Sequence[float]) -> Array:
         """Return a copy; pycma does not do one dimension, so that gets an idle second one."""
         idle = [0.5] if self._dimension == 1 else []
         return np.array([*point_D, *idle], dtype=float)

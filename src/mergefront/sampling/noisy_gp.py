@@ -30,22 +30,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mergefront.sampling import gp
-from mergefront.sampling.constraints import Least, raised, reference_point, shortfalls
 from mergefront.sampling.gp import posterior
+from mergefront.sampling.problem import Array, Problem
 from mergefront.sampling.quasirandom import QmcProposer
 from mergefront.sampling.replay import Proposer, Tell
 from mergefront.seeds import Purpose, generator
 from mergefront.stats.pareto import improvements, non_dominated
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
 
 MOST_DESIGN = 16
 """Trials before the model, at most; D + 5 if that is fewer. Warm starts count among them."""
@@ -72,29 +67,14 @@ class _Model:
 
 
 class NoisyGpProposer(Proposer):
-    """The sampler `noisy-gp`; caches the surfaces fitted to the tells it saw last.
-
-    `reference` is the hypervolume's; without one, just below the worst values told. `constraints`
-    holds the least value of each objective, None where any will do.
-    """
+    """The sampler `noisy-gp`; caches the surfaces fitted to the tells it saw last."""
 
     beside = True
 
-    def __init__(
-        self,
-        *,
-        dimension: int,
-        seed: int,
-        n_objectives: int,
-        reference: Sequence[float] | None,
-        constraints: Least | None = None,
-    ) -> None:
-        self._design = QmcProposer(dimension=dimension, seed=seed)
-        self._design_trials = design_trials(dimension)
-        self._seed = seed
-        self._n_objectives = n_objectives
-        self._reference = reference
-        self._constraints = constraints
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._design = QmcProposer(problem)
+        self._design_trials = design_trials(problem.dimension)
         self._told_before: list[Tell] = []
         self._model: _Model | None = None
 
@@ -107,7 +87,7 @@ class NoisyGpProposer(Proposer):
             self._model, self._told_before = self._fitted(evaluated), evaluated
         if not self._model.surfaces:
             return self._design.propose(tells, number)
-        random = generator(self._seed, Purpose.SURFACE_DRAW, number)
+        random = generator(self._problem.seed, Purpose.SURFACE_DRAW, number)
         pool_PD = pool(self._model.best_KD[: self._model.n_front], random)
         pool_PD = pool_PD[_new(pool_PD, np.array([tell.point for tell in tells]))]
         worth_P = self._worth(self._model, pool_PD, random)
@@ -120,7 +100,7 @@ class NoisyGpProposer(Proposer):
         # Thompson sampling: one joint draw of each surface, at old and new points together.
         drawn = np.column_stack([surface.draw(points_PD, random) for surface in model.surfaces])
         front_KM, drawn_PM = np.split(drawn, [len(model.best_KD)])
-        corner_M = raised(model.reference_M, self._constraints)
+        corner_M = self._problem.raised(model.reference_M)
         worth_P = improvements(drawn_PM, front_KM, corner_M)
         if model.collapse is None:
             return worth_P
@@ -129,18 +109,19 @@ class NoisyGpProposer(Proposer):
         return np.where(worth_P > 0, worth_P * (1.0 - 2.0 * chance_P), worth_P - chance_P)
 
     def _fitted(self, evaluated: list[Tell]) -> _Model:
-        unknown, zero = (gp.DEFAULT_ERROR,) * self._n_objectives, (0.0,) * self._n_objectives
+        n_objectives = self._problem.n_objectives
+        unknown, zero = (gp.DEFAULT_ERROR,) * n_objectives, (0.0,) * n_objectives
         points_ND = np.array([tell.point for tell in evaluated])
         values_NM = np.array([tell.values for tell in evaluated])
         errors_NM = np.array([tell.errors or unknown for tell in evaluated])
         partial_NM = np.array([tell.partial or zero for tell in evaluated])
-        reference_M = reference_point(values_NM, self._reference)
+        reference_M = self._problem.reference_point(values_NM)
         fitted = posterior.fit(points_ND, values_NM, errors_NM, partial_NM, reference_M)
         if not fitted.surfaces:
             return _Model(reference_M)
         standing_ND = points_ND[fitted.stands_N]
         mean_NM = np.column_stack([surface.own_mean for surface in fitted.surfaces])
-        best, n_front = _best(mean_NM, shortfalls(mean_NM, self._constraints))
+        best, n_front = _best(mean_NM, self._problem.shortfalls(mean_NM))
         return _Model(reference_M, fitted.surfaces, fitted.collapse, standing_ND[best], n_front)
 
 
@@ -169,8 +150,7 @@ def pool(front_KD: Array, random: np.random.Generator) -> Array:
     either_PD = (random.random((_CROSSED, dimension)) < 0.5).astype(np.float64)
     lined_P1 = random.random((_CROSSED, 1)) < 0.5
     crossed_PD = first_PD + np.where(lined_P1, line_P1, either_PD) * (second_PD - first_PD)
-    pool_PD: Array = np.clip(np.vstack([anywhere_PD, near_PD, crossed_PD]), 0.0, 1.0)
-    return pool_PD
+    return np.clip(np.vstack([anywhere_PD, near_PD, crossed_PD]), 0.0, 1.0)
 
 
 def _best(mean_NM: Array, short_N: Array) -> tuple[NDArray[np.intp], int]:

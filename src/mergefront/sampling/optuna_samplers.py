@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -17,12 +17,9 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from mergefront.sampling.constraints import Least
+from mergefront.sampling.problem import Array, Problem
 from mergefront.sampling.replay import UNIT, Proposer, Tell
 from mergefront.seeds import Purpose, generator
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 Point = tuple[float, ...]
 OptunaKind = Literal["nsga2", "nsga3", "tpe", "gp"]
@@ -50,26 +47,18 @@ class OptunaProposer(Proposer):
     enter as running, at the points that the same tells would give them.
     """
 
-    def __init__(
-        self,
-        kind: OptunaKind,
-        *,
-        dimension: int,
-        seed: int,
-        n_objectives: int,
-        constraints: Least | None = None,
-    ) -> None:
+    def __init__(self, kind: OptunaKind, problem: Problem) -> None:
         self._kind = kind
-        self._names = [f"x{i}" for i in range(dimension)]
+        self._problem = problem
+        self._names = [f"x{i}" for i in range(problem.dimension)]
         self._distributions: dict[str, BaseDistribution] = dict.fromkeys(self._names, UNIT)
-        self._seed = seed
-        self._n_objectives = n_objectives
-        self._least = [(m, b) for m, b in enumerate(constraints or ()) if b is not None]
+        least = enumerate(problem.constraints or ())
+        self._least = [(m, bound) for m, bound in least if bound is not None]
         self._told_before: list[Tell] = []
         self._imagined: dict[int, Point] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-    def propose(self, tells: Sequence[Tell], number: int) -> NDArray[np.float64]:
+    def propose(self, tells: Sequence[Tell], number: int) -> Array:
         """Return the point of trial `number`, given `tells` in finishing order."""
         if self._kind != "gp":
             return np.array(self._proposed(tells, number, []))
@@ -86,7 +75,7 @@ class OptunaProposer(Proposer):
     def _proposed(self, tells: Sequence[Tell], number: int, running: Sequence[Point]) -> Point:
         """Ask a new inner sampler on a new study that holds the tells and what is running."""
         study = optuna.create_study(
-            directions=["maximize"] * self._n_objectives, sampler=self._inner(number)
+            directions=["maximize"] * self._problem.n_objectives, sampler=self._inner(number)
         )
         complete = [(tell.point, tell.values) for tell in tells if tell.values is not None]
         for index, (point, values) in enumerate(complete):
@@ -110,7 +99,7 @@ class OptunaProposer(Proposer):
         return create_trial(params=params, distributions=self._distributions, **more)
 
     def _inner(self, number: int) -> optuna.samplers.BaseSampler:
-        seed = int(generator(self._seed, Purpose.OPTUNA_SAMPLER, number).integers(2**32))
+        seed = int(generator(self._problem.seed, Purpose.OPTUNA_SAMPLER, number).integers(2**32))
         match self._kind:
             case "nsga2":
                 return optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
@@ -118,7 +107,7 @@ class OptunaProposer(Proposer):
                 with warnings.catch_warnings(category=ExperimentalWarning, action="ignore"):
                     return optuna.samplers.NSGAIIISampler(
                         population_size=POPULATION,
-                        dividing_parameter=_DIVISIONS[self._n_objectives],
+                        dividing_parameter=_DIVISIONS[self._problem.n_objectives],
                         seed=seed,
                     )
             case "tpe":

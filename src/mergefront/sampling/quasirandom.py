@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mergefront.sampling.problem import Array, Problem
 from mergefront.sampling.replay import Proposer, Tell
 from mergefront.seeds import Purpose, generator
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class RandomProposer(Proposer):
     """Uniform points in [0, 1]^D; looks at nothing but the trial's number."""
 
-    def __init__(self, *, dimension: int, seed: int) -> None:
-        self._dimension = dimension
-        self._seed = seed
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
 
-    def propose(self, tells: Sequence[Tell], number: int) -> NDArray[np.float64]:
+    def propose(self, tells: Sequence[Tell], number: int) -> Array:
         """Return the point of trial `number`."""
         del tells
-        return generator(self._seed, Purpose.RANDOM_POINT, number).random(self._dimension)
+        return generator(self._problem.seed, Purpose.RANDOM_POINT, number).random(
+            self._problem.dimension
+        )
 
 
 class QmcProposer(Proposer):
@@ -38,17 +36,16 @@ class QmcProposer(Proposer):
     (1998).
     """
 
-    def __init__(self, *, dimension: int, seed: int) -> None:
-        self._dimension = dimension
-        self._seed = seed
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
 
-    def propose(self, tells: Sequence[Tell], number: int) -> NDArray[np.float64]:
+    def propose(self, tells: Sequence[Tell], number: int) -> Array:
         """Return the point of trial `number`."""
         del tells
         from scipy.stats.qmc import Sobol
 
-        seed = generator(self._seed, Purpose.SOBOL_SEQUENCE)
-        sequence = Sobol(self._dimension, scramble=True, seed=seed)
+        seed = generator(self._problem.seed, Purpose.SOBOL_SEQUENCE)
+        sequence = Sobol(self._problem.dimension, scramble=True, seed=seed)
         if number:  # scipy 1.17 cannot skip none
             sequence.fast_forward(number)
         return np.asarray(sequence.random(1)[0], dtype=np.float64)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import optuna
@@ -23,10 +23,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mergefront.errors import RunError
 from mergefront.records import RESULT
+from mergefront.sampling.problem import Array
 from mergefront.sampling.tell_order import finished_trials
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 TELLS = "mergefront:tells"
 """Trial system attribute: numbers of the finished trials that the proposal saw, in order."""
@@ -61,7 +59,7 @@ class Proposer(Protocol):
 
     beside: bool = False
 
-    def propose(self, tells: Sequence[Tell], number: int) -> NDArray[np.float64]:
+    def propose(self, tells: Sequence[Tell], number: int) -> Array:
         """Return the point in [0, 1]^D of trial `number`, given `tells` in finishing order."""
         ...
 
@@ -76,9 +74,9 @@ class ReplaySampler(optuna.samplers.BaseSampler):
     def __init__(self, proposer: Proposer, dimension: int) -> None:
         self._proposer = proposer
         self._dimension = dimension
-        self._latest: tuple[int, str, NDArray[np.float64]] | None = None
+        self._latest: tuple[int, str, Array] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="propose")
-        self._ahead: tuple[int, str, Future[NDArray[np.float64]]] | None = None
+        self._ahead: tuple[int, str, Future[Array]] | None = None
 
     def ahead(self, study: optuna.Study) -> None:
         """Begin to work on the next trial's point while the one before is evaluated.
@@ -165,7 +163,7 @@ class ReplaySampler(optuna.samplers.BaseSampler):
         visible = str(trial.system_attrs[TELLS])
         return float(self._proposed(study, trial.number, visible)[index])
 
-    def _proposed(self, study: optuna.Study, number: int, visible: str) -> NDArray[np.float64]:
+    def _proposed(self, study: optuna.Study, number: int, visible: str) -> Array:
         if self._latest is None or self._latest[:2] != (number, visible):
             ahead, self._ahead = self._ahead, None
             if ahead is not None:  # wait even if it is another trial's: one call at a time

@@ -20,18 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mergefront.sampling.cma import Kernels, Values
-from mergefront.sampling.constraints import Least, reference_point, shortfalls
-from mergefront.sampling.replay import Proposer, Tell
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
+from mergefront.sampling.cma import KernelProposer, Values
+from mergefront.sampling.problem import Array, Problem
 
 _STEPS = {1: 1, 2: 3, 3: 2, 4: 2}  # of the lattice: 1, 4, 6 and 10 kernels
 _INWARD = 0.25  # share by which weightings move to the middle: none leaves an objective out
@@ -40,43 +33,24 @@ _SMALLEST_RANGE = 0.01  # of an objective, one point of score, for its scaling
 _BROKEN = 1e3  # a candidate that breaks a constraint ranks behind all that break none
 
 
-class ScalarCmaProposer(Proposer):
+class ScalarCmaProposer(KernelProposer):
     """The sampler `cma`: 1, 4, 6 or 10 kernels for 1 to 4 objectives.
 
     Without a reference the scale begins just below the worst values told. Candidates that break a
     constraint rank behind all others, by how much they break it.
     """
 
-    def __init__(
-        self,
-        *,
-        dimension: int,
-        seed: int,
-        start: Sequence[float],
-        n_objectives: int,
-        reference: Sequence[float] | None,
-        constraints: Least | None = None,
-    ) -> None:
-        assert len(start) == dimension
-        self._reference = reference
-        self._constraints = constraints
-        self._weights_WM = weightings(n_objectives)
-        count = len(self._weights_WM)
-        self._kernels = Kernels(count=count, seed=seed, start=start, merit=self._merit)
+    def __init__(self, problem: Problem) -> None:
+        self._weights_WM = weightings(problem.n_objectives)
+        super().__init__(problem, len(self._weights_WM))
 
-    def propose(self, tells: Sequence[Tell], number: int) -> Array:
-        """Return the point of trial `number`, given `tells` in finishing order."""
-        return self._kernels.draw(tells, number)
-
-    def _merit(
-        self, kernel: int, incumbents: Sequence[Values | None], history: Sequence[Values]
-    ) -> Callable[[Values], float]:
-        del incumbents
-        low_M, high_M = reference_point(history, self._reference), np.max(history, axis=0)
+    def merit(self, kernel: int, history: Sequence[Values]) -> Callable[[Values], float]:
+        """Return the scalarised value by the kernel's weighting."""
+        low_M, high_M = self._problem.reference_point(history), np.max(history, axis=0)
         range_M = np.maximum(high_M - low_M, _SMALLEST_RANGE)
 
         def worth(values: Values) -> float:
-            short = float(shortfalls([values], self._constraints)[0])
+            short = float(self._problem.shortfalls([values])[0])
             if short > 0.0:
                 return -_BROKEN * (1.0 + short)
             return scalarised((np.asarray(values) - low_M) / range_M, self._weights_WM[kernel])

@@ -12,7 +12,7 @@ import optuna
 
 from mergefront.config import RunConfig
 from mergefront.runs.history import record_sampler, recorded_sampler
-from mergefront.sampling import AUTO, ReplaySampler, choose_sampler, make_sampler
+from mergefront.sampling import AUTO, Problem, ReplaySampler, choose_sampler, make_sampler
 from mergefront.space.space import Space
 
 logger = logging.getLogger(__name__)
@@ -36,10 +36,12 @@ def sampler_of(
     """Return the sampler `name` for points of `space`; `reference` is that of the hypervolume."""
     return make_sampler(
         name,
-        dimension=space.dimension,
-        seed=config.search.seed,
-        start=space.start_point(),
-        n_objectives=len(config.objectives),
-        reference=[reference[objective] for objective in config.objectives],
-        constraints=[config.least_scores.get(objective) for objective in config.objectives],
+        Problem(
+            dimension=space.dimension,
+            seed=config.search.seed,
+            start=space.start_point(),
+            n_objectives=len(config.objectives),
+            reference=[reference[objective] for objective in config.objectives],
+            constraints=[config.least_scores.get(objective) for objective in config.objectives],
+        ),
     )

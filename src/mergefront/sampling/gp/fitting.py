@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor
@@ -31,11 +31,7 @@ from mergefront.sampling.gp.kernel import (
     noise_parts,
     squared_distances,
 )
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
+from mergefront.sampling.problem import Array
 
 FIT_ON: Final = 200
 """Candidates that choose a kernel at most, evenly spaced over the run."""

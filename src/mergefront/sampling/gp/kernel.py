@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.linalg.lapack import dpotrf
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
+from mergefront.sampling.problem import Array
 
 SMALLEST_ERROR: Final = 0.002
 """Standard errors are clipped from below here: all items right or all wrong gives an error of 0."""
@@ -45,8 +43,7 @@ class Kernel:
     def noise(self, errors_N: ArrayLike, partial_N: ArrayLike) -> Array:
         """Return the variance of each score about the surface (N,): p^2 + r (s^2 - p^2)."""
         own_N, shared_N = noise_parts(errors_N, partial_N)
-        noise_N: Array = own_N + self.own_share * shared_N
-        return noise_N
+        return own_N + self.own_share * shared_N
 
     def covariance(self, a_NF: Array, b_PF: Array) -> Array:
         """Return a^2 k (N, P) between feature vectors, without the constant."""

@@ -13,17 +13,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from mergefront.sampling import gp
+from mergefront.sampling.problem import Array
 from mergefront.stats.pareto import collapsed
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
 
 FEWEST: Final = 4
 """Candidates that stand, with fewer of which there is no model."""

@@ -9,21 +9,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.linalg import cho_solve, solve_triangular
 from scipy.linalg.lapack import dtrtri
 from threadpoolctl import ThreadpoolController
 
 from mergefront.sampling.gp.fitting import fitted_kernel, milestone, surprised
 from mergefront.sampling.gp.kernel import MEAN_VARIANCE, Kernel, cholesky, matrix, usable_errors
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
-
+from mergefront.sampling.problem import Array
 
 _SURPRISED = 1.5  # mean square from which the kernel is fitted again
 _MOST = 2.0  # mean square that widened errors may still mend
@@ -115,8 +110,7 @@ class GaussianProcess:
         """Return one surface that the scores allow, at P points: a joint posterior draw."""
         mean_P, covariance_PP = self.posterior(features_PF)
         lower_PP = cholesky(covariance_PP, self.kernel.amplitude)
-        drawn_P: Array = mean_P + lower_PP @ generator.standard_normal(len(mean_P))
-        return drawn_P
+        return mean_P + lower_PP @ generator.standard_normal(len(mean_P))
 
     @cached_property
     def leave_one_out(self) -> tuple[Array, Array]:
