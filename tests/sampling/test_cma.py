@@ -10,9 +10,14 @@ import optuna
 import pytest
 
 from mergefront.sampling import Problem, make_sampler
-from mergefront.sampling.cma import ComoCmaProposer, Kernel
+from mergefront.sampling.cma import (
+    ComoCmaProposer,
+    Kernel,
+    ScalarCmaProposer,
+    scalarised,
+    weightings,
+)
 from mergefront.sampling.replay import Tell
-from mergefront.sampling.scalar_cma import ScalarCmaProposer, scalarised, weightings
 from mergefront.stats.pareto import hypervolume
 from sampler_contract import WARM, objectives, points, run, suggest
 

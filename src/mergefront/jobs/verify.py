@@ -21,7 +21,6 @@ from mergefront.errors import EngineError
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.safetensors import DTYPES
 from mergefront.models.sources import Sources
-from mergefront.models.writer import written_dtype
 from mergefront.records import SPLITS, Dtype
 
 if TYPE_CHECKING:  # a plain merge needs none of these
@@ -277,7 +276,7 @@ def same_tensors(folder: Path, sources: Sources, dtype: Dtype = "auto") -> int:
         if name in headers:
             found = f"{DTYPES[headers[name].dtype]} {list(headers[name].shape)}"
         if name in receiver:
-            kind = written_dtype(DTYPES[receiver[name].dtype], dtype)
+            kind = receiver[name].written_type(dtype)
             expected = f"{kind} {list(receiver[name].shape)}"
         if found != expected:
             raise EngineError(

@@ -22,14 +22,12 @@ from mergefront.merging.method import Method, Mix, Slot
 from mergefront.merging.plan import UNTOUCHED, Choice, Plan, copy_of, plan_of
 from mergefront.merging.recipe import Recipe
 from mergefront.merging.slots import SourceSlot
-from mergefront.models.safetensors import DTYPES
 from mergefront.models.sources import Sources, is_finite
 from mergefront.models.writer import (
     SHARD_BYTES,
     CheckpointWriter,
     copy_companions,
     set_config_dtype,
-    written_dtype,
 )
 from mergefront.records import Dtype
 
@@ -60,7 +58,7 @@ def combined_pieces(
     Raises:
         CheckpointError: if a source holds NaN or infinity, or a value overflows that type.
     """
-    out_dtype = written_dtype(DTYPES[sources.receiver.headers[name].dtype], dtype)
+    out_dtype = sources.receiver.headers[name].written_type(dtype)
     if choice == UNTOUCHED:
         mergeable = name in sources.models["receiver"].pairs
         read = sources.tensor("receiver", name) if mergeable else sources.receiver.tensor(name)

@@ -7,8 +7,6 @@ tensors are the model's, in their own dtype.
 
 Every other kind of adapter is refused, and so are settings under which the file does not determine
 the weights (`_UNREAD_SETTINGS`, `_CHANGED_START`). Not here: the arithmetic (`exact_product`).
-
-Reading order: `Adapter.open`.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from mergefront.errors import CheckpointError, PairingError
 from mergefront.models.anatomy import Anatomy
 from mergefront.models.checkpoint import ADAPTER_CONFIG, Checkpoint, read_json
 from mergefront.models.exact_product import LowRankUpdate
-from mergefront.models.safetensors import TensorHeader, read_header
+from mergefront.models.safetensors import FLOATS, TensorHeader, read_header
 from mergefront.models.tower import VISION
 
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -38,7 +36,6 @@ _UNREAD_SETTINGS: Final = (
 )
 # These start from weights that are not the model's, and the adapter's file does not hold those.
 _CHANGED_START: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
-_FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 _PREFIX: Final = "base_model.model."
 _FACTOR: Final = re.compile(
     r"(?P<module>.+)\.(?P<factor>lora_(?:embedding_)?[AB]|lora_magnitude_vector)"
@@ -151,7 +148,7 @@ class _TensorSorter:
         self._factors: dict[str, dict[str, str]] = {}
         self._whole_names: list[str] = []
         for name, header in file.headers.items():
-            if header.dtype not in _FLOATS:
+            if header.dtype not in FLOATS:
                 raise self._error(name, f"has dtype {header.dtype}, expected a float", _MERGE)
             match = _FACTOR.match(name)
             if match is None:

@@ -23,8 +23,6 @@ merger, newline, ...), else to vision if it lies in a numbered stack or its name
 Neither is ever merged from a text donor.
 
 Not here: which tensor of a donor fits which of the receiver (`pairing`).
-
-Reading order: `dissect`, `language_groups`, `GroupIndex`.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ from typing import Final
 
 from mergefront.errors import PairingError
 from mergefront.models.checkpoint import Checkpoint
-from mergefront.models.safetensors import TensorHeader
+from mergefront.models.safetensors import FLOATS, TensorHeader
 from mergefront.models.tower import (
     ATTENTION,
     CONNECTOR,
@@ -51,7 +49,6 @@ from mergefront.records import PARTS, Group, Part, Tower
 
 _BUFFER: Final = re.compile(r"inv_freq$|masked_bias$|rotary_emb\.|e_score_correction_bias$")
 _MLP: Final = re.compile(r"mlp|feed_forward|ffn|moe|experts", re.IGNORECASE)
-_FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 @dataclass(frozen=True)
@@ -92,13 +89,20 @@ class Anatomy:
             return None, "embedding"
         return None, name.removeprefix(self.language_tower.prefix)
 
-    def mergeable_tensors(self) -> tuple[str, ...]:
-        """Names of the language tower's tensors that can be merged (all but `other`)."""
+    def mergeable_tensors(self, parts: Collection[Part] = PARTS) -> tuple[str, ...]:
+        """Names of the language tower's tensors that can be merged (all but `other`), by part."""
         return tuple(
             name
             for name, place in self.places.items()
-            if place.tower == "language" and place.part != "other"
+            if place.tower == "language" and place.part != "other" and place.part in parts
         )
+
+    def names_by_key(self) -> dict[tuple[int | None, str], str]:
+        """Name of each mergeable tensor by its `prefix_free_key`; a tied head is the embedding."""
+        names = {self.prefix_free_key(name): name for name in self.mergeable_tensors()}
+        if self.tied_head:
+            names.setdefault((None, "head.weight"), self.language_tower.embedding)
+        return names
 
 
 def dissect(checkpoint: Checkpoint) -> Anatomy:
@@ -226,9 +230,9 @@ def _outside_layers(
 
 def _check_dtype(header: TensorHeader, place: TensorPlace) -> None:
     mergeable = place.tower == "language" and place.part != "other"
-    if mergeable and header.dtype not in _FLOATS:
+    if mergeable and header.dtype not in FLOATS:
         raise PairingError(
             f"{header.file}: tensor {header.name!r} has dtype {header.dtype}; "
-            f"only {', '.join(sorted(_FLOATS))} can be merged",
+            f"only {', '.join(sorted(FLOATS))} can be merged",
             hint="use the unquantised checkpoint",
         )

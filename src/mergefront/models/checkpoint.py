@@ -4,14 +4,13 @@ Opening reads JSON and the weight files' headers. Tensors are memory-mapped. No 
 folders with adapters, GGUF files or quantised weights are refused, and the message says what to do.
 
 Not here: one file's format (`safetensors`), writing (`writer`), what a tensor is for (`anatomy`).
-
-Reading order: `Checkpoint.open`, `read_config`, `weight_files`, `read_index`.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +23,12 @@ from safetensors import SafetensorError, safe_open
 from mergefront.errors import CheckpointError
 from mergefront.files import file_hash
 from mergefront.models.locate import NO_GGUF
-from mergefront.models.safetensors import DTYPES, TensorHeader, read_header
-from mergefront.models.writer import FLOAT_TYPES, WEIGHT_INDEX, written_dtype
+from mergefront.models.safetensors import DTYPES, FLOATS, TensorHeader, read_header
 from mergefront.records import Dtype
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 """The file that makes a folder a PEFT adapter's."""
+WEIGHT_INDEX: Final = "model.safetensors.index.json"
 PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SHARD: Final = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 _CONVERT: Final = (
@@ -137,17 +136,10 @@ class Checkpoint:
             and not file.name.endswith(".index.json")
         }
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of all tensors together."""
-        return sum(header.n_bytes for header in self.headers.values())
-
     def planned_tensors(self, dtype: Dtype = "auto") -> dict[str, torch.Tensor]:
         """Return name -> a tensor without data, of the shape and type to be written in `dtype`."""
         return {
-            name: torch.empty(
-                header.shape, dtype=written_dtype(DTYPES[header.dtype], dtype), device="meta"
-            )
+            name: torch.empty(header.shape, dtype=header.written_type(dtype), device="meta")
             for name, header in self.headers.items()
         }
 
@@ -164,12 +156,11 @@ class Checkpoint:
 
         8-bit floats do not count: they are never rounded.
         """
-        n_bytes: dict[torch.dtype, int] = {}
+        n_bytes: Counter[str] = Counter()
         for header in self.headers.values():
-            dtype = DTYPES[header.dtype]
-            n_bytes[dtype] = n_bytes.get(dtype, 0) + header.n_bytes
-        ordered = sorted((t for t in n_bytes if t in FLOAT_TYPES), key=lambda t: -n_bytes[t])
-        return tuple(str(dtype).removeprefix("torch.") for dtype in ordered)
+            n_bytes[header.dtype] += header.n_bytes
+        ordered = (dtype for dtype, _ in n_bytes.most_common() if dtype in FLOATS)
+        return tuple(str(DTYPES[dtype]).removeprefix("torch.") for dtype in ordered)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -192,7 +183,7 @@ def architecture_of(config: Mapping[str, Any], unknown: str = "?") -> str:
     return str(names[0]) if names else unknown
 
 
-def read_json(file: Path, why: str) -> dict[str, Any]:
+def read_json(file: Path, why: str = "") -> dict[str, Any]:
     """Read a JSON object of a model folder; `why` is the hint if it is missing.
 
     Raises:
@@ -218,7 +209,7 @@ def read_index(folder: Path) -> dict[str, str] | None:
     file = folder / WEIGHT_INDEX
     if not file.is_file():
         return None
-    weight_map = read_json(file, "").get("weight_map")
+    weight_map = read_json(file).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
             f"{file}: found no `weight_map`, expected tensor names and their files",
@@ -299,7 +290,7 @@ def _refuse_adapter(folder: Path) -> None:
     weights = sorted(path.name for path in folder.glob("adapter_model*"))
     if not file.is_file() and not weights:
         return
-    model = read_json(file, "").get("base_model_name_or_path") if file.is_file() else None
+    model = read_json(file).get("base_model_name_or_path") if file.is_file() else None
     if not isinstance(model, str) or not model:
         model = "THE_MODEL_IT_WAS_TRAINED_ON"
     raise CheckpointError(

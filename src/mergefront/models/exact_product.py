@@ -5,8 +5,6 @@ last bits differ. `exact_product` cuts both factors into pieces so short that ev
 products is exact in fp64, in any order. All later roundings are elementwise.
 
 Not here: the file of an update, and the weight that it belongs to (`adapter`).
-
-Reading order: `LowRankUpdate`, `exact_product`.
 """
 
 from __future__ import annotations

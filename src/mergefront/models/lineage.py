@@ -18,8 +18,6 @@ is not, it is near sqrt(2) = 141 %. The limits below lie between; they warn and 
 The sample is `ROWS` rows in the middle of up to `TENSORS` matrices of attention and of MLP in every
 layer. It is the same every time: some 20 MB for a model of 7 B. Not here: whole deltas
 (`jobs.inspect`).
-
-Reading order: `check_lineage`, `measure_kinships`, `judge_kinship`.
 """
 
 from __future__ import annotations

@@ -2,15 +2,13 @@
 
 `ModelNames` is what configurations and recipes hold. `locate_models` turns it into `ModelFolders`:
 plain strings, which may cross process boundaries. Not here: opening the folders (`sources`).
-
-Reading order: `ModelNames`, `ModelFolders`, `locate_models`, `locate_model`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,22 +69,14 @@ class ModelFolders:
     vocabulary: VocabularyMode = "receiver"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; `donors` is a list, so that its order survives any encoding."""
-        return {
-            "receiver": self.receiver,
-            "base": self.base,
-            "donors": [
-                [alias, donor.model, donor.base, donor.adapter]
-                for alias, donor in self.donors.items()
-            ],
-            "vocabulary": self.vocabulary,
-        }
+        """Return plain values."""
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> ModelFolders:
         """Undo `to_dict`."""
-        donors = {alias: DonorFolders(*folders) for alias, *folders in plain["donors"]}
-        return cls(plain["receiver"], plain["base"], donors, plain["vocabulary"])
+        donors = {alias: DonorFolders(**donor) for alias, donor in plain["donors"].items()}
+        return cls(**{**plain, "donors": donors})
 
 
 def locate_models(names: ModelNames) -> ModelFolders:

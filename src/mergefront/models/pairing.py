@@ -2,8 +2,6 @@
 
 Two tensors pair if they have the same name within the same text layer, whatever stands before it,
 or if both are the embedding, the head or the final norm. Not here: what each tensor is (`anatomy`).
-
-Reading order: `pair_tensors`.
 """
 
 from __future__ import annotations
@@ -35,9 +33,7 @@ def pair_tensors(
     """
     _check_sizes(receiver, donor, receiver_ckpt, donor_ckpt)
     where = f"donor {donor_ckpt.folder} does not fit receiver {receiver_ckpt.folder}"
-    donor_names = {donor.prefix_free_key(name): name for name in donor.mergeable_tensors()}
-    if donor.tied_head:  # its embedding is its head
-        donor_names.setdefault((None, "head.weight"), donor.language_tower.embedding)
+    donor_names = donor.names_by_key()
     # A tied receiver has no head to pair with that of an untied donor: `check_heads` judges that.
     used: set[Key] = {(None, "head.weight")}
     pairs: dict[str, str] = {}

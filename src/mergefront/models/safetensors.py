@@ -22,6 +22,7 @@ from typing import Any, Final
 import torch
 
 from mergefront.errors import CheckpointError
+from mergefront.records import Dtype
 
 DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
     {
@@ -44,6 +45,8 @@ DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
 )
 """safetensors' names of element types -> torch's."""
 
+FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
+"""Those that a weight may have, and be rounded from and to; 8-bit floats come with scales."""
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 _AGAIN: Final = "download it again"
 _PLAIN: Final = "use the checkpoint in F32, BF16 or F16 from which it was made"
@@ -62,6 +65,15 @@ class TensorHeader:
     def n_bytes(self) -> int:
         """Bytes of the tensor's data in the file."""
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+    def written_type(self, dtype: Dtype) -> torch.dtype:
+        """Return the type in which the tensor is written in a checkpoint of `dtype`.
+
+        Integers, truth values and 8-bit floats keep theirs.
+        """
+        keeps = dtype == "auto" or self.dtype not in FLOATS
+        written: torch.dtype = DTYPES[self.dtype] if keeps else getattr(torch, dtype)
+        return written
 
 
 def read_header(file: Path) -> list[TensorHeader]:

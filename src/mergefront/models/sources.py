@@ -9,8 +9,6 @@ An adapter donor's tensor is its model's plus the update, in fp32 where the adap
 
 Not here: which tensors are merged, and how (`merging.plan`). `Sources` may be opened from the same
 `ModelFolders` in several processes.
-
-Reading order: `SourceModel`, `open_model`, `Sources`, `check_heads`.
 """
 
 from __future__ import annotations
@@ -31,9 +29,9 @@ from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.locate import ModelFolders
 from mergefront.models.pairing import pair_tensors
 from mergefront.models.vocabulary import Vocabulary, VocabularyAlignment, align_rows, read_tokens
-from mergefront.records import Group
+from mergefront.records import Group, Part
 
-TOKEN_PARTS: Final = ("embedding", "head")
+TOKEN_PARTS: Final[tuple[Part, ...]] = ("embedding", "head")
 """The parts whose rows belong to tokens."""
 
 
@@ -73,8 +71,7 @@ class SourceModel:
             return None
         rows = [
             self.checkpoint.headers[name].shape[0]
-            for name in self.anatomy.mergeable_tensors()
-            if self.anatomy.places[name].part in TOKEN_PARTS
+            for name in self.anatomy.mergeable_tensors(TOKEN_PARTS)
         ]
         return Vocabulary(str(folders[0]), tokens, min(rows))
 
@@ -99,11 +96,7 @@ def open_model(receiver: SourceModel, label: str, folder: str, adapter: str | No
 
 def pair_token_rows(receiver: SourceModel, model: SourceModel) -> SourceModel:
     """Return the model with embedding and head paired also if only their numbers of rows differ."""
-    name_by_key = {
-        model.anatomy.prefix_free_key(name): name for name in model.anatomy.mergeable_tensors()
-    }
-    if model.anatomy.tied_head:
-        name_by_key.setdefault((None, "head.weight"), model.anatomy.language_tower.embedding)
+    name_by_key = model.anatomy.names_by_key()
     token_pairs = {
         name: name_by_key[receiver.anatomy.prefix_free_key(name)]
         for name in receiver.pairs
@@ -303,13 +296,9 @@ def check_heads(sources: Sources, touched_parts: Collection[str]) -> None:
         PairingError: the receiver's head is tied and a donor's or base's is not; or a model's
             vocabulary has another size.
     """
-    touched = {"embedding", "head"} & set(touched_parts)
     hint = "freeze embedding and head: `frozen: [embedding, head]`"
-    names = [
-        name
-        for name in sources.anatomy.mergeable_tensors()
-        if sources.anatomy.places[name].part in touched
-    ]
+    touched = [part for part in TOKEN_PARTS if part in touched_parts]
+    names = sources.anatomy.mergeable_tensors(touched)
     for model in sources.models.values():
         where = f"{model.label} {model.checkpoint.folder}"
         if names and sources.anatomy.tied_head and not model.anatomy.tied_head:

@@ -8,8 +8,6 @@ directly (`model.layers.0...` and `model.embed_tokens`) or in one of its modules
 `model.vision_embed_tokens.wte`). Layers of that stack that attend to the image only (the
 cross-attention layers of Llama 3.2 Vision) are no text layers: a text model has no counterpart of
 them, and text layers are numbered without them.
-
-Reading order: `find_language_tower`.
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@ receiver's in all models, so that every delta is zero there. Strings are compare
 store them: a byte-level and a sentencepiece vocabulary share few.
 
 Not here: whether embedding and head may be merged at all (`sources.check_heads`).
-
-Reading order: `Vocabulary`, `align_rows`, `VocabularyAlignment`, `read_tokens`.
 """
 
 from __future__ import annotations

@@ -3,10 +3,8 @@
 Not here: reading (`checkpoint`), what the tensors are (`merging.build`), and how the folder appears
 whole or not at all (`files.whole_folder`).
 
-A checkpoint may be written in another floating type than that of its source: `written_dtype` says
-which tensors that changes, `set_config_dtype` lets config.json follow.
-
-Reading order: `CheckpointWriter`, `copy_companions`, `written_dtype`.
+A checkpoint may be written in another floating type than that of its source: `set_config_dtype`
+lets config.json follow.
 """
 
 from __future__ import annotations
@@ -21,17 +19,14 @@ from typing import Any, Final
 
 import torch
 
-from mergefront.errors import CheckpointError
+from mergefront.models.checkpoint import WEIGHT_INDEX, read_json
 from mergefront.models.safetensors import Layout, raw_bytes
 from mergefront.records import Dtype
 
-WEIGHT_INDEX: Final = "model.safetensors.index.json"
 SHARD_BYTES: Final = 4 * 10**9
 _WEIGHTS: Final = re.compile(
     r"\.(safetensors|bin|pt|pth|ckpt|pkl|gguf|h5|msgpack|onnx|npz|npy|tflite)$"
 )
-FLOAT_TYPES: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-"""The floating types that a value may be rounded from and to; 8-bit floats come with scales."""
 _CONFIG_KEYS: Final = ("dtype", "torch_dtype")
 _LEFT_BEHIND: Final = frozenset({"README.md", WEIGHT_INDEX, "pytorch_model.bin.index.json"})
 
@@ -158,17 +153,6 @@ def copy_companions(src: Path, dst: Path) -> list[str]:
     return copied
 
 
-def written_dtype(source_type: torch.dtype, dtype: Dtype) -> torch.dtype:
-    """Return the type in which a tensor is written in a checkpoint of `dtype`.
-
-    Integers, truth values and 8-bit floats keep theirs.
-    """
-    if dtype == "auto" or source_type not in FLOAT_TYPES:
-        return source_type
-    written: torch.dtype = getattr(torch, dtype)
-    return written
-
-
 def set_config_dtype(file: Path, dtype: Dtype) -> None:
     """Change config.json so that it names `dtype` as the type of all weights.
 
@@ -179,12 +163,7 @@ def set_config_dtype(file: Path, dtype: Dtype) -> None:
     Raises:
         CheckpointError: the file holds no JSON object.
     """
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise CheckpointError(f"{file}: not valid JSON: {problem}") from problem
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file}: expected a JSON object")
+    config = read_json(file)
     _rename_dtypes(config, dtype)
     if not any(config.get(key) for key in _CONFIG_KEYS):
         config["torch_dtype"] = dtype

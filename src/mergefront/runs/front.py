@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationError
 
-from mergefront.config import TokenCost
+from mergefront.config import ItemCounts, TokenCost
 from mergefront.errors import RunError
 from mergefront.records import Estimate, Split
 from mergefront.runs.directory import RunDirectory
@@ -112,16 +112,6 @@ class Hypervolumes:
 
     search: float
     validation: ValidatedHypervolume
-
-
-@dataclass(frozen=True)
-class ItemCounts:
-    """Items per objective in each split."""
-
-    search: int
-    validation: int
-    test: int
-    reuse_search_items: bool
 
 
 @dataclass(frozen=True)

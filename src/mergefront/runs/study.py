@@ -7,18 +7,16 @@ process dies. (Optuna's own lock file outlives a killed process and blocks the n
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.storages.journal._file import BaseJournalFileLock, get_lock_file
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
@@ -97,7 +95,8 @@ def _cut_torn_line(path: Path, lock: _FileLock) -> None:
     """Truncate the journal after its last newline; Optuna would glue its next record on."""
     if not path.is_file() or _ends_whole(path):
         return
-    with _exclusive(lock), path.open("r+b") as file:  # a writer in mid-append has finished by now
+    # Once the lock is ours, a writer in mid-append has finished.
+    with get_lock_file(lock), path.open("r+b") as file:
         data = file.read()
         whole = data.rfind(b"\n") + 1
         if whole != len(data):
@@ -111,15 +110,6 @@ def _ends_whole(path: Path) -> bool:
             return True
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
-
-
-@contextlib.contextmanager
-def _exclusive(lock: _FileLock) -> Iterator[None]:
-    lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from mergefront.runs.front import (
     BlindScores,
     Front,
     Hypervolumes,
-    ItemCounts,
     Member,
     ValidatedHypervolume,
 )
@@ -107,7 +106,7 @@ def summarise(run: RunDirectory, study: optuna.Study) -> Front:
         ),
         candidates=len(candidates),
         failed=len(candidates) - len(scored),
-        items=ItemCounts(**config.items.model_dump()),
+        items=config.items,
         overlap=overlap,
         seconds=_mean_seconds(candidates),
         openings=openings(study),

@@ -1,7 +1,7 @@
 """Samplers by name, behind Optuna's interface: `make_sampler`, and `pending` for a resumed run.
 
 Reading order: `replay` (laws and the Optuna side) with `tell_order`, `auto` (which sampler, if
-nobody says), `quasirandom`, `noisy_gp` on the package `gp`, `cma` (como-cma) and `scalar_cma`,
+nobody says), `quasirandom`, `noisy_gp` on the package `gp`, `cma` (como-cma and cma),
 `optuna_samplers`; `problem` is what all are given.
 """
 
@@ -14,13 +14,12 @@ from typing import Final
 
 from mergefront.errors import UserError
 from mergefront.sampling.auto import AUTO, SamplerChoice, choose_sampler
-from mergefront.sampling.cma import ComoCmaProposer
+from mergefront.sampling.cma import ComoCmaProposer, ScalarCmaProposer
 from mergefront.sampling.noisy_gp import NoisyGpProposer
 from mergefront.sampling.optuna_samplers import OptunaProposer
 from mergefront.sampling.problem import Problem
 from mergefront.sampling.quasirandom import QmcProposer, RandomProposer
 from mergefront.sampling.replay import Proposer, ReplaySampler, pending
-from mergefront.sampling.scalar_cma import ScalarCmaProposer
 
 __all__ = [
     "AUTO",

@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
-from mergefront.runs.plots.checks import calibration_figure, race_figure
 from mergefront.runs.plots.front import front_figure
-from mergefront.runs.plots.history import history_figure, profile_figure
+from mergefront.runs.plots.history import (
+    calibration_figure,
+    history_figure,
+    profile_figure,
+    race_figure,
+)
 from mergefront.runs.plots.style import save
 
 __all__ = [
