@@ -24,9 +24,9 @@ from scipy.optimize import minimize
 
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.history import estimates_of, evaluations, open_study, reference_point
-from mergefront.sampling.gp import GaussianProcess, Kernel, fit
+from mergefront.sampling.gp import GaussianProcess, fit
 from mergefront.sampling.gp.fitting import objective
-from mergefront.sampling.gp.kernel import noise_parts
+from mergefront.sampling.gp.kernel import Kernel, noise_parts
 from mergefront.stats.pareto import collapsed
 
 Array = NDArray[np.float64]

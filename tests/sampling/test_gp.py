@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy.optimize import approx_fprime
 from threadpoolctl import ThreadpoolController
 
-from mergefront.sampling.gp import DEFAULT_ERROR, SMALLEST_ERROR, GaussianProcess, Kernel, fit
+from mergefront.sampling.gp import GaussianProcess, fit
 from mergefront.sampling.gp.fitting import fitted_kernel, milestone, objective
-from mergefront.sampling.gp.kernel import noise_parts
+from mergefront.sampling.gp.kernel import DEFAULT_ERROR, SMALLEST_ERROR, Kernel, noise_parts
 from mergefront.sampling.gp.process import one_thread
 from mergefront.stats.pareto import collapsed
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mergefront.records import RESULT
 from mergefront.sampling import Problem, make_sampler
-from mergefront.sampling.gp import DEFAULT_ERROR
+from mergefront.sampling.gp.kernel import DEFAULT_ERROR
 from mergefront.sampling.noisy_gp import NoisyGpProposer, pool
 from mergefront.sampling.replay import Tell, standard_errors
 from mergefront.stats.pareto import hypervolume, improvements, undominated_boxes

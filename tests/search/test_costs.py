@@ -41,7 +41,7 @@ from mergefront.runs.plots import front_figure
 from mergefront.runs.report import write_report
 from mergefront.runs.status import status_of
 from mergefront.runs.summary import summarise, write_front
-from mergefront.sampling import noisy_gp
+from mergefront.sampling import Problem, noisy_gp
 from mergefront.search.finish import finish
 from mergefront.search.loop import start_search
 from mergefront.search.race import Race, order_of
@@ -323,9 +323,9 @@ def test_the_sampler_is_given_the_bound_as_a_score(monkeypatch: pytest.MonkeyPat
     given = []
     original = noisy_gp.NoisyGpProposer.__init__
 
-    def noting(self: Any, **settings: Any) -> None:
-        given.append((settings["reference"], settings["constraints"]))
-        original(self, **settings)
+    def noting(self: Any, problem: Problem) -> None:
+        given.append((problem.reference, problem.constraints))
+        original(self, problem)
 
     monkeypatch.setattr(noisy_gp.NoisyGpProposer, "__init__", noting)
 
@@ -338,7 +338,7 @@ def test_the_sampler_is_given_the_bound_as_a_score(monkeypatch: pytest.MonkeyPat
     made = config(constraints={"brevity": {"tokens": 60}})
     space: Any = Line()
     sampler_of("noisy-gp", made, space, {"perception": 0.6, "brevity": 0.0, "reasoning": 0.3})
-    assert [list(one) for one in given[0]] == [[0.3, 0.0, 0.6], [None, 0.25, None]]
+    assert [list(one or ()) for one in given[0]] == [[0.3, 0.0, 0.6], [None, 0.25, None]]
 
 
 def gain(mean: float, half: float = 0.01) -> Gain:

@@ -144,10 +144,8 @@ def rendered_size(prompt: Mapping[str, Any]) -> int:
     """Bytes of the processed images of a prompt that vLLM has rendered."""
     import torch
 
-    total = 0
-    for items in prompt.get("mm_kwargs", {}).values():
-        for item in items:
-            for element in ({} if item is None else item.get_data()).values():
-                if isinstance(element, torch.Tensor):
-                    total += element.numel() * element.element_size()
-    return total
+    items = (
+        item for row in prompt.get("mm_kwargs", {}).values() for item in row if item is not None
+    )
+    elements = (element for item in items for element in item.get_data().values())
+    return sum(element.nbytes for element in elements if isinstance(element, torch.Tensor))

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from mergefront.errors import CheckpointError
 from mergefront.files import file_hash
 from mergefront.models.locate import NO_GGUF
-from mergefront.models.safetensors import DTYPES, FLOATS, TensorHeader, read_header
+from mergefront.models.safetensors import DTYPES, FLOATS, TensorHeader, damaged, read_header
 from mergefront.records import Dtype
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
@@ -61,11 +61,10 @@ class Checkpoint:
         folder = Path(folder)
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: no such model folder")
-        config = read_config(folder)
-        index = read_index(folder)
-        files = shards_of(folder, index) if index is not None else weight_files(folder)
+        config = _read_config(folder)
+        index = _read_index(folder)
         headers: dict[str, TensorHeader] = {}
-        for file in files:
+        for file in _weight_files(folder, index):
             for header in read_header(file):
                 if header.name in headers:
                     raise CheckpointError(
@@ -74,8 +73,8 @@ class Checkpoint:
                         hint="delete the file that does not belong to this checkpoint",
                     )
                 headers[header.name] = header
-        if index is not None:
-            check_index(folder, index, headers)
+        if index:
+            _check_index(folder, index, headers)
         if not headers:
             raise CheckpointError(f"{folder}: its weight files hold no tensors")
         return cls(folder, config, MappingProxyType(headers))
@@ -113,9 +112,7 @@ class Checkpoint:
             try:
                 handle = safe_open(header.file, framework="pt", device="cpu")
             except SafetensorError as problem:
-                raise CheckpointError(
-                    f"{header.file}: damaged: {problem}", hint="download it again"
-                ) from problem
+                raise damaged(f"{header.file}: damaged: {problem}") from problem
             self._handles[header.file] = handle
         return handle, header.name
 
@@ -163,13 +160,8 @@ class Checkpoint:
         return tuple(str(DTYPES[dtype]).removeprefix("torch.") for dtype in ordered)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return config.json of a folder that holds a model in plain floats.
-
-    Raises:
-        CheckpointError: the folder holds an adapter or GGUF files, config.json is missing, or it
-            says that the weights are quantised.
-    """
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Return config.json of a folder that holds a model in plain floats."""
     _refuse_adapter(folder)
     _refuse_gguf(folder)
     config = read_json(folder / "config.json", "every Hugging Face checkpoint has one")
@@ -200,21 +192,14 @@ def read_json(file: Path, why: str = "") -> dict[str, Any]:
     return content
 
 
-def read_index(folder: Path) -> dict[str, str] | None:
-    """Return tensor name -> file name from the index, or None if there is no index.
-
-    Raises:
-        CheckpointError: the index is damaged, or names files that are not read.
-    """
+def _read_index(folder: Path) -> dict[str, str]:
+    """Return tensor name -> file name from the index; empty if there is no index."""
     file = folder / WEIGHT_INDEX
     if not file.is_file():
-        return None
+        return {}
     weight_map = read_json(file).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(
-            f"{file}: found no `weight_map`, expected tensor names and their files",
-            hint="download it again",
-        )
+        raise damaged(f"{file}: found no `weight_map`, expected tensor names and their files")
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or not shard.endswith(".safetensors"):
             raise CheckpointError(
@@ -225,24 +210,8 @@ def read_index(folder: Path) -> dict[str, str] | None:
     return dict(weight_map)
 
 
-def shards_of(folder: Path, index: Mapping[str, str]) -> list[Path]:
-    """Return the files that an index names, in order. Raises CheckpointError if one is missing."""
-    files = [folder / shard for shard in sorted(set(index.values()))]
-    for file in files:
-        if not file.is_file():
-            raise CheckpointError(
-                f"{folder}: shard {file.name} is missing, named by {WEIGHT_INDEX}",
-                hint="download it again",
-            )
-    return files
-
-
-def check_index(folder: Path, index: Mapping[str, str], headers: Mapping[str, Any]) -> None:
-    """Compare an index with what the files hold (tensor name -> `TensorHeader`).
-
-    Raises:
-        CheckpointError: a tensor is not where the index says, or is not in the index.
-    """
+def _check_index(folder: Path, index: Mapping[str, str], headers: Mapping[str, Any]) -> None:
+    """Compare an index with what the files hold (tensor name -> `TensorHeader`)."""
     for name, shard in index.items():
         header = headers.get(name)
         if header is None or header.file.name != shard:
@@ -259,12 +228,14 @@ def check_index(folder: Path, index: Mapping[str, str], headers: Mapping[str, An
         )
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Return the weight files of a folder without an index.
-
-    Raises:
-        CheckpointError: there are none in safetensors, or a numbered shard is missing.
-    """
+def _weight_files(folder: Path, index: Mapping[str, str]) -> list[Path]:
+    """Return the files that the index names, in order; without an index all in safetensors."""
+    if index:
+        files = [folder / shard for shard in sorted(set(index.values()))]
+        for file in files:
+            if not file.is_file():
+                raise damaged(f"{folder}: shard {file.name} is missing, named by {WEIGHT_INDEX}")
+        return files
     single = folder / "model.safetensors"
     if single.is_file():
         return [single]
@@ -333,6 +304,4 @@ def _check_numbering(folder: Path, files: Iterable[Path]) -> None:
         for number in range(1, int(match[2]) + 1):
             name = f"{file.name[: match.start()]}-{number:05d}-of-{match[2]}.safetensors"
             if not (folder / name).is_file():
-                raise CheckpointError(
-                    f"{folder}: shard {name} is missing", hint="download it again"
-                )
+                raise damaged(f"{folder}: shard {name} is missing")

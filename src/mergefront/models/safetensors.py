@@ -48,8 +48,11 @@ DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
 FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 """Those that a weight may have, and be rounded from and to; 8-bit floats come with scales."""
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
-_AGAIN: Final = "download it again"
-_PLAIN: Final = "use the checkpoint in F32, BF16 or F16 from which it was made"
+
+
+def damaged(problem: str) -> CheckpointError:
+    """Return the error of a file that is damaged or missing."""
+    return CheckpointError(problem, hint="download it again")
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,16 @@ def read_header(file: Path) -> list[TensorHeader]:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if len(start) < 8 or length > size - 8:
-            raise CheckpointError(
+            raise damaged(
                 f"{file}: truncated or no safetensors file: it has {size} bytes, "
-                f"its header alone should have {length}",
-                hint=_AGAIN,
+                f"its header alone should have {length}"
             )
         try:
             entries = json.loads(stream.read(length), object_pairs_hook=partial(_once, file))
         except (ValueError, RecursionError) as problem:
-            raise CheckpointError(f"{file}: damaged header", hint=_AGAIN) from problem
+            raise damaged(f"{file}: damaged header") from problem
     if not isinstance(entries, dict):
-        raise CheckpointError(f"{file}: damaged header: no JSON object", hint=_AGAIN)
+        raise damaged(f"{file}: damaged header: no JSON object")
     return [
         _entry(file, name, entry, size - 8 - length)
         for name, entry in entries.items()
@@ -112,7 +114,7 @@ def _once(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise CheckpointError(f"{file}: its header names {twice!r} twice", hint=_AGAIN)
+        raise damaged(f"{file}: its header names {twice!r} twice")
     return content
 
 
@@ -123,24 +125,22 @@ def _entry(file: Path, name: str, entry: Mapping[str, Any], data_bytes: int) -> 
         header = TensorHeader(name, str(entry["dtype"]), tuple(entry["shape"]), file)
         whole = all(type(number) is int and number >= 0 for number in (first, last, *header.shape))
     except (KeyError, TypeError, ValueError) as problem:
-        raise CheckpointError(f"{file}: damaged header entry of {name!r}", hint=_AGAIN) from problem
+        raise damaged(f"{file}: damaged header entry of {name!r}") from problem
     if not whole:
-        raise CheckpointError(
+        raise damaged(
             f"{file}: damaged header entry of {name!r}: sizes and offsets must be whole numbers "
-            f"from 0, found shape {list(header.shape)}, offsets {[first, last]}",
-            hint=_AGAIN,
+            f"from 0, found shape {list(header.shape)}, offsets {[first, last]}"
         )
     if header.dtype not in DTYPES:
         raise CheckpointError(
             f"{file}: tensor {name!r} has dtype {header.dtype}, which is not read "
             f"(expected one of {', '.join(DTYPES)})",
-            hint=_PLAIN,
+            hint="use the checkpoint in F32, BF16 or F16 from which it was made",
         )
     if last > data_bytes:
-        raise CheckpointError(
+        raise damaged(
             f"{file}: truncated: tensor {name!r} ends at byte {last} of the data, "
-            f"the file has {data_bytes}",
-            hint=_AGAIN,
+            f"the file has {data_bytes}"
         )
     if last - first != header.n_bytes:
         raise CheckpointError(

@@ -110,11 +110,6 @@ def numbered_stacks(names: Iterable[str]) -> dict[str, set[int]]:
     return numbers
 
 
-def is_head(name: str) -> bool:
-    """Tell whether a tensor's name is that of an output projection."""
-    return _HEAD.search(name) is not None
-
-
 def _first(config: Mapping[str, Any], keys: Iterable[str]) -> int | None:
     return next((config[key] for key in keys if isinstance(config.get(key), int)), None)
 
@@ -225,7 +220,7 @@ def _find_head(checkpoint: Checkpoint, embedding: str) -> tuple[bool, frozenset[
     names = frozenset(
         name
         for name, header in headers.items()
-        if is_head(name)
+        if _HEAD.search(name)
         and (len(header.shape) == 1 or header.shape[1:] == (width,))
         and not any(pattern.search(name) for pattern in (_NUMBERED, VISION, CONNECTOR))
     )

@@ -23,6 +23,7 @@ from mergefront.errors import CheckpointError
 
 EXAMPLES: Final = 8
 """How many unmatched tokens a report names."""
+_OTHER_FORMATS: Final = ("vocab.json", "tokenizer.model")
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,11 @@ def read_tokens(*folders: Path) -> dict[str, int] | None:
     for folder in folders:
         try:
             tokens = _from_json(folder / "tokenizer.json")
-            if tokens is None and _has_tokenizer(folder):
-                tokens = _by_transformers(folder)
+            if tokens is None and any((folder / name).is_file() for name in _OTHER_FORMATS):
+                from transformers import AutoTokenizer
+
+                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+                tokens = dict(tokenizer.get_vocab())
         except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as problem:
             raise CheckpointError(
                 f"{folder}: its tokenizer cannot be read: {problem}",
@@ -156,10 +160,6 @@ def read_tokens(*folders: Path) -> dict[str, int] | None:
         if tokens is not None:
             return tokens
     return None
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("vocab.json", "tokenizer.model"))
 
 
 def _from_json(file: Path) -> dict[str, int] | None:
@@ -172,9 +172,3 @@ def _from_json(file: Path) -> dict[str, int] | None:
     if not isinstance(vocabulary, dict):
         raise ValueError("tokenizer.json has no model.vocab")
     return vocabulary | {token["content"]: token["id"] for token in content.get("added_tokens", [])}
-
-
-def _by_transformers(folder: Path) -> dict[str, int]:
-    from transformers import AutoTokenizer
-
-    return dict(AutoTokenizer.from_pretrained(folder, local_files_only=True).get_vocab())

@@ -49,9 +49,15 @@ class CheckpointWriter:
         self._files: dict[str, str] = {}
         self._offsets: dict[str, int] = {}
         shards = _dealt_out(planned, shard_bytes)
-        for number, names in enumerate(shards, start=1):
+        for number, tensors in enumerate(shards, start=1):
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            self._begin(file if len(shards) > 1 else "model.safetensors", names)
+            file = file if len(shards) > 1 else "model.safetensors"
+            layout = Layout.of(tensors)
+            self._offsets |= layout.offsets
+            self._files |= dict.fromkeys(tensors, file)
+            with (folder / file).open("wb") as stream:  # empty room for the tensors
+                stream.write(layout.start)
+                stream.truncate(layout.n_bytes)
 
     def __enter__(self) -> CheckpointWriter:
         return self
@@ -95,15 +101,6 @@ class CheckpointWriter:
                 "weight_map": dict(sorted(self._files.items())),
             }
             (self.folder / WEIGHT_INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-    def _begin(self, file: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Create a shard with its header and empty room for its tensors."""
-        layout = Layout.of(tensors)
-        self._offsets |= layout.offsets
-        self._files |= dict.fromkeys(tensors, file)
-        with (self.folder / file).open("wb") as stream:
-            stream.write(layout.start)
-            stream.truncate(layout.n_bytes)
 
 
 def _not_as_planned(name: str, planned: torch.Tensor, actual: str) -> ValueError:

@@ -17,6 +17,7 @@ import numpy as np
 from mergefront.records import Estimate, Evaluation
 from mergefront.sampling import gp
 from mergefront.sampling.gp import posterior
+from mergefront.sampling.gp.kernel import noise_parts, usable_errors
 from mergefront.sampling.gp.posterior import Posterior
 from mergefront.sampling.problem import Array
 from mergefront.stats.pareto import non_dominated
@@ -91,7 +92,7 @@ class Belief:
             error = float(self.deviation_NM[row, m])
             if self.by_model and self.model.stands_N[row]:
                 own_share = self.model.surfaces[m].kernel.own_share
-                receiver_error = float(gp.usable_errors(receiver[name].se))
+                receiver_error = float(usable_errors(receiver[name].se))
                 error = math.hypot(error, math.sqrt(own_share) * receiver_error)
             mean = float(self.mean_NM[row, m]) - receiver[name].mean
             gains[name] = Estimate(mean, error, 0)
@@ -135,7 +136,7 @@ def fit_belief(
     if not why:
         stands = model.stands_N
         own_share = np.array([surface.kernel.own_share for surface in model.surfaces])
-        _, whole = gp.noise_parts(gp.usable_errors(errors), partial)
+        _, whole = noise_parts(usable_errors(errors), partial)
         shared[stands] = np.sqrt((1.0 - own_share) * whole[stands])
         values[stands] = model.mean(points[stands])
         errors[stands] = model.deviation(points[stands]) * _widenings(calibration)

@@ -13,7 +13,7 @@ from mergefront.merging.recipe import Recipe
 from mergefront.models.locate import locate_models
 from mergefront.models.sources import Sources
 from mergefront.records import TextTable
-from mergefront.runs.reference import CandidateReference, open_run
+from mergefront.runs.reference import open_run, split_reference
 from mergefront.runs.reopen import reopen_candidate
 from mergefront.space.profiles import Profile, distance, profile
 
@@ -35,8 +35,8 @@ def read_profile(reference: str, runs: Path) -> LabelledProfile:
     """
     path = Path(reference)
     if path.suffix != ".json":
-        named = CandidateReference.parse(reference)
-        candidate = reopen_candidate(open_run(runs, named.run), named.pick)
+        run, pick = split_reference(reference)
+        candidate = reopen_candidate(open_run(runs, run), pick)
         groups = candidate.sources.groups
         return LabelledProfile(candidate.label, profile(candidate.recipe, groups))
     if not path.is_file():
@@ -91,7 +91,13 @@ def compare_profiles(labelled: Sequence[LabelledProfile]) -> Comparison:
     Raises:
         UserError: the recipes are for receivers of different depth, or two labels are the same.
     """
-    labels = _labels(labelled)
+    names = [entry.label for entry in labelled]
+    labels = [  # recipe files of the same name are told apart by their folder
+        f"{entry.folder}/{entry.label}"
+        if names.count(entry.label) > 1 and entry.folder
+        else entry.label
+        for entry in labelled
+    ]
     if len(set(labels)) != len(labels):
         raise UserError("the same candidate is given twice", hint="leave one of them out")
     profiles = [entry.profile for entry in labelled]
@@ -103,14 +109,3 @@ def compare_profiles(labelled: Sequence[LabelledProfile]) -> Comparison:
         for a, b in combinations(range(len(profiles)), 2)
     }
     return Comparison(tuple(labels), tuple(profiles), distances)
-
-
-def _labels(labelled: Sequence[LabelledProfile]) -> list[str]:
-    """The labels; recipe files of the same name are told apart by their folder."""
-    labels = [entry.label for entry in labelled]
-    return [
-        f"{entry.folder}/{entry.label}"
-        if labels.count(entry.label) > 1 and entry.folder
-        else entry.label
-        for entry in labelled
-    ]

@@ -108,15 +108,13 @@ def with_costs(
 
 
 class _ItemFile:
-    """The records of one item file, as it was when it was read or written."""
+    """The records of one item file by split, as it was when it was read or written."""
 
-    def __init__(self, path: Path, records: Sequence[ItemRecord]) -> None:
+    def __init__(self, path: Path, records: Iterable[ItemRecord]) -> None:
         self.state = _state(path)
         self.records = tuple(records)
-        by_split: dict[str, list[ItemRecord]] = {}
-        for record in self.records:
-            by_split.setdefault(record.split, []).append(record)
-        self.by_split = {split: tuple(rows) for split, rows in by_split.items()}
+        splits = {record.split for record in self.records}
+        self.by_split = {s: tuple(r for r in self.records if r.split == s) for s in splits}
 
 
 def _state(path: Path) -> tuple[int, int, int]:

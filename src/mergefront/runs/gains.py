@@ -17,7 +17,6 @@ from mergefront.config import RunConfig, TokenCost
 from mergefront.records import Split
 from mergefront.runs.directory import ItemRecord
 from mergefront.runs.units import of_objective, paired_units
-from mergefront.stats.text import points, points_interval
 
 BEATS, TRADES, UNRESOLVED, WORSE = (
     "beats the receiver",
@@ -195,16 +194,3 @@ def overlap_warnings(shared: Overlap) -> list[str]:
         for objective, count in shared["test"]["validation"].items()
     ]
     return searched + validated
-
-
-def blind_gain_sentences(
-    gains: Mapping[str, Gain], blind_gains: Mapping[str, Gain], label: str
-) -> list[str]:
-    """Return a sentence for each gain that is there without images too."""
-    return [
-        f"{label} gains {points(blind.mean)} points {points_interval(blind.low, blind.high)} of "
-        f"{name} without images too ({points(gains[name].mean)} with them): that much does not "
-        "come from seeing."
-        for name, blind in blind_gains.items()
-        if gains[name].low > 0 and blind.low > 0
-    ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,10 +17,8 @@ from mergefront.records import Estimate, Evaluation
 from mergefront.runs.belief import Belief, fit_belief
 from mergefront.runs.history import reference_point, with_tokens
 from mergefront.runs.reference import BEST, GUARDED, KNEE
+from mergefront.sampling.problem import Array
 from mergefront.stats import pareto
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _FOUR_IN_FIVE: Final = 0.8416
 """Standard deviations by which a limit must be kept: four chances in five that it is."""
@@ -81,7 +79,7 @@ def choose_finalists(
     return sorted(finalists)
 
 
-def _thinned(front: Sequence[int], mean: Mapping[int, NDArray[np.float64]], room: int) -> list[int]:
+def _thinned(front: Sequence[int], mean: Mapping[int, Array], room: int) -> list[int]:
     """At most `room` of a front: the best on each objective, and then what covers most."""
     if len(front) <= room:
         return list(front)
@@ -100,7 +98,7 @@ def _distinct(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     return list(first.values()) or list(evaluations)
 
 
-def search_scores(evaluations: Sequence[Evaluation], names: Sequence[str]) -> np.ndarray:
+def search_scores(evaluations: Sequence[Evaluation], names: Sequence[str]) -> Array:
     """Return search estimates as an N x M array, objectives in the order of `names`."""
     return np.array([[e.objectives[name].mean for name in names] for e in evaluations])
 

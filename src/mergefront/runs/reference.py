@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,18 +22,10 @@ BEST: Final = "best:"
 WEIGHTED: Final = "weighted:"
 
 
-@dataclass(frozen=True)
-class CandidateReference:
-    """A candidate as users name it: a run, and a pick or a number there."""
-
-    run: str
-    pick: str
-
-    @classmethod
-    def parse(cls, text: str) -> CandidateReference:
-        """Read RUN:PICK; RUN alone is RUN:knee."""
-        run, _, pick = text.partition(":")
-        return cls(run, pick or KNEE)
+def split_reference(text: str) -> tuple[str, str]:
+    """Return run and pick (or number) of RUN:PICK; RUN alone is RUN:knee."""
+    run, _, pick = text.partition(":")
+    return run, pick or KNEE
 
 
 def find_run(runs: Path, name: str) -> Path | None:

@@ -21,13 +21,7 @@ from mergefront.space.space import Space
 
 def models_of(config: RunConfig) -> ModelNames:
     """The models of a run as the user wrote them."""
-    return ModelNames(
-        receiver=config.receiver,
-        revision=config.revision,
-        base=config.base,
-        donors=dict(config.donors),
-        vocabulary=config.vocabulary,
-    )
+    return ModelNames(**{name: getattr(config, name) for name in ModelNames.model_fields})
 
 
 def run_space(run: RunDirectory) -> tuple[Space, Sources]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import optuna
 
 from mergefront import stats
 from mergefront.files import write_text
 from mergefront.records import RESULT, SPLITS, Estimate, Evaluation
+from mergefront.runs.belief import Belief
 from mergefront.runs.directory import RECEIVER, ItemRecord, RunDirectory, blind_name
 from mergefront.runs.front import (
     BeliefSummary,
@@ -28,7 +29,6 @@ from mergefront.runs.gains import (
     AnswerSummary,
     Gain,
     answer_summaries,
-    blind_gain_sentences,
     overlap_of_splits,
     overlap_warnings,
     paired_gains,
@@ -53,11 +53,7 @@ from mergefront.runs.members import non_dominated, run_belief, search_scores
 from mergefront.runs.study import openings
 from mergefront.runs.units import of_objective, units_of
 from mergefront.stats import pareto
-
-if TYPE_CHECKING:
-    import optuna
-
-    from mergefront.runs.belief import Belief
+from mergefront.stats.text import points, points_interval
 
 
 def write_front(run: RunDirectory, study: optuna.Study) -> Front:
@@ -80,7 +76,7 @@ def summarise(run: RunDirectory, study: optuna.Study) -> Front:
     overlap = overlap_of_splits({split: run.read_answers(RECEIVER, split) for split in SPLITS})
     belief = run_belief(candidates, config, estimates_of(receiver_search))
     members = _members(run, study, finalists, records, receiver, belief)
-    points = search_scores(list(scored.values()), names)
+    scores_NM = search_scores(list(scored.values()), names)
     return Front(
         run=config.name,
         sampler=(recorded_sampler(study) or (config.search.sampler,))[0],
@@ -101,7 +97,7 @@ def summarise(run: RunDirectory, study: optuna.Study) -> Front:
         belief=BeliefSummary(belief.by_model, belief.why, belief.front, belief.calibration),
         race=race_summary(candidates, config.costs),
         hypervolume=Hypervolumes(
-            search=pareto.hypervolume(points, [reference[name] for name in names]),
+            search=pareto.hypervolume(scores_NM, [reference[name] for name in names]),
             validation=_validated_hypervolume(run, records, receiver),
         ),
         candidates=len(candidates),
@@ -248,13 +244,15 @@ def _outcome(members: Sequence[Member], first: str) -> str:
 
 
 def _blind_messages(members: Sequence[Member]) -> list[str]:
+    """A sentence for each gain that is there without images too."""
     return [
-        sentence
+        f"Member {member.number} gains {points(blind.mean)} points "
+        f"{points_interval(blind.low, blind.high)} of {name} without images too "
+        f"({points(member.gain[name].mean)} with them): that much does not come from seeing."
         for member in members
         if member.blind is not None
-        for sentence in blind_gain_sentences(
-            member.gain, member.blind.gain, f"Member {member.number}"
-        )
+        for name, blind in member.blind.gain.items()
+        if member.gain[name].low > 0 and blind.low > 0
     ]
 
 

@@ -34,8 +34,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mergefront.sampling import gp
-from mergefront.sampling.gp import posterior
+from mergefront.sampling.gp.kernel import DEFAULT_ERROR, squared_distances
+from mergefront.sampling.gp.posterior import Posterior, fit
 from mergefront.sampling.problem import Array, Problem
 from mergefront.sampling.quasirandom import QmcProposer
 from mergefront.sampling.replay import Proposer, Tell
@@ -60,8 +60,7 @@ class _Model:
     """
 
     reference_M: Array
-    surfaces: Sequence[gp.GaussianProcess] = ()
-    collapse: gp.GaussianProcess | None = None
+    posterior: Posterior
     best_KD: Array = field(default_factory=lambda: np.empty((0, 0)))
     n_front: int = 0
 
@@ -85,7 +84,7 @@ class NoisyGpProposer(Proposer):
             return self._design.propose(tells, number)
         if evaluated != self._told_before or self._model is None:
             self._model, self._told_before = self._fitted(evaluated), evaluated
-        if not self._model.surfaces:
+        if not self._model.posterior.surfaces:
             return self._design.propose(tells, number)
         random = generator(self._problem.seed, Purpose.SURFACE_DRAW, number)
         pool_PD = pool(self._model.best_KD[: self._model.n_front], random)
@@ -98,31 +97,32 @@ class NoisyGpProposer(Proposer):
         """Return what each new point is worth in one draw of the surfaces (P,)."""
         points_PD = np.vstack([model.best_KD, pool_PD])
         # Thompson sampling: one joint draw of each surface, at old and new points together.
-        drawn = np.column_stack([surface.draw(points_PD, random) for surface in model.surfaces])
+        surfaces, collapse = model.posterior.surfaces, model.posterior.collapse
+        drawn = np.column_stack([surface.draw(points_PD, random) for surface in surfaces])
         front_KM, drawn_PM = np.split(drawn, [len(model.best_KD)])
         corner_M = self._problem.raised(model.reference_M)
         worth_P = improvements(drawn_PM, front_KM, corner_M)
-        if model.collapse is None:
+        if collapse is None:
             return worth_P
         # Where collapse is as likely as not, nothing is left of an improvement.
-        chance_P = np.clip(model.collapse.mean(pool_PD), 0.0, 0.5)
+        chance_P = np.clip(collapse.mean(pool_PD), 0.0, 0.5)
         return np.where(worth_P > 0, worth_P * (1.0 - 2.0 * chance_P), worth_P - chance_P)
 
     def _fitted(self, evaluated: list[Tell]) -> _Model:
         n_objectives = self._problem.n_objectives
-        unknown, zero = (gp.DEFAULT_ERROR,) * n_objectives, (0.0,) * n_objectives
+        unknown, zero = (DEFAULT_ERROR,) * n_objectives, (0.0,) * n_objectives
         points_ND = np.array([tell.point for tell in evaluated])
         values_NM = np.array([tell.values for tell in evaluated])
         errors_NM = np.array([tell.errors or unknown for tell in evaluated])
         partial_NM = np.array([tell.partial or zero for tell in evaluated])
         reference_M = self._problem.reference_point(values_NM)
-        fitted = posterior.fit(points_ND, values_NM, errors_NM, partial_NM, reference_M)
+        fitted = fit(points_ND, values_NM, errors_NM, partial_NM, reference_M)
         if not fitted.surfaces:
-            return _Model(reference_M)
+            return _Model(reference_M, fitted)
         standing_ND = points_ND[fitted.stands_N]
         mean_NM = np.column_stack([surface.own_mean for surface in fitted.surfaces])
         best, n_front = _best(mean_NM, self._problem.shortfalls(mean_NM))
-        return _Model(reference_M, fitted.surfaces, fitted.collapse, standing_ND[best], n_front)
+        return _Model(reference_M, fitted, standing_ND[best], n_front)
 
 
 def design_trials(dimension: int) -> int:
@@ -172,6 +172,6 @@ def _best(mean_NM: Array, short_N: Array) -> tuple[NDArray[np.intp], int]:
 
 def _new(pool_PD: Array, told_ND: Array) -> NDArray[np.intp]:
     """Return which points of the pool have not been told yet; all, if all have been."""
-    squared_PN = pool_PD.shape[1] * gp.squared_distances(pool_PD, told_ND)
+    squared_PN = pool_PD.shape[1] * squared_distances(pool_PD, told_ND)
     distinct = np.flatnonzero(squared_PN.min(axis=1) > _SAME**2)
     return distinct if len(distinct) else np.arange(len(pool_PD))

@@ -15,7 +15,7 @@ from mergefront.models.checkpoint import Checkpoint, architecture_of
 from mergefront.models.locate import locate_model, locate_models
 from mergefront.models.sources import Sources
 from mergefront.runs.directory import RECEIVER, RunDirectory
-from mergefront.runs.reference import CandidateReference, find_run, open_run
+from mergefront.runs.reference import find_run, open_run, split_reference
 from mergefront.runs.reopen import models_of, reopen_candidate, run_space
 from mergefront.yaml_file import load_yaml
 
@@ -101,12 +101,12 @@ def find_model(reference: str, runs: Path, engine: str | None = None) -> ScoredM
         if not path.is_file():
             raise UserError(f"{path}: no such recipe file", hint="check the path")
         return ScoredModel(reference, engine_settings(engine), recipe=Recipe.read(path))
-    candidate = CandidateReference.parse(reference)
-    if candidate.run != "zoo" and find_run(runs, candidate.run):
-        return _candidate(open_run(runs, candidate.run), candidate.pick, engine)
-    if candidate.run != "zoo" and ":" in reference and not path.exists():
+    run, pick = split_reference(reference)
+    if run != "zoo" and find_run(runs, run):
+        return _candidate(open_run(runs, run), pick, engine)
+    if run != "zoo" and ":" in reference and not path.exists():
         raise RunError(
-            f"{reference}: there is no run {candidate.run!r} under {runs}",
+            f"{reference}: there is no run {run!r} under {runs}",
             hint="name a directory under --runs, or give a recipe.json, a model folder, a hub id "
             "or zoo:vlm",
         )

@@ -58,14 +58,10 @@ def write_report(
         config=config,
         provenance=provenance and json.dumps(provenance, indent=1, sort_keys=True, default=str),
         score_interval=score_interval,
-        share_interval=_share_interval,
+        share_interval=lambda count, n: wilson(Estimate(count / n, 0.0, n)),
     )
     write_text(path, page)
     return path
-
-
-def _share_interval(count: int, n: int) -> tuple[float, float]:
-    return wilson(Estimate(count / n, 0.0, n))
 
 
 def _by_stem(pictures: Sequence[Picture]) -> dict[str, Mapping[str, str]]:

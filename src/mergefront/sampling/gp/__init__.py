@@ -30,24 +30,6 @@ Reading order: `kernel`, `process` (`fit`, `GaussianProcess`, `Calibration`), `f
 
 from __future__ import annotations
 
-from mergefront.sampling.gp.kernel import (
-    DEFAULT_ERROR,
-    SMALLEST_ERROR,
-    Kernel,
-    noise_parts,
-    squared_distances,
-    usable_errors,
-)
 from mergefront.sampling.gp.process import Calibration, GaussianProcess, fit
 
-__all__ = [
-    "DEFAULT_ERROR",
-    "SMALLEST_ERROR",
-    "Calibration",
-    "GaussianProcess",
-    "Kernel",
-    "fit",
-    "noise_parts",
-    "squared_distances",
-    "usable_errors",
-]
+__all__ = ["Calibration", "GaussianProcess", "fit"]
