@@ -141,12 +141,8 @@ class _Holder:
     tensors: tuple[tuple[str, Target], ...]
 
 
-@dataclass(frozen=True)
-class _Call:
-    """The arguments that a module was called with, at the last position, on the CPU."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+_Call = tuple[tuple[Any, ...], Mapping[str, Any]]
+"""The arguments that a module was called with, at the last position, on the CPU."""
 
 
 def drift(
@@ -238,7 +234,7 @@ def _record_calls(
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if module not in calls:
             named = {name: last(value) for name, value in kwargs.items()}
-            calls[module] = _Call(tuple(map(last, args)), named)
+            calls[module] = tuple(map(last, args)), named
 
     hooks = [
         module.register_forward_pre_hook(record, with_kwargs=True)
@@ -300,8 +296,9 @@ def _run(module: nn.Module, call: _Call) -> Tensor:
             return value
         return value.to(device, torch.float32 if value.is_floating_point() else value.dtype)
 
-    kwargs = {name: on_device(value) for name, value in call.kwargs.items()}
-    returned = module.forward(*map(on_device, call.args), **kwargs)
+    args, kwargs = call
+    named = {name: on_device(value) for name, value in kwargs.items()}
+    returned = module.forward(*map(on_device, args), **named)
     output: Tensor = returned[0] if isinstance(returned, tuple) else returned
     return output.float()
 
@@ -324,16 +321,12 @@ def shares(changes: Changes, groups: Sequence[Group]) -> Table:
     for donor, row in gain.items():
         sums = {name: (r, fmean(rows[donor][name] for rows in keep)) for name, r in row.items()}
         defined = {name: r / (r + k) for name, (r, k) in sums.items() if r + k > 0}
-        table[donor] = {
-            name: defined.get(name, _mean_of_part(defined, parts, name)) for name in row
-        }
+        table[donor] = {}
+        for name in row:
+            alike = [share for group, share in defined.items() if parts[group] == parts[name]]
+            mean = fmean(alike or defined.values() or [0.0])
+            table[donor][name] = defined.get(name, mean)
     return table
-
-
-def _mean_of_part(shares: Mapping[str, float], parts: Mapping[str, str], name: str) -> float:
-    """Mean over the groups of a group's part, over all if there are none, 0 if there are none."""
-    alike = [share for group, share in shares.items() if parts[group] == parts[name]]
-    return fmean(alike or shares.values() or [0.0])
 
 
 def tables(changes: Changes, groups: Sequence[Group]) -> list[TextTable]:
