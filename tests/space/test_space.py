@@ -59,7 +59,7 @@ def test_every_group_is_claimed_once_within_bounds(data: st.DataObject, found: S
     names = [group.name for group in receiver_groups(6)]
     bounds = {part: line for line in found.spec.knobs for part in line.parts}
     assert list(table) == list(DONORS)
-    assert found.frozen_groups == ("head",)
+    assert found.describe()["frozen"] == ["head"]
     for row in table.values():
         assert sorted([*row, "head"]) == sorted(names)
         for name, value in row.items():
@@ -332,7 +332,7 @@ def test_shipped_spaces(name: str, layers: int) -> None:
     found = Space.build(load_space(SHIPPED / f"{name}.yaml"), DONORS, receiver_groups(layers))
     assert found.dimension == DIMENSIONS[name](layers, 2)
     assert len({knob.name for knob in found.knobs}) == found.dimension
-    assert found.frozen_groups == ("embedding", "head")
+    assert found.describe()["frozen"] == ["embedding", "head"]
     assert found.parts == ("attention", "mlp", "norm")
     high = min(line.spec.high for line in found.lines)
     values = [{"a": value, "b": 0.0} for value in (0.0, min(1.0, high))]

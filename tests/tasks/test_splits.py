@@ -16,16 +16,14 @@ from mergefront.config import ItemCounts
 from mergefront.errors import UserError
 from mergefront.records import SPLITS, Item, Split
 from mergefront.tasks import item_set
-from mergefront.tasks.duplicates import (
+from mergefront.tasks.splits import (
+    SHARES,
+    by_hash,
     drop_counts,
     drop_duplicates,
     drop_straddling,
     overlap_warnings,
     question_words,
-)
-from mergefront.tasks.splits import (
-    SHARES,
-    by_hash,
     stratified_order,
     whole_prefix,
     with_borrowed_items,

@@ -3,8 +3,6 @@
 Both limits are rules of thumb, in candidates a knob, from the searches in docs/search.md: 200
 candidates in spaces of 8 and 16 knobs come near to the best of those spaces, while no sampler that
 searches every layer by itself does so with 12 candidates a knob.
-
-Reading order: `judge_budget`, `smaller_spaces`.
 """
 
 from __future__ import annotations

@@ -223,19 +223,24 @@ def curve_of(layers: Layers, n_layers: int, used_layers: Sequence[int], where: s
     """
     n_used, n_knobs = len(set(used_layers)), _count(layers)
     if n_knobs > n_used:
+        word = "knobs of a ramp" if layers == "ramp" else type(layers).__name__.lower()
         raise SpaceError(
-            f"{where}: {n_knobs} {_word(layers)} for {n_used} layer{'s' * (n_used != 1)}",
+            f"{where}: {n_knobs} {word} for {n_used} layer{'s' * (n_used != 1)}",
             hint=f"use at most {n_used}, or `layers: all`",
         )
     match layers:
         case "all":
-            return Linear(("all",), (((0, 1.0),),) * n_layers)
+            return _runs(["all"], [0] * n_layers)
         case "ramp":
             return Ramp(n_layers)
         case "each":
-            return _each(n_layers, sorted(set(used_layers)))
+            knob = {layer: place for place, layer in enumerate(sorted(set(used_layers)))}
+            # The rows of absent layers are never read.
+            owner = [knob.get(layer, 0) for layer in range(n_layers)]
+            return _runs([f"l{layer}" for layer in knob], owner)
         case Blocks(blocks=n):
-            return _runs("b", n, [_block(layer, n, n_layers) for layer in range(n_layers)])
+            owner = [_block(layer, n, n_layers) for layer in range(n_layers)]
+            return _runs(_labels("b", n), owner)
         case Ranges(ranges=ranges):
             return _ranges(ranges, n_layers, used_layers, where)
         case Knots(knots=n):
@@ -262,23 +267,13 @@ def _count(layers: Layers) -> int:
             return 1
 
 
-def _word(layers: Layers) -> str:
-    return "knobs of a ramp" if layers == "ramp" else type(layers).__name__.lower()
-
-
 def _labels(letter: str, n: int) -> tuple[str, ...]:
     return tuple(f"{letter}{number}" for number in range(n))
 
 
-def _each(n_layers: int, present: Sequence[int]) -> Linear:
-    """Return a curve with one knob for every present layer; the rows of others are never read."""
-    knob = {layer: position for position, layer in enumerate(present)}
-    rows = tuple(((knob.get(layer, 0), 1.0),) for layer in range(n_layers))
-    return Linear(tuple(f"l{layer}" for layer in present), rows)
-
-
-def _runs(letter: str, n: int, owner: Sequence[int]) -> Linear:
-    return Linear(_labels(letter, n), tuple(((knob, 1.0),) for knob in owner))
+def _runs(labels: Sequence[str], owner: Sequence[int]) -> Linear:
+    """Return a curve in which each layer has the value of its owner, one of the knobs."""
+    return Linear(tuple(labels), tuple(((knob, 1.0),) for knob in owner))
 
 
 def _block(layer: int, n: int, n_layers: int) -> int:
@@ -304,7 +299,8 @@ def _ranges(
     unclaimed = sorted(set(used_layers) - set(owner))
     if unclaimed:
         raise SpaceError(f"{where}: layer {unclaimed[0]} is not claimed by any range")
-    return _runs("r", len(ranges), [owner.get(layer, 0) for layer in range(n_layers)])
+    owners = [owner.get(layer, 0) for layer in range(n_layers)]
+    return _runs(_labels("r", len(ranges)), owners)
 
 
 def _knot(layer: int, n: int, n_layers: int) -> tuple[tuple[int, float], ...]:

@@ -98,11 +98,6 @@ class Space:
         return max(line.spec.high for line in self.lines)
 
     @property
-    def frozen_groups(self) -> tuple[str, ...]:
-        """Names of the groups that stay the receiver's."""
-        return tuple(group.name for group in self.groups if group.part in self.spec.frozen)
-
-    @property
     def parts(self) -> tuple[Part, ...]:
         """Parts that some candidate may change."""
         searched = {part for knob_spec in self.spec.knobs for part in knob_spec.parts}
@@ -191,7 +186,7 @@ class Space:
             "parameters": self.spec.model_dump(mode="json")["parameters"],
             "donors": list(self.donors),
             "knobs": [_describe(knob) for knob in self.knobs],
-            "frozen": list(self.frozen_groups),
+            "frozen": [group.name for group in self.groups if group.part in self.spec.frozen],
         }
 
     def _numbers(self, point: Sequence[float]) -> list[tuple[FittedLine, list[float]]]:

@@ -15,7 +15,7 @@ A task's paths are relative to `folder`, the folder of its file (any folder for 
 
 Reading order: `task_file` (the schema), `cells` (a cell of a row), `pictures` (a row's images),
 `cache` (copies of hub datasets), `source` (opens the data), `rows` (a row becomes an item),
-`duplicates` and `splits`, `pool` (all items of a task, divided), `item_set` (those of a study).
+`splits`, `pool` (all items of a task, divided), `item_set` (those of a study).
 `scoring` marks answers.
 """
 

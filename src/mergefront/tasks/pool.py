@@ -1,8 +1,4 @@
-"""All items of a task, divided into splits; images are made only for the items that are taken.
-
-Reading order: `UndividedItems` (every row becomes an item, every fault is found), `Pool`,
-`pools_of` (items that would leak are dropped, the rest is divided).
-"""
+"""All items of a task, divided into splits; images are made only for the items that are taken."""
 
 from __future__ import annotations
 
@@ -19,13 +15,6 @@ from mergefront.errors import UserError
 from mergefront.records import SPLITS, Item, Split
 from mergefront.tasks import cache
 from mergefront.tasks.cells import Row, cell_of, text_of
-from mergefront.tasks.duplicates import (
-    DroppedItem,
-    drop_counts,
-    drop_duplicates,
-    drop_straddling,
-    overlap_warnings,
-)
 from mergefront.tasks.pictures import (
     ImageStore,
     Picture,
@@ -36,8 +25,13 @@ from mergefront.tasks.pictures import (
 from mergefront.tasks.rows import check_columns, declared_split, is_selected, item_of, row_label
 from mergefront.tasks.source import open_table
 from mergefront.tasks.splits import (
+    DroppedItem,
     by_column,
     by_hash,
+    drop_counts,
+    drop_duplicates,
+    drop_straddling,
+    overlap_warnings,
     stratified_order,
     whole_prefix,
     with_borrowed_items,

@@ -76,7 +76,7 @@ def open_table(task: Task, folder: Path, *, glance: bool = False) -> Table:
     if cached is None and glance:
         streamed = data.model_copy(update={"streaming": True})
         return _table_of_hub(task.model_copy(update={"data": streamed}), folder)
-    cached = cached or _fetch_into_cache(task, folder)
+    cached = cached or _stored(task, _table_of_hub(task, folder))
     store = ImageStore(cached.folder, (cached.folder,))
     return Table(cached.rows(), store, cached.revision, cached.sha256)
 
@@ -95,10 +95,8 @@ def prefetch(task: Task, folder: Path = Path()) -> cache.CachedDataset | None:
         return None
     copy = _user_copy(data)
     if copy is None:
-        return cache.find(data) or _fetch_into_cache(task, folder)
-    table = _table_of_copy(task, copy, folder)
-    assert table.store is not None
-    return cache.store(data, _rows_with_pictures(task, table.rows, table.store), data.revision)
+        return cache.find(data) or _stored(task, _table_of_hub(task, folder))
+    return _stored(task, replace(_table_of_copy(task, copy, folder), revision=data.revision))
 
 
 def _user_copy(data: Data) -> Path | None:
@@ -137,13 +135,21 @@ def _table_of_path(task: Task, path: Path, archive: Path | None, roots: tuple[Pa
     return Table(_parts(task, partial(_file, path), str(path)), store)
 
 
-def _fetch_into_cache(task: Task, folder: Path) -> cache.CachedDataset:
-    """Read a dataset from the hub into the cache."""
-    table = _table_of_hub(task, folder)
-    assert table.store is not None
-    return cache.store(
-        task.data, _rows_with_pictures(task, table.rows, table.store), table.revision
-    )
+def _stored(task: Task, table: Table) -> cache.CachedDataset:
+    """Store the rows in the cache; images given by path become Pictures, so that it has them."""
+    store = table.store
+    assert store is not None
+
+    def with_pictures(number: int, row: Row) -> Row:
+        from_files = {
+            column: pictures_of(row, [column], store, f"task {task.name}: row {number}")
+            for column in task.fields.images
+            if not isinstance(row.get(column), Picture)
+        }
+        return {**row, **{column: next(iter(ps), None) for column, ps in from_files.items()}}
+
+    rows = (with_pictures(number, row) for number, row in enumerate(table.rows, start=1))
+    return cache.store(task.data, rows, table.revision)
 
 
 def _table_of_hub(task: Task, folder: Path) -> Table:
@@ -166,20 +172,6 @@ def _download_folders(data: Data) -> tuple[Path, Path]:
 
     name = f"datasets--{str(data.hub).replace('/', '--')}"
     return Path(constants.HF_HUB_CACHE) / name, Path(datasets.config.DOWNLOADED_DATASETS_PATH)
-
-
-def _rows_with_pictures(task: Task, rows: Iterable[Row], store: ImageStore) -> Iterator[Row]:
-    """Yield rows in which images given by path are Pictures, so that the cache has their bytes."""
-    for number, row in enumerate(rows, start=1):
-        from_files = {
-            column: pictures_of(row, [column], store, f"task {task.name}: row {number}")
-            for column in task.fields.images
-            if not isinstance(row.get(column), Picture)
-        }
-        yield {
-            **row,
-            **{column: next(iter(pictures), None) for column, pictures in from_files.items()},
-        }
 
 
 def _commit_of(data: Data) -> str | None:
@@ -316,11 +308,12 @@ def _encoded_feature(feature: Any) -> Any:
 
 def _with_pictures(row: Row, table: Any, index: int) -> Row:
     """Return a row with its embedded images as Pictures, which read the table again if needed."""
-    images = {c: v for c, v in row.items() if isinstance(v, dict) and _is_embedded_image(v)}
-    if not images:
-        return row
     pictures = {}
-    for column, cell in images.items():
+    for column, cell in row.items():
+        if not (isinstance(cell, dict) and cell.keys() <= {"bytes", "path"}):
+            continue
+        if not isinstance(cell.get("bytes"), bytes | bytearray):
+            continue
         data = bytes(cell["bytes"])
         name = cell.get("path") or f"in column {column}"
         # A streamed table is read once, so its images stay in memory.
@@ -328,10 +321,6 @@ def _with_pictures(row: Row, table: Any, index: int) -> Row:
         read = partial(_image_bytes, table, index, column) if can_reread else partial(bytes, data)
         pictures[column] = Picture(name, sha256(data), read)
     return {**row, **pictures}
-
-
-def _is_embedded_image(cell: dict[str, Any]) -> bool:
-    return cell.keys() <= {"bytes", "path"} and isinstance(cell.get("bytes"), bytes | bytearray)
 
 
 def _image_bytes(table: Any, index: int, column: str) -> bytes:

@@ -111,7 +111,14 @@ def find_model(reference: str, runs: Path, engine: str | None = None) -> ScoredM
             "or zoo:vlm",
         )
     folder = locate_model(reference)
-    _check_sees(folder, reference)
+    config = Checkpoint.open(folder).config
+    if "vision_config" not in config:
+        kind = architecture_of(config, "an unknown model")
+        raise UserError(
+            f"{reference}: this is {kind}, which has no vision tower (no vision_config in "
+            "config.json)",
+            hint="score takes vision-language models; a text donor is scored merged, as a recipe",
+        )
     return ScoredModel(reference, engine_settings(engine), folder=folder)
 
 
@@ -149,14 +156,3 @@ def _candidate(run: RunDirectory, pick: str, engine: str | None) -> ScoredModel:
     return ScoredModel(
         label, settings, recipe=candidate.recipe, run=run, member=str(candidate.number)
     )
-
-
-def _check_sees(folder: Path, reference: str) -> None:
-    checkpoint = Checkpoint.open(folder)
-    if "vision_config" not in checkpoint.config:
-        kind = architecture_of(checkpoint.config, "an unknown model")
-        raise UserError(
-            f"{reference}: this is {kind}, which has no vision tower (no vision_config in "
-            "config.json)",
-            hint="score takes vision-language models; a text donor is scored merged, as a recipe",
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mergefront.records import Answer, Item, Score
 from mergefront.tasks.scoring.mark import score_all
@@ -21,7 +21,7 @@ class BackgroundScorer:
         self._queue: queue.SimpleQueue[tuple[int, Answer] | None] = queue.SimpleQueue()
         self._scores: dict[int, Score] = {}
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._mark, name="marking", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="marking", daemon=True)
         self._thread.start()
 
     def take(self, place: int, answer: Answer) -> None:
@@ -41,9 +41,7 @@ class BackgroundScorer:
             raise self._error
         if len(answers) != len(self._items):
             raise ValueError(f"{len(answers)} answers to {len(self._items)} items")
-        rest = [place for place in range(len(answers)) if place not in self._scores]
-        scores = score_all([self._items[p] for p in rest], [answers[p] for p in rest])
-        self._scores.update(zip(rest, scores, strict=True))
+        self._mark({p: a for p, a in enumerate(answers) if p not in self._scores})
         return [self._scores[place] for place in range(len(answers))]
 
     def stop(self) -> None:
@@ -51,25 +49,20 @@ class BackgroundScorer:
         self._queue.put(None)
         self._thread.join()
 
-    def _mark(self) -> None:
+    def _run(self) -> None:
         """Mark answers in batches, each of all that is queued, until None comes."""
         ended = False
         while not ended:
-            batch = []
-            entry = self._queue.get()
-            while entry is not None:
-                batch.append(entry)
-                try:
-                    entry = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            ended = entry is None
+            entries = [self._queue.get()]
+            while not self._queue.empty():  # no other thread takes from it
+                entries.append(self._queue.get())
+            ended = None in entries
             try:
-                places = [place for place, _ in batch]
-                scores = score_all(
-                    [self._items[place] for place in places], [answer for _, answer in batch]
-                )
-                self._scores.update(zip(places, scores, strict=True))
+                self._mark(dict(entry for entry in entries if entry is not None))
             except BaseException as error:  # `scores` raises it in the thread that waits
                 self._error = error
                 return
+
+    def _mark(self, answers: Mapping[int, Answer]) -> None:
+        scores = score_all([self._items[place] for place in answers], list(answers.values()))
+        self._scores.update(zip(answers, scores, strict=True))

@@ -244,7 +244,7 @@ def _option_in(region: str, options: Sequence[str]) -> str | None:
     hits = [
         (i, option_tokens(plain_latex(normalised_text(text)))) for i, text in enumerate(options)
     ]
-    hits = [(i, option) for i, option in hits if option and not _is_letter(option)]
+    hits = [(i, option) for i, option in hits if not re.fullmatch("[a-z]?", " ".join(option))]
     leading = [hit for hit in hits if words[: len(hit[1])] == hit[1]]
     if not leading and _DENIAL.search(region):
         return None
@@ -266,10 +266,6 @@ def _only_option(places: Sequence[int], options: Sequence[str]) -> str | None:
     """Return the letter of the only option, or of the first if all have the same text."""
     alike = {options[place].strip() for place in places}
     return ALPHABET[places[0]] if len(alike) == 1 else None
-
-
-def _is_letter(option: Sequence[str]) -> bool:
-    return len(option) == 1 and re.fullmatch("[a-z]", option[0]) is not None
 
 
 def option_tokens(text: str) -> list[str]:

@@ -55,14 +55,9 @@ class FormulaWorker:
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         # -P: nothing in the current folder is imported by accident. The worker has its own session:
         # Ctrl-C goes to the run, which then ends its workers itself.
+        module = "mergefront.tasks.scoring.formula_worker"
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "mergefront.tasks.scoring.formula_worker",
-                str(CPU_SECONDS),
-            ],
+            [sys.executable, "-P", "-m", module, str(CPU_SECONDS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -109,7 +109,8 @@ def bare_expression(text: str) -> str:
         if text == before:
             break
     text = _POWER_TIMES.sub(r"\1\2 \\cdot ", text)
-    if not _commas_group_thousands(text):
+    # Commas may group thousands: 1,234 does, the point (100,200) does not.
+    if re.search(r"[(\[{]\s*-?\d+,\d{3}\s*[)\]}]|\\\{", text):
         return text
     return re.sub(r"(?<=\d)(?:,|\{,\}|\\,|\\!)(?=\d{3}(?!\d))", "", text)
 
@@ -151,11 +152,6 @@ def _is_balanced(text: str) -> bool:
         if depth < 0:
             return False
     return True
-
-
-def _commas_group_thousands(text: str) -> bool:
-    """Return whether commas may group thousands: 1,234 does, the point (100,200) does not."""
-    return not re.search(r"[(\[{]\s*-?\d+,\d{3}\s*[)\]}]|\\\{", text)
 
 
 def _quick_verdict(gold: str, answer: str, rule: Rule) -> bool | FormulaPair | None:

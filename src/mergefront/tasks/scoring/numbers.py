@@ -133,7 +133,7 @@ def number_list(span: AnswerSpan, item: Item) -> Score:
 
 def close(answer: Fraction, gold: Fraction, rule: Rule) -> bool:
     """Return whether two numbers are equal under a rule's digits and tolerances."""
-    if rule.digits is not None and _rounded(answer, rule.digits) == _rounded(gold, rule.digits):
+    if (n := rule.digits) is not None and round(float(answer), n) == round(float(gold), n):
         return True
     return abs(answer - gold) <= max(
         Fraction(str(rule.absolute)), Fraction(str(rule.relative)) * abs(gold)
@@ -296,10 +296,6 @@ def _find_list(span: AnswerSpan) -> list[Fraction]:
         if numbers := numbers_in(region):
             return numbers
     return []
-
-
-def _rounded(value: Fraction, digits: int) -> float:
-    return round(float(value), digits)
 
 
 def _shown(value: Fraction) -> str:
