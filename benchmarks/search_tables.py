@@ -32,7 +32,7 @@ def print_tables(rows: list[dict[str, Any]], samplers: Sequence[str]) -> None:
         ceiling = interval(of("ceiling", sampler=samplers[0], n=budgets[0], rule="raw", **at))
         print(f"\n{_title(problem)}; the best that the knots can reach: {ceiling[1:]}\n")
         print(
-            "| sampler | n | raw | model | model: noisy-gp ahead by | bias raw | bias model | ms |"
+            "| sampler | n | raw | model | model: lead of noisy-gp | bias raw | bias model | ms |"
         )
         print("|---|---|---|---|---|---|---|---|")
         for sampler in samplers:
@@ -61,7 +61,7 @@ def print_summary(rows: list[dict[str, Any]], samplers: Sequence[str]) -> None:
     budgets, size = _budgets(rows), len(PROBLEM)
     print(
         f"| {' / '.join(map(str, budgets))} candidates | "
-        f"{' | '.join(map(_title, problems))} | noisy-gp ahead by |"
+        f"{' | '.join(map(_title, problems))} | lead of noisy-gp |"
     )
     print("|---" * (len(problems) + 2) + "|")
     for sampler in samplers:

@@ -58,34 +58,39 @@ TEXT_MODELS = {
 
 HEAD = """# Receiver families
 
-Every family is tried in every layout that is in use on disk, as a tiny random checkpoint
-(`tests/models/test_families.py`): its tensors are classified and paired with the text model's, the
-identity recipe gives the receiver byte for byte, a donor at one gives the donor, and the merged
-checkpoint loads in transformers where that has the class. For the last two columns, half of the
-donor is merged in a live engine and the same recipe is exported. "yes" means that all parameters in
-the engine hash to those of a fresh engine on the exported folder, with the same answers to text
-questions, and that going back to the receiver restores every byte. Vision towers are in the engine,
-but no question has an image: they are copied, not merged. vLLM gets the layout "transformers 4"
-where there is one, since 0.32 does not know
-CLIP and SigLIP towers as transformers 5 saves them.
+Every family is tested in every layout that is in use on disk, as a tiny random checkpoint
+(`tests/models/test_families.py`). Its tensors are classified and paired with the text model's. The
+identity recipe gives the receiver byte for byte, and a donor at one gives the donor. The merged
+checkpoint loads in transformers, where transformers has the class. For the last two columns, half of
+the donor is merged in a live engine and the same recipe is exported. "yes" means that all parameters
+in the engine have the same hashes as in a fresh engine on the exported folder, with the same answers
+to text questions, and that loading the receiver again restores every byte. Vision towers are in the
+engine, but no question has an image: they are copied, not merged. vLLM gets the layout
+"transformers 4" where there is one, because vLLM 0.32 does not know CLIP and SigLIP towers as
+transformers 5 saves them.
 
-Layouts: "transformers 4" is that of the hub since a family appeared (where it is not named, the
-hub's names are those of "transformers 5"), "transformers 5" what `save_pretrained` writes today,
-"modules" the names of the modules in memory, "original" that of the family's own repository.
-Nothing is listed by model: a tensor's place follows from its name and
-shape and from the config (`src/mergefront/models/tower.py`, `src/mergefront/models/anatomy.py`).
+Layouts:
+
+- "transformers 5" is what `save_pretrained` writes today.
+- "transformers 4" is how the hub has stored a family since it appeared. Where a row does not name it,
+  the hub's names are those of "transformers 5".
+- "modules" are the names of the modules in memory.
+- "original" is the layout of the family's own repository.
+
+No model is listed by name: a tensor's place follows from its name and shape and from the config
+(`src/mergefront/models/tower.py`, `src/mergefront/models/anatomy.py`).
 
 """
 NOTES = """
 - **Llama 3.2 Vision**: layers are numbered as text layers. Its cross-attention layers have no
   counterpart in a text model and stay the receiver's; layer 3 of a recipe is the fourth layer that
-  attends to text. Its embedding has 8 rows more than the donor's, so that it stays out.
+  attends to text. Its embedding has 8 rows more than the donor's, so it is not merged.
 - **InternLM2, Phi-3**: query, key and value are one tensor. They pair with donors that are stored
   alike; a donor with split projections is refused with the reason.
 - **DeepSeek-VL2**: experts and routers count as `mlp`. Averaging the routers of models that were
   trained apart can send tokens to the wrong experts: merge attention first. On a CPU vLLM repacks
-  the experts once they are loaded, so that what is written in place would be wrong; the engine
-  checks this at its start, on any machine, and refuses. Merge and export are not affected.
+  the experts once they are loaded, so weights written in place would be wrong. On any machine the
+  engine checks this when it starts, and refuses the model. Merge and export are not affected.
 - **Tied heads**: a receiver with a tied head and a donor with an untied one are refused unless
   embedding and head are frozen.
 - **Phi-3.5-Vision in vLLM**: the answers are not compared, because vLLM looks words up in an

@@ -50,7 +50,7 @@ def print_shares(rows: Sequence[Row]) -> None:
     ahead = differences(rows, OURS)
     print("\nShare of the best front's hypervolume, mean over seeds; in brackets: noisy-gp ahead"
           " by, paired by seed, with its 95 % t interval\n")  # fmt: skip
-    print("| arm | " + " | ".join(settings) + " | all: ahead by |")
+    print("| arm | " + " | ".join(settings) + " | all: lead |")
     print("|---" * (len(settings) + 2) + "|")
     for arm in arms_of(rows):
         cells = [_share_cell(rows, arm, setting, ahead) for setting in settings]

@@ -208,7 +208,7 @@ def _print_check(result: TaskCheck) -> None:
     splits = result.splits
     rows = [
         ["items", *(str(size.items) for size in splits.values())],
-        ["that count once", *(str(size.units) for size in splits.values())],
+        ["units", *(str(size.units) for size in splits.values())],
         ["clusters", *(str(size.clusters) for size in splits.values())],
     ]
     strata = sorted({name for size in splits.values() for name in size.strata})
