@@ -61,19 +61,19 @@ HEAD = """# Receiver families
 Every family is tested in every layout that is in use on disk, as a tiny random checkpoint
 (`tests/models/test_families.py`). Its tensors are classified and paired with the text model's. The
 identity recipe gives the receiver byte for byte, and a donor at one gives the donor. The merged
-checkpoint loads in transformers, where transformers has the class. For the last two columns, half of
-the donor is merged in a live engine and the same recipe is exported. "yes" means that all parameters
-in the engine have the same hashes as in a fresh engine on the exported folder, with the same answers
-to text questions, and that loading the receiver again restores every byte. Vision towers are in the
-engine, but no question has an image: they are copied, not merged. vLLM gets the layout
-"transformers 4" where there is one, because vLLM 0.32 does not know CLIP and SigLIP towers as
+checkpoint loads in transformers, where transformers has the class. For the last two columns, half
+of the donor is merged in a live engine and the same recipe is exported. "yes" means that all
+parameters in the engine have the same hashes as in a fresh engine on the exported folder, with the
+same answers to text questions, and that loading the receiver again restores every byte. Vision
+towers are in the engine, but no question has an image: they are copied, not merged. vLLM gets the
+layout "transformers 4" where there is one, because vLLM 0.32 does not know CLIP and SigLIP towers as
 transformers 5 saves them.
 
 Layouts:
 
 - "transformers 5" is what `save_pretrained` writes today.
-- "transformers 4" is how the hub has stored a family since it appeared. Where a row does not name it,
-  the hub's names are those of "transformers 5".
+- "transformers 4" is how the hub has stored a family since it appeared. Where a row does not name
+  it, the hub's names are those of "transformers 5".
 - "modules" are the names of the modules in memory.
 - "original" is the layout of the family's own repository.
 
