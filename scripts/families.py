@@ -66,8 +66,8 @@ of the donor is merged in a live engine and the same recipe is exported. "yes" m
 parameters in the engine have the same hashes as in a fresh engine on the exported folder, with the
 same answers to text questions, and that loading the receiver again restores every byte. Vision
 towers are in the engine, but no question has an image: they are copied, not merged. vLLM gets the
-layout "transformers 4" where there is one, because vLLM 0.32 does not know CLIP and SigLIP towers as
-transformers 5 saves them.
+layout "transformers 4" where there is one, because vLLM 0.32 does not know CLIP and SigLIP towers
+as transformers 5 saves them.
 
 Layouts:
 
