@@ -2,8 +2,6 @@
 
 Not here: how such files are read (`yaml_file`), the search space (`space.file`) and tasks
 (`tasks.task_file`), which have files of their own.
-
-Reading order: `RunConfig`, the whole file, stands after its sections; then `load_run_config`.
 """
 
 from __future__ import annotations

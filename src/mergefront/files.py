@@ -11,8 +11,6 @@ A hash is remembered for a path together with the file's state: device, inode, s
 modification and of change to the nanosecond. A file that was written or replaced since has another
 state (the time of change cannot be set by hand) and is hashed again. A file that changed in the
 last moments before it was read is not remembered, since clocks have a grain.
-
-Reading order: `find_yaml`, `whole_file`, `whole_folder`, `cache_root`, `file_hash`.
 """
 
 from __future__ import annotations

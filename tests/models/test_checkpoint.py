@@ -342,8 +342,8 @@ def test_what_was_planned_is_written_once(tmp_path: Path) -> None:
         writer.add("a", [one])
     with pytest.raises(ValueError, match="'c' was not planned"):
         writer.add("c", [one])
-    with pytest.raises(ValueError, match="'b' was planned, but not added"):
-        writer.finish()
+    with pytest.raises(ValueError, match="'b' was planned, but not added"), writer:
+        pass
     with pytest.raises(ValueError, match=r"planned as torch.float32 \[1\], but is .*int64"):
         writer.add("b", [torch.ones(1, dtype=torch.int64)])
 

@@ -34,7 +34,6 @@ question), and one module in fp32 twice. Every tensor is read once for each dono
 its base.
 
 Not here: the warm start that uses the shares (`search.warm_starts`).
-Reading order: `measure`, `drift`, `shares`, `tables`.
 """
 
 from __future__ import annotations

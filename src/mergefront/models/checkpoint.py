@@ -90,11 +90,7 @@ class Checkpoint:
         return tensor
 
     def rows(self, name: str, rows: slice) -> torch.Tensor:
-        """Return some rows (along the first dimension) of a tensor, and read no others.
-
-        Raises:
-            CheckpointError: as `tensor` does.
-        """
+        """Return some rows (along the first dimension) of a tensor, and read no others."""
         handle, stored_name = self._open_file(name)
         tensor: torch.Tensor = handle.get_slice(stored_name)[rows]
         return tensor

@@ -11,7 +11,7 @@ Not here: whether embedding and head may be merged at all (`sources.check_heads`
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -119,21 +119,16 @@ def align_rows(
                 model_rows[row] = model_row
         index[label] = model_rows
         common &= model_rows >= 0
-        matches[label] = _match(row_token, model_rows.tolist(), vocabulary)
+        row_numbers = model_rows.tolist()
+        unmatched = [token for row, token in sorted(row_token.items()) if row_numbers[row] < 0]
+        matches[label] = TokenMatch(
+            tokens=len(vocabulary.tokens),
+            rows=vocabulary.rows,
+            matched=len(row_token) - len(unmatched),
+            moved=sum(row_numbers[row] not in (row, -1) for row in row_token),
+            unmatched=tuple(unmatched[:EXAMPLES]),
+        )
     return VocabularyAlignment(receiver, index, common, matches)
-
-
-def _match(
-    row_token: Mapping[int, str], model_rows: Sequence[int], vocabulary: Vocabulary
-) -> TokenMatch:
-    unmatched = [token for row, token in sorted(row_token.items()) if model_rows[row] < 0]
-    return TokenMatch(
-        tokens=len(vocabulary.tokens),
-        rows=vocabulary.rows,
-        matched=len(row_token) - len(unmatched),
-        moved=sum(model_rows[row] not in (row, -1) for row in row_token),
-        unmatched=tuple(unmatched[:EXAMPLES]),
-    )
 
 
 def read_tokens(*folders: Path) -> dict[str, int] | None:

@@ -63,8 +63,21 @@ class CheckpointWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.finish()
+        """Check that nothing is missing, and write the index if there are several shards.
+
+        Raises:
+            ValueError: naming a tensor that was planned but not added.
+        """
+        if kind is not None:
+            return
+        if self._unwritten:
+            raise ValueError(f"tensor {next(iter(self._unwritten))!r} was planned, but not added")
+        if len(set(self._files.values())) > 1:
+            index = {
+                "metadata": {"total_size": self.total_bytes},
+                "weight_map": dict(sorted(self._files.items())),
+            }
+            (self.folder / WEIGHT_INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
     def add(self, name: str, pieces: Iterable[torch.Tensor]) -> None:
         """Write a tensor to its place: its pieces in row-major order, each as soon as it comes.
@@ -86,21 +99,6 @@ class CheckpointWriter:
                 _write_all(stream, raw_bytes(piece))
         if written != planned.numel():
             raise _not_as_planned(name, planned, f"{planned.dtype} of {written} entries")
-
-    def finish(self) -> None:
-        """Check that nothing is missing, and write the index if there are several shards.
-
-        Raises:
-            ValueError: naming a tensor that was planned but not added.
-        """
-        if self._unwritten:
-            raise ValueError(f"tensor {next(iter(self._unwritten))!r} was planned, but not added")
-        if len(set(self._files.values())) > 1:
-            index = {
-                "metadata": {"total_size": self.total_bytes},
-                "weight_map": dict(sorted(self._files.items())),
-            }
-            (self.folder / WEIGHT_INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _not_as_planned(name: str, planned: torch.Tensor, actual: str) -> ValueError:

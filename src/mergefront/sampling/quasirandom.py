@@ -18,8 +18,6 @@ class RandomProposer(Proposer):
         self._problem = problem
 
     def propose(self, tells: Sequence[Tell], number: int) -> Array:
-        """Return the point of trial `number`."""
-        del tells
         return generator(self._problem.seed, Purpose.RANDOM_POINT, number).random(
             self._problem.dimension
         )
@@ -40,8 +38,6 @@ class QmcProposer(Proposer):
         self._problem = problem
 
     def propose(self, tells: Sequence[Tell], number: int) -> Array:
-        """Return the point of trial `number`."""
-        del tells
         from scipy.stats.qmc import Sobol
 
         seed = generator(self._problem.seed, Purpose.SOBOL_SEQUENCE)

@@ -21,6 +21,7 @@ from mergefront.runs.plots.style import (
     MIDDLE_GREY,
     ORANGE,
     add_legend,
+    means,
     new_figure,
     set_title,
 )
@@ -104,7 +105,7 @@ def _draw_panel(
         *corner, "+", color=BLACK, markersize=9, zorder=3,
         label=f"reference ({corner[0]:.1f}, {corner[1]:.1f})",
     )  # fmt: skip
-    visible.append(_points([*(member.validation for member in front.members), receiver], pair))
+    visible.append(100 * means([*(member.validation for member in front.members), receiver], pair))
     if len(cloud):
         visible.append(np.quantile(cloud, [0.1, 1.0], axis=0))
     _set_limits(axis, np.vstack(visible), corner)
@@ -115,7 +116,7 @@ def _draw_cloud(
     axis: Axes, candidates: Sequence[Evaluation], pair: tuple[str, str], sampler: str
 ) -> NDArray[np.float64]:
     """Draw every candidate's scores on search items; return them as N x 2 points."""
-    cloud = _points([c.objectives for c in candidates], pair)
+    cloud = 100 * means([c.objectives for c in candidates], pair)
     warm_N = np.array([c.origin != sampler for c in candidates], dtype=bool)
     left_N = np.array([bool(c.raced.left) for c in candidates], dtype=bool) & ~warm_N
     if left_N.any():
@@ -145,9 +146,9 @@ def _draw_beliefs(
 ) -> NDArray[np.float64]:
     """Draw what the model believed of members, with a line to the validated place; return it."""
     modelled = [member for member in members if member.number in believed]
-    start = _points([believed[member.number] for member in modelled], pair)
+    start = 100 * means([believed[member.number] for member in modelled], pair)
     if modelled:
-        end = _points([member.validation for member in modelled], pair)
+        end = 100 * means([member.validation for member in modelled], pair)
         axis.plot(
             *np.stack([start, end]).transpose(2, 0, 1), "-", color=colour, linewidth=1.1,
             alpha=0.55, zorder=3,
@@ -171,7 +172,7 @@ def _draw_intervals(
     """Draw scores as markers with 95 % intervals in both axes."""
     if not scores:
         return
-    points = _points(scores, pair)
+    points = 100 * means(scores, pair)
     intervals = np.array([[score_interval(by_name[name]) for name in pair] for by_name in scores])
     low, high = 100 * intervals[:, :, 0], 100 * intervals[:, :, 1]
     axis.errorbar(
@@ -188,7 +189,7 @@ def _name_picks(axis: Axes, picks: Sequence[Member], pair: tuple[str, str]) -> N
     A pick near the left edge has its name on its right, one near the lower edge above it, so that
     the name stays off the axes.
     """
-    points = _points([member.validation for member in picks], pair)
+    points = 100 * means([member.validation for member in picks], pair)
     (low, high), (bottom, top) = axis.get_xlim(), axis.get_ylim()
     for place, index in enumerate(np.argsort(points[:, 0], kind="stable")):
         member = picks[index]
@@ -211,7 +212,7 @@ def _shade_hypervolume(
     """Shade what the candidates dominate above the reference point, by what chose the members."""
     names = front.objectives
     corner = np.array([100 * front.reference[name] for name in names])
-    points = _points(list(believed.values()) or [c.objectives for c in candidates], names)
+    points = 100 * means(list(believed.values()) or [c.objectives for c in candidates], names)
     points = points[(points > corner).all(axis=1)] if len(points) else points
     if not len(points):
         return
@@ -238,9 +239,3 @@ def _set_limits(axis: Axes, points: NDArray[np.float64], corner: NDArray[np.floa
     low, high = np.maximum(low - margin, -2), np.minimum(high + margin, 100.5)
     axis.set_xlim(low[0], high[0])
     axis.set_ylim(low[1], high[1])
-
-
-def _points(scores: Sequence[Estimates], names: Sequence[str]) -> NDArray[np.float64]:
-    """Return means in percent, one row for each of the scores and one column for each name."""
-    rows = [[100 * by_name[name].mean for name in names] for by_name in scores]
-    return np.array(rows, dtype=float).reshape(len(rows), len(names))

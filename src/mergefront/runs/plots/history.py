@@ -21,6 +21,7 @@ from mergefront.runs.plots.style import (
     PALETTE,
     PINK,
     add_legend,
+    means,
     new_figure,
     set_title,
 )
@@ -59,8 +60,8 @@ def history_figure(
     finished = sorted((c for c in candidates if not c.failure), key=lambda c: c.number)
     figure, axes = new_figure(1 + len(objectives), 1, size=(7.2, 1.9), sharex=True)
     counts_N = [candidate.number + 1 for candidate in finished]
-    scores_NM = _means(finished, objectives, {})
-    values_NM = _means(finished, objectives, believed)
+    scores_NM = means([c.objectives for c in finished], objectives)
+    values_NM = means([believed.get(c.number, c.objectives) for c in finished], objectives)
     corner_M = [reference[name] for name in objectives]
     volumes_N = [hypervolume(values_NM[: n + 1], corner_M) for n in range(len(finished))]
     collapsed_N = collapsed(values_NM, corner_M)
@@ -83,17 +84,6 @@ def history_figure(
     set_title(figure, "The progress of the search, on search items")
     figure.align_ylabels()
     return figure
-
-
-def _means(
-    candidates: Sequence[Evaluation],
-    objectives: Sequence[str],
-    believed: Mapping[int, Mapping[str, Estimate]],
-) -> np.ndarray:
-    """Return an N x M array: what is believed of each candidate, or else its scores."""
-    rows = [believed.get(candidate.number, candidate.objectives) for candidate in candidates]
-    values = [[estimates[name].mean for name in objectives] for estimates in rows]
-    return np.array(values).reshape(len(candidates), len(objectives))
 
 
 def profile_figure(labels: Sequence[str], profiles: Sequence[Profile]) -> Figure:

@@ -6,12 +6,15 @@ colours from here as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from mergefront.records import Estimate
+
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.artist import Artist
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
@@ -64,6 +67,12 @@ def new_figure(
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False, **shared)
     return figure, axes
+
+
+def means(scores: Sequence[Mapping[str, Estimate]], names: Sequence[str]) -> NDArray[np.float64]:
+    """Return an array of means, one row for each of the scores and one column for each name."""
+    rows = [[estimates[name].mean for name in names] for estimates in scores]
+    return np.array(rows, dtype=float).reshape(len(rows), len(names))
 
 
 def set_title(figure: Figure, title: str) -> None:
