@@ -70,7 +70,7 @@ class Anatomy:
     @property
     def n_layers(self) -> int:
         """Number of language layers."""
-        return self.language_tower.n_layers
+        return len(self.language_tower.layers)
 
     @property
     def tied_head(self) -> bool:

@@ -61,7 +61,10 @@ class Checkpoint:
         folder = Path(folder)
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: no such model folder")
-        config = _read_config(folder)
+        _refuse_adapter(folder)
+        _refuse_gguf(folder)
+        config = read_json(folder / "config.json", "every Hugging Face checkpoint has one")
+        _refuse_quantised(folder, config)
         index = _read_index(folder)
         headers: dict[str, TensorHeader] = {}
         for file in _weight_files(folder, index):
@@ -154,15 +157,6 @@ class Checkpoint:
             n_bytes[header.dtype] += header.n_bytes
         ordered = (dtype for dtype, _ in n_bytes.most_common() if dtype in FLOATS)
         return tuple(str(DTYPES[dtype]).removeprefix("torch.") for dtype in ordered)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    """Return config.json of a folder that holds a model in plain floats."""
-    _refuse_adapter(folder)
-    _refuse_gguf(folder)
-    config = read_json(folder / "config.json", "every Hugging Face checkpoint has one")
-    _refuse_quantised(folder, config)
-    return config
 
 
 def architecture_of(config: Mapping[str, Any], unknown: str = "?") -> str:

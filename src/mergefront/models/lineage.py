@@ -26,13 +26,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 import torch
 
 from mergefront.models.sources import Sources
-
-T = TypeVar("T")
 
 FAR: Final = 0.3
 NEARER: Final = 0.5
@@ -176,17 +174,12 @@ def _sample(sources: Sources, part: str) -> Iterator[tuple[str, slice]]:
             continue
         shapes = {name: sources.receiver.headers[name].shape for name in group.tensors}
         matrices = [name for name, shape in shapes.items() if len(shape) > 1]
-        for name in _spread(matrices, TENSORS):
+        taken = min(TENSORS, len(matrices))
+        for name in (matrices[number * len(matrices) // taken] for number in range(taken)):
             rows = shapes[name][0]
             count = min(ROWS if len(shapes[name]) == 2 else 1, rows)
             first = (rows - count) // 2
             yield name, slice(first, first + count)
-
-
-def _spread(values: Sequence[T], count: int) -> list[T]:
-    """Return up to `count` of the values, evenly spaced, the first among them."""
-    count = min(count, len(values))
-    return [values[number * len(values) // count] for number in range(count)]
 
 
 def _kinship(

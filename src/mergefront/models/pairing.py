@@ -97,7 +97,7 @@ def _check_sizes(
 ) -> None:
     """Refuse another depth or width before any single tensor is compared."""
     towers = receiver.language_tower, donor.language_tower
-    depths, widths = [tower.n_layers for tower in towers], [tower.hidden for tower in towers]
+    depths, widths = [len(tower.layers) for tower in towers], [tower.hidden for tower in towers]
     stacks, embeddings = [f"{t.stack}.*" for t in towers], [t.embedding for t in towers]
     for size, (number, donor_number), (tensors, donor_tensors) in (
         ("layers", depths, stacks),

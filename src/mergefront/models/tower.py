@@ -64,11 +64,6 @@ class LanguageTower:
     tied_head: bool
     copies: frozenset[str] = frozenset()
 
-    @property
-    def n_layers(self) -> int:
-        """Number of text layers."""
-        return len(self.layers)
-
 
 def find_language_tower(checkpoint: Checkpoint) -> LanguageTower:
     """Find the numbered stack beside a word embedding.

@@ -67,7 +67,11 @@ def choose_finalists(
     the front. Of a front that does not fit whole, the best on each objective stay, and then those
     that cover most hypervolume.
     """
-    distinct = [e.number for e in _distinct(evaluations)]
+    first: dict[tuple[float, ...], int] = {}  # of several candidates with the same point
+    for evaluation in evaluations:
+        if evaluation.origin != "receiver":
+            first.setdefault(evaluation.point, evaluation.number)
+    distinct = list(first.values()) or [evaluation.number for evaluation in evaluations]
     remaining = [number for number in distinct if number not in belief.ineligible] or distinct
     mean = {number: belief.mean_NM[i] for i, number in enumerate(belief.numbers)}
     finalists: list[int] = []
@@ -87,15 +91,6 @@ def _thinned(front: Sequence[int], mean: Mapping[int, Array], room: int) -> list
     best = list(dict.fromkeys(points.argmax(axis=0).tolist()))
     corner = points.min(axis=0) - 0.1 * np.ptp(points, axis=0) - 1e-9
     return [front[i] for i in pareto.covering(points, corner, room, fixed=best)]
-
-
-def _distinct(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """The first of several candidates with the same point; not the receiver itself."""
-    first: dict[tuple[float, ...], Evaluation] = {}
-    for evaluation in evaluations:
-        if evaluation.origin != "receiver":
-            first.setdefault(evaluation.point, evaluation)
-    return list(first.values()) or list(evaluations)
 
 
 def search_scores(evaluations: Sequence[Evaluation], names: Sequence[str]) -> Array:

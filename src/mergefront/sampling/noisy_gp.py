@@ -88,7 +88,10 @@ class NoisyGpProposer(Proposer):
             return self._design.propose(tells, number)
         random = generator(self._problem.seed, Purpose.SURFACE_DRAW, number)
         pool_PD = pool(self._model.best_KD[: self._model.n_front], random)
-        pool_PD = pool_PD[_new(pool_PD, np.array([tell.point for tell in tells]))]
+        told_ND = np.array([tell.point for tell in tells])
+        squared_PN = pool_PD.shape[1] * squared_distances(pool_PD, told_ND)
+        new = np.flatnonzero(squared_PN.min(axis=1) > _SAME**2)
+        pool_PD = pool_PD[new] if len(new) else pool_PD
         worth_P = self._worth(self._model, pool_PD, random)
         point_D: Array = pool_PD[int(np.argmax(worth_P))]
         return point_D
@@ -168,10 +171,3 @@ def _best(mean_NM: Array, short_N: Array) -> tuple[NDArray[np.intp], int]:
     if not n_feasible:
         return best, min(_NEAREST, len(best))
     return best, len(non_dominated(mean_NM[best[:n_feasible]]))
-
-
-def _new(pool_PD: Array, told_ND: Array) -> NDArray[np.intp]:
-    """Return which points of the pool have not been told yet; all, if all have been."""
-    squared_PN = pool_PD.shape[1] * squared_distances(pool_PD, told_ND)
-    distinct = np.flatnonzero(squared_PN.min(axis=1) > _SAME**2)
-    return distinct if len(distinct) else np.arange(len(pool_PD))

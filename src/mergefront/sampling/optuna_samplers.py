@@ -79,20 +79,18 @@ class OptunaProposer(Proposer):
         )
         complete = [(tell.point, tell.values) for tell in tells if tell.values is not None]
         for index, (point, values) in enumerate(complete):
-            study.add_trial(self._finished(point, values, index // POPULATION))
+            trial = self._trial(
+                point,
+                state=TrialState.COMPLETE,
+                values=values,
+                constraints={f"least{m}": bound - values[m] for m, bound in self._least},
+                system_attrs=dict.fromkeys(_GENERATIONS, index // POPULATION),
+            )
+            study.add_trial(trial)
         for point in running:
             study.add_trial(self._trial(point, state=TrialState.RUNNING))
-        trial = study.ask(self._distributions)
-        return tuple(trial.params[name] for name in self._names)
-
-    def _finished(self, point: Point, values: Point, generation: int) -> FrozenTrial:
-        return self._trial(
-            point,
-            state=TrialState.COMPLETE,
-            values=values,
-            constraints={f"least{m}": bound - values[m] for m, bound in self._least},
-            system_attrs=dict.fromkeys(_GENERATIONS, generation),
-        )
+        proposal = study.ask(self._distributions)
+        return tuple(proposal.params[name] for name in self._names)
 
     def _trial(self, point: Point, **more: Any) -> FrozenTrial:
         params = dict(zip(self._names, point, strict=True))

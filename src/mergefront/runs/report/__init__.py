@@ -54,7 +54,14 @@ def write_report(
     provenance = {**(manifest or {}), **(openings if front.openings else {})}
     page = open_template(_TEMPLATE).render(
         front=front,
-        pictures=_by_stem(pictures),
+        pictures={
+            picture.svg.stem: {
+                "svg": _inlined(picture.svg.read_text(encoding="utf-8"), f"f{index}"),
+                "caption": picture.caption,
+            }
+            for index, picture in enumerate(pictures)
+            if picture.svg.is_file()
+        },
         config=config,
         provenance=provenance and json.dumps(provenance, indent=1, sort_keys=True, default=str),
         score_interval=score_interval,
@@ -62,18 +69,6 @@ def write_report(
     )
     write_text(path, page)
     return path
-
-
-def _by_stem(pictures: Sequence[Picture]) -> dict[str, Mapping[str, str]]:
-    """Stem -> the picture to inline and its caption, of the files that are there."""
-    return {
-        picture.svg.stem: {
-            "svg": _inlined(picture.svg.read_text(encoding="utf-8"), f"f{index}"),
-            "caption": picture.caption,
-        }
-        for index, picture in enumerate(pictures)
-        if picture.svg.is_file()
-    }
 
 
 def _inlined(svg: str, prefix: str) -> str:
