@@ -10,7 +10,7 @@ from scripts.docs_pairs import page, read_notes
 from mergefront import files
 from mergefront.config import RunConfig
 from mergefront.jobs.plan import make_plan
-from mergefront.jobs.plan.tasks import task_sizes
+from mergefront.jobs.plan.cost import task_sizes
 from mergefront.space.file import load_space
 from mergefront.tasks import task_path
 from mergefront.yaml_file import load_yaml

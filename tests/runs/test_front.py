@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fixtures_cli import ZOO_RUN
 from fixtures_runs import N, record, records, scores, simulated_run
 from mergefront import stats
-from mergefront.cli.front_tables import print_front
+from mergefront.cli.display import print_front
 from mergefront.config import BLIND_ITEMS, RunConfig
 from mergefront.errors import ConfigError, RunError, UserError
 from mergefront.jobs.card import model_card

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fixtures_science import OBJECTIVES, REFERENCE, candidates, front_json, raced_candidates
-from mergefront.cli.front_tables import print_front
+from mergefront.cli.display import print_front
 from mergefront.jobs.card import model_card
 from mergefront.merging.recipe import Recipe
 from mergefront.models.locate import ModelNames

@@ -17,7 +17,7 @@ import pytest
 from fixtures_cli import ZOO_RUN
 from fixtures_runs import simulated_run
 from mergefront import stats
-from mergefront.cli.front_tables import print_front
+from mergefront.cli.display import print_front
 from mergefront.config import RacingConfig, RunConfig, TokenCost, with_absolute_paths
 from mergefront.engine import Engine, open_engine
 from mergefront.errors import ConfigError, RunError

@@ -87,44 +87,37 @@ def score(
     the token limit; both count as wrong. Held-out items of a run's own tasks are opened for its
     candidates with a note in its study.
     """
-    from mergefront.jobs.score import ask_models, make_report, record_openings, write_report
+    from mergefront.jobs import score as scoring
 
     if folder is not None and folder.exists():
         raise UserError(f"output folder {folder} exists already", hint="give another with --out")
-    models = _models(model, against, runs, engine)
+    models = [scoring.find_model(model, runs, engine)]
+    if against == "receiver":
+        models.append(scoring.receiver_of(models[0]))
+    elif against is not None:
+        models.append(scoring.find_model(against, runs, engine))
     split_choice: SplitChoice = split or ("validation" if models[0].run else "all")
     with err.status("reading items"):
         questions = _questions(models[0], tasks, split_choice, limit)
         if labels:
             questions = questions.by_labels()
-    notes = record_openings(models, questions)
+    notes = scoring.record_openings(models, questions)
     for note in notes:
         say(f"note: {note}")
     items = "items" if split_choice == "all" else f"{split_choice} items"
     say(f"{len(questions.flat())} {items}, {MODES[questions.mode()]}, {models[0].settings.kind}")
     with _progress_bar() as progress:
-        answers = ask_models(models, questions, blind=blind, progress=progress)
-    report = make_report(answers, questions, split_choice, notes)
+        answers = scoring.ask_models(models, questions, blind=blind, progress=progress)
+    report = scoring.make_report(answers, questions, split_choice, notes)
     for note in report.notes[len(notes) :]:
         say(f"note: {note}")
     if folder is not None:
-        write_report(folder, report, answers, questions)
+        scoring.write_report(folder, report, answers, questions)
         say(f"wrote {folder}")
     if as_json:
         emit_json(report.to_dict())
     else:
         _print(report)
-
-
-def _models(model: str, against: str | None, runs: Path, engine: str | None) -> list[ScoredModel]:
-    from mergefront.jobs.score import find_model, receiver_of
-
-    first = find_model(model, runs, engine)
-    if against is None:
-        return [first]
-    if against == "receiver":
-        return [first, receiver_of(first)]
-    return [first, find_model(against, runs, engine)]
 
 
 def _questions(

@@ -20,7 +20,7 @@ def front(
 
     mergefront front digits
     """
-    from mergefront.cli.front_tables import print_front
+    from mergefront.cli.display import print_front
     from mergefront.runs.front import read_front
     from mergefront.runs.reference import open_run
     from mergefront.runs.status import status_of

@@ -175,8 +175,7 @@ def _run(config: RunConfig, runs: Path) -> None:
 
 
 def _search_and_finish(prepared: PreparedSearch, stop: Callable[[], bool]) -> None:
-    from mergefront.cli.display import Display
-    from mergefront.cli.front_tables import print_front
+    from mergefront.cli.display import Display, print_front
     from mergefront.jobs import artifacts
     from mergefront.runs.front import read_front
     from mergefront.runs.history import evaluations, recorded_sampler
@@ -249,7 +248,7 @@ def status(
 
     mergefront status digits
     """
-    from mergefront.cli.front_tables import front_table, race_line
+    from mergefront.cli.display import front_table, race_line
     from mergefront.runs.status import status_of
 
     state = status_of(runs, run)

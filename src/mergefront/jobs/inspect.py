@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -196,14 +197,12 @@ def aliases(donors: Sequence[str]) -> list[str]:
 
 
 def _kinds(sources: Sources) -> tuple[TensorKind, ...]:
-    counts: dict[tuple[str, str], list[int]] = {}
+    sizes: dict[tuple[str, str], list[int]] = defaultdict(list)
     for name, place in sources.anatomy.places.items():
-        count = counts.setdefault((place.tower, place.part), [0, 0])
-        count[0] += 1
-        count[1] += math.prod(sources.receiver.headers[name].shape)
+        sizes[place.tower, place.part].append(math.prod(sources.receiver.headers[name].shape))
     kinds = [
-        TensorKind(tower, part, tensors, parameters, _fate(sources, tower, part))
-        for (tower, part), (tensors, parameters) in counts.items()
+        TensorKind(*place, len(counts), sum(counts), _fate(sources, *place))
+        for place, counts in sizes.items()
     ]
     return tuple(sorted(kinds, key=lambda kind: (kind.tower != "language", kind.tower, kind.part)))
 

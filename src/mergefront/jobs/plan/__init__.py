@@ -5,12 +5,11 @@ headers, from disk or asked of the hub. Not here: what only tensors can tell (`i
 `models.lineage`), and what is installed (`doctor`).
 
 Reading order: `planner` (the whole plan), `facts` (what is known of a model), `backbone` (do the
-models fit), `cost` and `memory` (dimensions, questions, time, GiB), `tasks` (are there enough
-items), `checks` (what to warn of, as `remark`s), `tables` (a plan for a person to read).
+models fit), `cost` and `memory` (dimensions, items, questions, time, GiB), `checks` (what to warn
+of), `tables` (a plan for a person to read).
 """
 
-from mergefront.jobs.plan.facts import Hub
+from mergefront.jobs.plan.facts import Hub, Remark
 from mergefront.jobs.plan.planner import Plan, make_plan
-from mergefront.jobs.plan.remark import Remark
 
 __all__ = ["Hub", "Plan", "Remark", "make_plan"]

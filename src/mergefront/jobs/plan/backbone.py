@@ -2,8 +2,6 @@
 
 Configs are compared field by field; a field that a config leaves out has the default of its model
 type. Where the tensors' headers are known, every tensor is paired as a search pairs them.
-
-Reading order: `Backbone`, `compare_backbones`, `lineage_remarks`.
 """
 
 from __future__ import annotations
@@ -14,8 +12,7 @@ from functools import cache
 from typing import Any, Final
 
 from mergefront.errors import PairingError
-from mergefront.jobs.plan.facts import ModelFacts
-from mergefront.jobs.plan.remark import Remark
+from mergefront.jobs.plan.facts import ModelFacts, Remark
 from mergefront.models.anatomy import Anatomy, dissect
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.pairing import pair_tensors

@@ -10,11 +10,9 @@ from pathlib import Path
 
 from mergefront.config import RunConfig
 from mergefront.errors import UserError
-from mergefront.jobs.plan.cost import MARGIN, Duration
-from mergefront.jobs.plan.facts import ModelFacts
+from mergefront.jobs.plan.cost import MARGIN, Duration, TaskSize
+from mergefront.jobs.plan.facts import ModelFacts, Remark
 from mergefront.jobs.plan.memory import ACTIVATIONS, GIB, Memory
-from mergefront.jobs.plan.remark import Remark
-from mergefront.jobs.plan.tasks import TaskSize
 from mergefront.merging.methods import method_of
 from mergefront.models.checkpoint import architecture_of
 from mergefront.space.budget import judge_budget

@@ -1,9 +1,9 @@
-"""What a search costs before it begins: groups and their sizes, questions, time.
+"""What a search costs before it begins: groups and their sizes, items, questions, time.
 
 Every figure is computed from the configuration, the models' headers and what earlier runs measured;
 what is assumed is a named constant here. Not here: memory (`memory`).
 
-Reading order: `group_sizes`, `count_questions`, `question_rate`, `estimate_duration`.
+Reading order: `group_sizes`, `task_sizes`, `count_questions`, `question_rate`, `estimate_duration`.
 """
 
 from __future__ import annotations
@@ -11,25 +11,34 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Final, Literal
 
+from mergefront import zoo
 from mergefront.config import BLIND_ITEMS, RunConfig
 from mergefront.errors import MergefrontError, PairingError
 from mergefront.jobs.plan.backbone import Backbone
 from mergefront.jobs.plan.facts import ModelFacts
 from mergefront.models.anatomy import dissect, group_name, language_groups
-from mergefront.records import PARTS, Group, Part
+from mergefront.records import PARTS, SPLITS, Group, Part, Split
 from mergefront.runs.directory import RunDirectory
 from mergefront.runs.history import evaluations, open_study
+from mergefront.tasks import Task, cache, load_task, task_path
+from mergefront.tasks.splits import SHARES
 
 ASSUMED_LAYERS: Final = 32
 MARGIN: Final = 1.2
 """A search keeps a fifth more time for validation and test than its candidates so far suggest."""
 _MEASURED_CANDIDATES: Final = 20
+
+SLACK: Final = 2.0
+"""Standard deviations by which a split by hash may fall short of its expected size."""
+
+Location = Literal["here", "cached", "to fetch"]
+"""Where a task's questions are: in mergefront, in the cache of fetched ones, or on the hub."""
 
 SizeSource = Literal["headers", "config", "assumed"]
 
@@ -100,6 +109,81 @@ def _sizes_by_kind(backbone: Backbone) -> dict[str, int] | None:
         "embedding": vocab * h,
         "head": 0 if backbone.tied_head else vocab * h,
     }
+
+
+@dataclass(frozen=True)
+class TaskSize:
+    """Items of one task of one objective, by split: how many are needed, how many are available.
+
+    `rows` is the size of the whole set. `available` is None if unknown; it is `exact` if the items
+    were counted, else it is expected from `rows` and the splits' shares.
+    """
+
+    objective: str
+    task: str
+    rows: int | None
+    needed: Mapping[Split, int]
+    available: Mapping[Split, int] | None
+    exact: bool
+    max_tokens: int
+    location: Location
+
+    @property
+    def short_splits(self) -> list[Split]:
+        """Splits that have fewer items than needed, or are expected to."""
+        sizes = self.available
+        return [] if sizes is None else [s for s in SPLITS if sizes[s] < self.needed[s]]
+
+    @property
+    def uncertain_splits(self) -> list[Split]:
+        """Splits whose expected size is enough, but that may fall short by chance."""
+        sizes, rows = self.available, self.rows
+        if sizes is None or self.exact or not rows:
+            return []
+        # A split by hash draws each row with the split's share: its size is binomial.
+        slack = {s: SLACK * math.sqrt(sizes[s] * max(0.0, 1 - sizes[s] / rows)) for s in SPLITS}
+        return [s for s in SPLITS if 0 <= sizes[s] - self.needed[s] < slack[s]]
+
+
+def task_sizes(config: RunConfig) -> list[TaskSize]:
+    """Return the sizes of all tasks; the items of an objective are shared evenly by its tasks.
+
+    Raises:
+        ConfigError: there is no such task, or its file is faulty.
+    """
+    sizes = []
+    for objective, names in config.objective_tasks.items():
+        for number, name in enumerate(names):
+            task = load_task(task_path(name, Path()))
+            needed = {
+                split: _task_share(int(getattr(config.items, split)), len(names), number)
+                for split in SPLITS
+            }
+            size = _task_size(objective, task, needed)
+            if config.items.reuse_search_items and size.rows is not None:
+                size = replace(size, available=dict.fromkeys(SPLITS, size.rows))
+            sizes.append(size)
+    return sizes
+
+
+def _task_size(objective: str, task: Task, needed: Mapping[Split, int]) -> TaskSize:
+    rows, exact = task.rows, False
+    available: dict[Split, int] | None = None
+    if task.data.zoo is not None:
+        splits = [row["split"] for row in zoo.questions(task.data.zoo)]
+        rows, exact = len(splits), True
+        available = {split: splits.count(split) for split in SPLITS}
+    elif rows is not None and task.fields.split is None:
+        available = {split: int(rows * share) for split, share in zip(SPLITS, SHARES, strict=True)}
+    location: Location = "here"
+    if task.data.hub is not None:
+        location = "to fetch" if cache.find(task.data) is None else "cached"
+    return TaskSize(objective, task.name, rows, needed, available, exact, task.max_tokens, location)
+
+
+def _task_share(total: int, n: int, number: int) -> int:
+    """Return how many of an objective's `total` items the number-th of its n tasks has."""
+    return total // n + (number < total % n)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,7 @@
 
 A model on this machine (a folder, the zoo, the hub's local cache) is read from disk. Of any other
 the hub is asked for config.json and the headers of its safetensors files, never for tensors. Not
-here: what the facts mean for a merge (`backbone`, `cost`).
-
-Reading order: `ModelFacts`, `look_up`, `Hub`.
+here: what the facts mean for a merge (`backbone`, `cost`), which they say as `Remark`s.
 """
 
 from __future__ import annotations
@@ -26,9 +24,24 @@ if TYPE_CHECKING:
 
 State = Literal["here", "cached", "hub", "unknown"]
 
+Level = Literal["error", "warning", "note"]
+
 _TIMEOUT: Final = 15.0
 _OFFLINE: Final = "the hub was not asked (--offline)"
 _GATED: Final = "gated: accept its licence on the hub and log in (hf auth login)"
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something to know before a search; an `error` says that the search cannot work as it is.
+
+    `subject` is a field of the configuration or a model's role, `hint` says what to do.
+    """
+
+    level: Level
+    subject: str
+    message: str
+    hint: str = ""
 
 
 @dataclass(frozen=True)

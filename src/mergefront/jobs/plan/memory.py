@@ -3,8 +3,6 @@
 The rules are those of the engine. vLLM takes its share of a GPU for weights, activations and KV
 cache. The terms of a merge and the encoded images lie beside that share; a term that does not fit
 there waits in pinned host memory.
-
-Reading order: `Memory`, `engine_memory`.
 """
 
 from __future__ import annotations

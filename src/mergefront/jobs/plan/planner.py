@@ -12,11 +12,9 @@ from mergefront.config import RunConfig, load_run_config
 from mergefront.errors import SpaceError
 from mergefront.jobs.plan import backbone, checks, cost
 from mergefront.jobs.plan.backbone import Backbone
-from mergefront.jobs.plan.cost import Duration, GroupSizes, Questions, SizeSource
-from mergefront.jobs.plan.facts import Hub, ModelFacts, look_up, look_up_adapter
+from mergefront.jobs.plan.cost import Duration, GroupSizes, Questions, SizeSource, TaskSize
+from mergefront.jobs.plan.facts import Hub, ModelFacts, Remark, look_up, look_up_adapter
 from mergefront.jobs.plan.memory import Memory, engine_memory
-from mergefront.jobs.plan.remark import Remark
-from mergefront.jobs.plan.tasks import TaskSize, task_sizes
 from mergefront.records import plain
 from mergefront.space.budget import suitable_candidates
 from mergefront.space.file import SpaceSpec, load_space
@@ -112,7 +110,7 @@ def make_plan(
     receiver, receiver_backbone = models[0], backbones.get("receiver", Backbone())
     sizes = cost.group_sizes(receiver, receiver_backbone)
     space, space_remarks = _build_space(config, spec, sizes)
-    tasks = tuple(task_sizes(config))
+    tasks = tuple(cost.task_sizes(config))
     questions = tuple(cost.count_questions(config))
     memory = engine_memory(config, spec, receiver, sizes, receiver_backbone, gpu_gib)
     rate = cost.question_rate(seconds_per_1000, runs, config)

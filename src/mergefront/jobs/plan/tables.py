@@ -9,7 +9,7 @@ from mergefront.jobs.plan.cost import ASSUMED_LAYERS
 from mergefront.jobs.plan.memory import ACTIVATIONS
 from mergefront.jobs.plan.planner import Plan
 from mergefront.models.checkpoint import architecture_of
-from mergefront.records import TextTable
+from mergefront.records import SPLITS, TextTable
 from mergefront.space.budget import suitable_candidates
 
 
@@ -121,9 +121,7 @@ def _time(plan: Plan) -> Iterable[TextTable]:
     budget = plan.config.budget.hours
     rows = [
         ["a candidate", f"{duration.candidate_seconds:,.1f} s"],
-        ["search", f"{duration.search:.2f} h"],
-        ["validation", f"{duration.validation:.2f} h"],
-        ["test", f"{duration.test:.2f} h"],
+        *([split, f"{getattr(duration, split):.2f} h"] for split in SPLITS),
         ["all", f"{duration.total:.2f} h"],
         ["budget.hours", "none" if budget is None else f"{budget:g} h"],
     ]
