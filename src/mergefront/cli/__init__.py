@@ -4,8 +4,8 @@ stdout is data, stderr is progress and messages. Exit codes: 0 done, 1 a bug of 
 user can mend it, 3 the engine failed. Each verb imports what it needs when it runs, so that --help
 answers at once. Not here: anything that computes (`jobs`, `search`, `runs`).
 
-Reading order, by the panels of --help: `search`, `results`, `evaluation`, `tasks`, `models`;
-`options`, `terminal` and `display` are shared.
+Reading order, by the panels of --help: `search`, `evaluation`, `tasks`, `models`; `options`,
+`terminal` and `display` are shared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from mergefront.cli import evaluation, models, results, search, tasks
+from mergefront.cli import evaluation, models, search, tasks
 from mergefront.cli.terminal import complain
 from mergefront.errors import MergefrontError
 from mergefront.redaction import RedactingFormatter, without_secrets
@@ -67,7 +67,7 @@ def _options(
 
 _PANELS: Mapping[str, Sequence[Callable[..., None]]] = {
     "Search": (search.init, search.plan, search.search, search.status),
-    "Results": (results.front, results.export, results.compare, results.rebuild),
+    "Results": (search.front, search.export, search.compare, search.rebuild),
     "Evaluate": (evaluation.score,),
     "Models": (models.inspect, models.activations, models.merge, models.methods),
     "Installation": (models.doctor, models.zoo, models.schema),

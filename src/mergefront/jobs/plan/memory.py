@@ -20,7 +20,6 @@ from mergefront.engine.prompts import MAX_CONTEXT
 from mergefront.jobs.plan.backbone import Backbone
 from mergefront.jobs.plan.cost import GroupSizes
 from mergefront.jobs.plan.facts import ModelFacts
-from mergefront.merging.method import Method, Term
 from mergefront.merging.methods import method_of
 from mergefront.models.safetensors import DTYPES
 from mergefront.records import Part
@@ -66,13 +65,13 @@ class Memory:
     @property
     def pinned(self) -> float:
         """GiB of pinned host memory, over all GPUs."""
-        place = {} if self.placement is None else self.placement
+        place = self.placement or {}
         return self.gpus * sum(size for name, size in self.terms if place.get(name) != "device")
 
     @property
     def on_device(self) -> float:
         """GiB of the terms that stay on each GPU."""
-        place = {} if self.placement is None else self.placement
+        place = self.placement or {}
         return sum(size for name, size in self.terms if place.get(name) == "device")
 
     def answers(self, n: int = 1) -> float:
@@ -98,9 +97,8 @@ def engine_memory(
     """Return what an engine needs, and where it would put it on GPUs of `gpu_gib` GiB each."""
     gpus = config.engine.tensor_parallel_size
     weights = _weight_bytes(config, receiver, sizes)
-    terms = tuple(
-        (name, size / gpus / GIB) for name, size in _term_bytes(config, spec, sizes).items()
-    )
+    term_bytes = _term_bytes(config, spec, sizes).items()
+    terms = tuple((name, size / gpus / GIB) for name, size in term_bytes)
     kv = None
     if backbone.layers and backbone.kv_heads and backbone.head_dim:
         values = 2 * backbone.layers * backbone.kv_heads * backbone.head_dim  # keys and values
@@ -177,7 +175,7 @@ def _term_bytes(config: RunConfig, spec: SpaceSpec, sizes: GroupSizes) -> dict[s
     bytes_by_term: dict[str, float] = {}
     for term in method.terms(tuple(config.donors)):
         value_bytes = {
-            dtype: _item_size(method, term, DTYPES[dtype])
+            dtype: method.prepare(term, _Specimen(DTYPES[dtype])).element_size()
             for dtype in {group.dtype for group in moved_groups}
         }
         bytes_by_term[str(term)] = float(
@@ -207,8 +205,3 @@ class _Specimen:
 
     def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
         return compute()
-
-
-def _item_size(method: Method, term: Term, dtype: torch.dtype) -> int:
-    """Return the bytes of a value of a term, as the method itself prepares it of `dtype`."""
-    return method.prepare(term, _Specimen(dtype)).element_size()
