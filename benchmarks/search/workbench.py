@@ -36,7 +36,7 @@ from mergefront.records import Estimate, Item, Seconds, Split
 from mergefront.space.file import SpaceSpec
 from mergefront.space.space import Space
 from mergefront.tasks import Pool, Task, load_task, task_path
-from mergefront.tasks.pool import pools_of
+from mergefront.tasks.item_set import pools_of
 from mergefront.tasks.scoring import score_all
 
 SETTINGS: Mapping[str, tuple[str, ...]] = {

@@ -187,7 +187,7 @@ def check(
 
     if folder is not None and folder.exists():
         raise UserError(f"output folder {folder} exists already", hint="give another with --out")
-    log = logging.getLogger("mergefront.tasks.pool")
+    log = logging.getLogger("mergefront.tasks.item_set")
     level = log.level
     log.setLevel(logging.ERROR)  # its warnings are printed below
     try:

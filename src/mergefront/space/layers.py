@@ -11,19 +11,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from scipy.optimize import lsq_linear
 
 from mergefront.errors import SpaceError
 from mergefront.yaml_file import Strict
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 RAMP_WIDTH: Final = 1 / 12
 """Width of a ramp's step in units of depth: it goes from 10 % to 90 % over 0.37 of the depth."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from mergefront.stats.means import (
     CONFIDENCE,
@@ -22,9 +23,6 @@ from mergefront.stats.means import (
     paired_difference,
     standard_error,
 )
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
 
 TestName = Literal["mcnemar", "clustered t"]
 

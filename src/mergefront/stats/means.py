@@ -8,15 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from mergefront.records import Estimate
 from mergefront.seeds import Purpose, generator
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
 _CHUNK = 250  # resamples at a time: bounds memory at many clusters

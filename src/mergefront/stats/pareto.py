@@ -8,16 +8,12 @@ Shapes: N points, K members of a front, P new points, B boxes, M objectives.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 
 def non_dominated(points_NM: ArrayLike) -> NDArray[np.intp]:

@@ -17,21 +17,18 @@ Shapes: N units, n of them answered, K members of a front, M objectives, S draws
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from collections.abc import Hashable, Sequence
+from typing import Final
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
 from mergefront.records import Estimate
 from mergefront.stats.means import cluster_labels, estimate
 from mergefront.stats.pareto import non_dominated
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 _SLOPE_WEIGHT: Final = 30.0  # items' worth of belief in a slope of 1 on the difficulties
 SPREAD: Final = 0.15

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from mergefront.seeds import Purpose, generator
 from mergefront.stats.means import CONFIDENCE, Difference
 from mergefront.stats.pareto import hypervolume
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
 
 
 def hypervolume_interval(

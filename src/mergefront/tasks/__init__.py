@@ -15,15 +15,13 @@ A task's paths are relative to `folder`, the folder of its file (any folder for 
 
 Reading order: `task_file` (the schema), `cells` (a cell of a row), `pictures` (a row's images),
 `cache` (copies of hub datasets), `source` (opens the data), `rows` (a row becomes an item),
-`splits`, `pool` (all items of a task, divided), `item_set` (those of a study).
-`scoring` marks answers.
+`splits`, `item_set` (all items of a task, divided, and those of a study). `scoring` marks answers.
 """
 
 from __future__ import annotations
 
 from mergefront.tasks.cache import CachedDataset
-from mergefront.tasks.item_set import ItemSet, content_hash, item_set
-from mergefront.tasks.pool import Pool, pool_of, pools_of
+from mergefront.tasks.item_set import ItemSet, Pool, content_hash, item_set, pool_of, pools_of
 from mergefront.tasks.source import prefetch
 from mergefront.tasks.task_file import Task, library, load_task, task_path
 

@@ -38,14 +38,6 @@ MOST_PIXELS: Final = 80_000_000
 """The most pixels of an image: 240 MB when decoded. From 89 million on, PIL warns by itself."""
 
 
-class ImageFileError(Exception):
-    """A file is not read as an image: why, and the way round."""
-
-    def __init__(self, reason: str, hint: str) -> None:
-        super().__init__(reason)
-        self.reason, self.hint = reason, hint
-
-
 @dataclass(frozen=True)
 class Picture:
     """An image that is read when it is needed.
@@ -70,7 +62,7 @@ class ImageStore:
     archive: zipfile.ZipFile | None = None
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of a file. Raises ImageFileError."""
+        """Return the bytes of a file. Raises UserError, whose message lacks the file's name."""
         if self.archive is None:
             return _ordinary_file(self._path_inside(name))
         return _archived_file(self.archive, self._member(name))
@@ -86,14 +78,14 @@ class ImageStore:
         try:
             path = (self.folder / name).resolve()
         except (OSError, ValueError, RuntimeError) as error:
-            raise ImageFileError(f"cannot be a path: {error}", "correct the row") from None
+            raise UserError(f"cannot be a path: {error}", hint="correct the row") from None
         if any(path.is_relative_to(root.resolve()) for root in self.roots):
             return path
         folders = " or ".join(map(str, self.roots)) or "a zip file (data.archive)"
-        raise ImageFileError(
+        raise UserError(
             f"cannot be read: it lies outside the data, expected a file in {folders}",
-            "rows may be a stranger's: copy the images into that folder, or allow another one with "
-            "data.image_root in the task file",
+            hint="rows may be a stranger's: copy the images into that folder, or allow another one "
+            "with data.image_root in the task file",
         )
 
     def _member(self, name: str) -> zipfile.ZipInfo:
@@ -107,8 +99,8 @@ class ImageStore:
         matches = [m for m in self.archive.infolist() if m.filename.endswith(f"/{path}")]
         if len(matches) == 1:
             return matches[0]
-        raise ImageFileError(
-            "cannot be read: it is not there", "paths are those of the zip file, data.archive"
+        raise UserError(
+            "cannot be read: it is not there", hint="paths are those of the zip file, data.archive"
         )
 
 
@@ -119,38 +111,39 @@ def _ordinary_file(path: Path) -> bytes:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise ImageFileError(
-                    "cannot be read: it is no ordinary file", "expected the path of an image file"
+                raise UserError(
+                    "cannot be read: it is no ordinary file",
+                    hint="expected the path of an image file",
                 )
             _check_size(status.st_size)
             return stream.read(MOST_BYTES)
     except OSError as error:
-        raise ImageFileError(
-            f"cannot be read: {error.strerror}", "paths are relative to the data file"
+        raise UserError(
+            f"cannot be read: {error.strerror}", hint="paths are relative to the data file"
         ) from None
 
 
 def _archived_file(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     if member.flag_bits & 1:
-        raise ImageFileError(
+        raise UserError(
             "cannot be read: the zip file is encrypted",
-            "unpack it with its password, and pack it again without one",
+            hint="unpack it with its password, and pack it again without one",
         )
     _check_size(member.file_size)
     try:
         with archive.open(member) as stream:
             return stream.read(MOST_BYTES)
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, ValueError) as error:
-        raise ImageFileError(
-            f"cannot be read: {error}", "pack the zip file again, with the method deflate"
+        raise UserError(
+            f"cannot be read: {error}", hint="pack the zip file again, with the method deflate"
         ) from None
 
 
 def _check_size(n_bytes: int) -> None:
     if n_bytes > MOST_BYTES:
-        raise ImageFileError(
+        raise UserError(
             f"is not read: it has {n_bytes:,} bytes, expected at most {MOST_BYTES:,}",
-            "scale the image down, or drop the row with exclude",
+            hint="scale the image down, or drop the row with exclude",
         )
 
 
@@ -184,10 +177,10 @@ def pictures_of(
 def _picture_in_file(name: str, column: str, store: ImageStore, label: str) -> Picture:
     try:
         data = store.read(name)
-    except ImageFileError as error:
+    except UserError as error:
         raise UserError(
             f"{label}: the image {store.path_in_messages(name)} of the column {column!r} "
-            f"(fields.images) {error.reason}",
+            f"(fields.images) {error.message}",
             hint=error.hint,
         ) from None
     return Picture(name, sha256(data), partial(store.read, name))
@@ -223,18 +216,18 @@ def bytes_for_engine(picture: Picture, max_pixels: int | None, label: str) -> by
         _check_size(len(data))
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
-                raise ImageFileError(
+                raise UserError(
                     f"is not decoded: it has {image.width} x {image.height} pixels, expected at "
                     f"most {MOST_PIXELS:,} in all",
-                    "scale the image down, or drop the row",
+                    hint="scale the image down, or drop the row",
                 )
             if _is_ready(image, max_pixels):
                 image.draft("RGB", (1, 1))  # a JPEG is read whole but decoded small: faster
                 image.load()
                 return data
             return _png(_opaque(ImageOps.exif_transpose(image)), max_pixels)
-    except ImageFileError as error:
-        reason, hint = error.reason, error.hint
+    except UserError as error:
+        reason, hint = error.message, error.hint
     except (
         *(OSError, ValueError, SyntaxError, EOFError, struct.error, KeyError),
         Image.DecompressionBombError,

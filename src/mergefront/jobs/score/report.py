@@ -196,10 +196,8 @@ class ScoreReport:
         values = asdict(self)
         opening = {"format": "mergefront/scores@1", "split": values.pop("split")}
         versions = {"mergefront": version("mergefront"), "scorer": SCORER_VERSION}
-        report: dict[str, Any] = _without_nan(
-            {**opening, "mode": values.pop("mode"), **versions, **values}
-        )
-        return report
+        values = {**opening, "mode": values.pop("mode"), **versions, **values}
+        return {key: _without_nan(value) for key, value in values.items()}
 
 
 def make_report(
