@@ -48,6 +48,18 @@ def test_every_faulty_field_is_named_in_one_message(tmp_path: Path) -> None:
         ({"export": "best:speed"}, "no objective is named 'best:speed'"),
         ({"report": {"reference": {"r": 0.1}}}, "report.reference names"),
         ({"budget": {"hours": 0}}, "budget.hours"),
+        ({"budget": {"hours": float("inf")}}, "budget.hours: .* finite number"),
+        ({"budget": True}, "budget: expected another value than true or false"),
+        ({"budget": {"candidates": True}}, "budget.candidates: expected another value than true"),
+        ({"items": {"search": True}}, "items.search: expected another value than true"),
+        ({"search": {"seed": 2**63}}, "search.seed: Input should be less than"),
+        ({"engine": {"threads": 10**9}}, "engine.threads: Input should be less than"),
+        ({"engine": {"max_model_len": 1}}, "engine.max_model_len: Input should be greater than"),
+        ({"name": "x" * 101}, "name: .* at most 100 characters"),
+        ({"objectives": {"": ["a"], "p": ["t"]}}, r"'' \(0 characters\) cannot name an objective"),
+        ({"objectives": {"r" * 10**4: ["a"], "p": ["t"]}}, r"\(10,000 characters\) cannot name"),
+        ({"objectives": {"[red]$x$": ["a"], "p": ["t"]}}, "cannot name an objective"),
+        ({"objectives": {"r": ["t", "u"], "p": ["t"]}}, "each task once, found more often: t"),
     ],
 )
 def test_bad_values(change: dict[str, object], words: str) -> None:

@@ -6,6 +6,9 @@ Not here: how such files are read (`yaml_file`), the search space (`space.file`)
 
 from __future__ import annotations
 
+import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,6 +41,9 @@ WarmStart = Literal[
     "receiver", "uniform", "start", "donors", "paper",
     "ramp", "importance", "activations", "earlier",
 ]  # fmt: skip
+
+_OBJECTIVE_NAME = re.compile(r"[^\W_][\w .+()-]{0,59}")
+"""Names stand in the report's markup, in figures, in MLflow's keys and on the command line."""
 
 RESERVED_NAMES = frozenset({"receiver", "base", "zero", "tied", "each", "choose"})
 """Words of recipes and spaces: no donor may be called by one of them."""
@@ -175,7 +181,9 @@ class SearchConfig(Strict):
         description="Proposes candidates; auto: the winner of our benchmark at this number of "
         "knobs and candidates, named and recorded at the start.",
     )
-    seed: int = Field(0, ge=0, description="Every random choice of the run derives from it.")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Every random choice of the run derives from it."
+    )
     warm_start: tuple[WarmStart, ...] = Field(
         ("receiver", "uniform"), description="Candidates evaluated before the sampler's."
     )
@@ -208,8 +216,10 @@ class SearchConfig(Strict):
 class Budget(Strict):
     """When the search ends: at the first limit that is reached. A resume may change these only."""
 
-    candidates: Count = Field(200, description="Candidates evaluated, warm starts included.")
-    hours: float | None = Field(None, gt=0, description="Wall hours from start to export.")
+    candidates: Count = Field(
+        200, le=10**6, description="Candidates evaluated, warm starts included."
+    )
+    hours: float | None = Field(None, gt=0, le=8784, description="Wall hours from start to export.")
     min_gain: float | None = Field(
         None,
         gt=0,
@@ -248,14 +258,18 @@ class EngineConfig(Strict):
 
     kind: EngineKind = Field("vllm", description="vllm, or transformers (reference, slower).")
     dtype: Dtype = Field("auto", description="Arithmetic of the engine; auto: the receiver's own.")
-    max_model_len: Count | None = Field(None, description="Longest prompt plus answer, tokens.")
-    max_num_seqs: Count = Field(256, description="Questions answered at the same time by vLLM.")
-    batch_size: Count = Field(64, description="The same, for the transformers engine.")
+    max_model_len: int | None = Field(
+        None, ge=4, le=10**8, description="Longest prompt plus answer, tokens."
+    )
+    max_num_seqs: Count = Field(
+        256, le=10**5, description="Questions answered at the same time by vLLM."
+    )
+    batch_size: Count = Field(64, le=10**5, description="The same, for the transformers engine.")
     memory_gb: float | None = Field(None, gt=0, description="KV cache in GB; default 1 on a CPU.")
     gpu_memory_utilization: float | None = Field(
         None, gt=0, le=1, description="Share of the GPU for engine and KV cache."
     )
-    tensor_parallel_size: Count = Field(1, description="GPUs of one engine.")
+    tensor_parallel_size: Count = Field(1, le=1024, description="GPUs of one engine.")
     multiprocess: bool | None = Field(
         None, description="Run the engine core in its own process; default: on a GPU only."
     )
@@ -263,7 +277,9 @@ class EngineConfig(Strict):
     snapshot_device: Literal["auto", "cpu", "device"] = Field(
         "auto", description="Where the sources' tensors wait: beside the model, or in RAM."
     )
-    threads: Count | None = Field(None, description="CPU threads of the engine; default: all.")
+    threads: Count | None = Field(
+        None, le=4096, description="CPU threads of the engine; default: all."
+    )
     start_seconds: float = Field(
         3600.0, gt=0, description="An engine of its own process that starts longer is ended."
     )
@@ -306,7 +322,11 @@ class RunConfig(Strict):
     objectives' questions (`costs`).
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Directory under runs/.")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=100,
+        description="Directory under runs/.",
+    )
     receiver: str = Field(description="The VLM: a folder, a hub id, or zoo:NAME.")
     revision: str | None = Field(None, description="Commit of the receiver's hub repository.")
     base: str | None = Field(None, description="The donors' common ancestor.")
@@ -352,7 +372,17 @@ class RunConfig(Strict):
                 f"the first objective is to be gained, but {first!r} is a cost: "
                 "put an objective with tasks of its own first"
             )
+        lists = (value for value in objectives.values() if not isinstance(value, TokenCost))
+        tasks = [task for names in lists for task in names]
+        repeated = [task for task, times in Counter(tasks).items() if times > 1][:5]
+        if repeated:
+            raise ValueError(f"expected each task once, found more often: {', '.join(repeated)}")
         for name, objective in objectives.items():
+            if not _OBJECTIVE_NAME.fullmatch(name):
+                raise ValueError(
+                    f"{name[:60]!r} ({len(name):,} characters) cannot name an objective: use 1 to "
+                    "60 letters, digits, spaces and _ - . + ( )"
+                )
             if not objective:
                 raise ValueError(f"objective {name!r} has no task")
             if isinstance(objective, TokenCost):
@@ -447,7 +477,9 @@ def load_run_config(name: str, changes: Mapping[str, object] | None = None) -> R
     for field, value in (changes or {}).items():
         section, _, key = field.rpartition(".")
         if value is not None and section:
-            data[section] = {**(data.get(section) or {}), key: value}
+            fields = data.get(section) or {}
+            # Whatever is no mapping stays, for `validate` to name it.
+            data[section] = {**fields, key: value} if isinstance(fields, dict) else fields
         elif value is not None:
             data[key] = value
     return with_absolute_paths(validate(data, RunConfig, str(path)))
@@ -457,12 +489,13 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Return the configuration with every path that exists made absolute."""
 
     def folder(name: str | None) -> str | None:
-        exists = name and not name.startswith("zoo:") and Path(name).is_dir()
+        # os.path, since Path.is_dir would raise for a name that is too long.
+        exists = name and not name.startswith("zoo:") and os.path.isdir(name)
         return str(Path(name).absolute()) if name and exists else name
 
     def file(name: str) -> str:
         """A space or task file; the name of a shipped one stays."""
-        return str(Path(name).absolute()) if Path(name).is_file() else name
+        return str(Path(name).absolute()) if os.path.isfile(name) else name
 
     data = config.model_dump()
     for names, fields in [(data, ("receiver", "base"))] + [

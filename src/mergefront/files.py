@@ -63,12 +63,10 @@ def find_yaml(folder: ShippedFolder, name: str) -> Path:
     Raises:
         ConfigError: neither exists; names the shipped ones.
     """
-    path = Path(name)
-    if path.is_file():
-        return path
     shipped = shipped_folder(folder) / f"{name}.yaml"
-    if shipped.is_file():
-        return shipped
+    for path in (Path(name), shipped):
+        if os.path.isfile(path):  # Path.is_file would raise for a name that is too long
+            return path
     raise ConfigError(
         f"{name}: no such file, and no shipped {folder.removesuffix('s').replace('_', ' ')} of "
         "that name",

@@ -14,6 +14,7 @@ from mergefront.config import Donor
 from mergefront.jobs import artifacts, export
 from mergefront.merging.recipe import Recipe
 from mergefront.models.locate import ModelNames
+from mergefront.runs import history
 from mergefront.runs.directory import RunDirectory
 
 MODELS = ModelNames(receiver="zoo:vlm", base="zoo:base", donors={"math": Donor(model="zoo:math")})
@@ -44,7 +45,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
     }
     (best / "provenance.json").write_text(json.dumps(provenance))
     monkeypatch.setattr(artifacts, "reopen_candidate", lambda run, pick: Candidate())
-    monkeypatch.setattr(artifacts, "recorded_model_hash", lambda study, name: SCORED)
+    monkeypatch.setattr(history, "recorded_model_hash", lambda study, name: SCORED)
     return run
 
 

@@ -149,7 +149,10 @@ DOCUMENT: dict[str, Any] = {
         ),
         ({"table": {"a": {"*": "much"}}}, r"table\.a\.\*: Input should be a valid number"),
         ({"table": {"c": {}}}, "table: found source 'c', expected one of receiver, a"),
-        ({"table": {"a": {"*": float("nan")}}}, r"table\.a\.\*: found nan, expected a finite"),
+        (
+            {"table": {"a": {"*": float("nan")}}},
+            r"table\.a\.\*: Input should be a finite number \(found nan\)",
+        ),
         (
             {"overrides": [{"groups": ["*"], "source": "moon"}]},
             "overrides: found source 'moon', expected one of receiver, a, base, zero",

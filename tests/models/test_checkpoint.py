@@ -163,7 +163,7 @@ def test_damaged_headers(copy: Path, entry: dict[str, object], words: str) -> No
     ("text", "words"),
     [
         (b"[1]", "damaged header: no JSON object"),
-        (b'{"a": {}, "b": {}, "a": {}}', "its header names 'a' twice"),
+        (b'{"a": {}, "b": {}, "a": {}}', "key 'a' is given twice"),
     ],
 )
 def test_headers_that_are_none(copy: Path, text: bytes, words: str) -> None:

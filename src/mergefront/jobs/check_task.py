@@ -19,6 +19,7 @@ from PIL import Image
 
 from mergefront.errors import UserError
 from mergefront.files import whole_folder
+from mergefront.json_file import parse_json
 from mergefront.records import SPLITS, Answer, Item, Score, Split, Status
 from mergefront.runs.report.templates import open_template
 from mergefront.tasks import Pool, Task, load_task, pool_of, task_path
@@ -242,7 +243,7 @@ def _rows(file: Path) -> list[Mapping[str, Any]]:
     match file.suffix:
         case ".jsonl":
             lines = file.read_text(encoding="utf-8").splitlines()
-            rows = [json.loads(line) for line in lines if line.strip()]
+            rows = [parse_json(line) for line in lines if line.strip()]
         case ".csv":
             with file.open(encoding="utf-8-sig", newline="") as stream:
                 rows = list(csv.DictReader(stream))

@@ -23,6 +23,7 @@ from mergefront.errors import ConfigError, UserError
 from mergefront.files import file_hash, whole_folder
 from mergefront.jobs.card import licences, model_card
 from mergefront.jobs.verify import ScoredCandidate, Verification, verify
+from mergefront.json_file import LARGEST_INDEX, parse_json
 from mergefront.merging import build
 from mergefront.merging.recipe import Recipe
 from mergefront.models import lineage
@@ -195,13 +196,13 @@ def read_verified_export(folder: Path) -> VerifiedExport:
         UserError: they are not, or nothing says so; the message begins with `it` or a file's name.
     """
     try:
-        provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        provenance = parse_json((folder / "provenance.json").read_bytes(), LARGEST_INDEX)
         digest = str(provenance["verified"]["engine"]["parameters_sha256"])
         hashes = {str(name): str(value) for name, value in provenance["files"].items()}
         export = VerifiedExport(str(provenance["recipe"]), digest)
     except FileNotFoundError:
         raise UserError("it has no provenance.json") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError("its provenance.json is not that of a verified export") from None
     weights = [file.name for end in ("safetensors", "bin") for file in folder.glob(f"*.{end}")]
     for name in weights:

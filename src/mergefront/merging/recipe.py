@@ -28,6 +28,7 @@ from typing import Any, Final, Literal, get_args
 from pydantic import Field
 
 from mergefront.errors import ConfigError
+from mergefront.json_file import parse_json
 from mergefront.models.anatomy import GroupIndex
 from mergefront.models.locate import ModelNames
 from mergefront.records import Table
@@ -156,7 +157,9 @@ class Recipe:
             ConfigError: naming the file and every faulty field.
         """
         try:
-            content = json.loads(text, object_pairs_hook=_unique)
+            content = parse_json(text)
+            if "\\u0000" in json.dumps(content):
+                raise ValueError("a text holds NUL, expected characters")
         except ValueError as problem:
             raise ConfigError(f"{path}: not valid JSON: {problem}") from problem
         if not isinstance(content, dict):
@@ -279,13 +282,3 @@ def _problems(recipe: Recipe) -> list[str]:
         if override.source not in replacements
     ]
     return problems
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a JSON key that is given twice, where Python would keep the last."""
-    document = dict(pairs)
-    if len(document) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {repeated!r} is given twice")
-    return document

@@ -8,7 +8,6 @@ Not here: one file's format (`safetensors`), writing (`writer`), what a tensor i
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from mergefront.errors import CheckpointError
 from mergefront.files import file_hash
+from mergefront.json_file import LARGEST_DOCUMENT, LARGEST_INDEX, parse_json
 from mergefront.models.locate import NO_GGUF
 from mergefront.models.safetensors import DTYPES, FLOATS, TensorHeader, damaged, read_header
 from mergefront.records import Dtype
@@ -165,7 +165,7 @@ def architecture_of(config: Mapping[str, Any], unknown: str = "?") -> str:
     return str(names[0]) if names else unknown
 
 
-def read_json(file: Path, why: str = "") -> dict[str, Any]:
+def read_json(file: Path, why: str = "", most_bytes: int = LARGEST_DOCUMENT) -> dict[str, Any]:
     """Read a JSON object of a model folder; `why` is the hint if it is missing.
 
     Raises:
@@ -174,7 +174,7 @@ def read_json(file: Path, why: str = "") -> dict[str, Any]:
     if not file.is_file():
         raise CheckpointError(f"{file.parent}: {file.name} is missing", hint=why)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_bytes(), most_bytes)
     except ValueError as problem:
         raise CheckpointError(f"{file}: not valid JSON: {problem}") from problem
     if not isinstance(content, dict):
@@ -187,7 +187,7 @@ def _read_index(folder: Path) -> dict[str, str]:
     file = folder / WEIGHT_INDEX
     if not file.is_file():
         return {}
-    weight_map = read_json(file).get("weight_map")
+    weight_map = read_json(file, most_bytes=LARGEST_INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise damaged(f"{file}: found no `weight_map`, expected tensor names and their files")
     for name, shard in weight_map.items():

@@ -14,7 +14,6 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -22,6 +21,7 @@ from typing import Any, Final
 import torch
 
 from mergefront.errors import CheckpointError
+from mergefront.json_file import parse_json
 from mergefront.records import Dtype
 
 DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
@@ -48,6 +48,8 @@ DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
 FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 """Those that a weight may have, and be rounded from and to; 8-bit floats come with scales."""
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
+LONGEST_HEADER: Final = 100_000_000
+"""Bytes of a header: the format's own limit."""
 
 
 def damaged(problem: str) -> CheckpointError:
@@ -90,15 +92,20 @@ def read_header(file: Path) -> list[TensorHeader]:
     with file.open("rb") as stream:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if len(start) == 8 and length > LONGEST_HEADER:
+            raise damaged(
+                f"{file}: damaged or no safetensors file: its header should have {length:,} "
+                f"bytes, expected at most {LONGEST_HEADER:,}"
+            )
         if len(start) < 8 or length > size - 8:
             raise damaged(
                 f"{file}: truncated or no safetensors file: it has {size} bytes, "
                 f"its header alone should have {length}"
             )
         try:
-            entries = json.loads(stream.read(length), object_pairs_hook=partial(_once, file))
-        except (ValueError, RecursionError) as problem:
-            raise damaged(f"{file}: damaged header") from problem
+            entries = parse_json(stream.read(length), LONGEST_HEADER)
+        except ValueError as problem:
+            raise damaged(f"{file}: damaged header: {problem}") from problem
     if not isinstance(entries, dict):
         raise damaged(f"{file}: damaged header: no JSON object")
     return [
@@ -106,16 +113,6 @@ def read_header(file: Path) -> list[TensorHeader]:
         for name, entry in entries.items()
         if name != "__metadata__"
     ]
-
-
-def _once(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object; refuse a name that stands twice, of which Python would keep the last."""
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise damaged(f"{file}: its header names {twice!r} twice")
-    return content
 
 
 def _entry(file: Path, name: str, entry: Mapping[str, Any], data_bytes: int) -> TensorHeader:

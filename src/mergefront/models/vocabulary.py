@@ -10,7 +10,6 @@ Not here: whether embedding and head may be merged at all (`sources.check_heads`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mergefront.errors import CheckpointError
+from mergefront.json_file import LARGEST_INDEX, parse_json
 
 EXAMPLES: Final = 8
 """How many unmatched tokens a report names."""
@@ -160,7 +160,7 @@ def read_tokens(*folders: Path) -> dict[str, int] | None:
 def _from_json(file: Path) -> dict[str, int] | None:
     if not file.is_file():
         return None
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = parse_json(file.read_bytes(), LARGEST_INDEX, strict=False)
     vocabulary = content["model"].get("vocab")
     if isinstance(vocabulary, list):  # unigram: [token, score] in order
         vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary)}

@@ -8,7 +8,6 @@ Not here: how the numbers are computed (`summary`), how they are shown (`report`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +17,7 @@ from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationEr
 
 from mergefront.config import ItemCounts, TokenCost
 from mergefront.errors import RunError
+from mergefront.json_file import LARGEST_INDEX, parse_json
 from mergefront.records import Estimate, Split
 from mergefront.runs.directory import RunDirectory
 from mergefront.runs.gains import AnswerSummary, Gains, Overlap
@@ -186,8 +186,8 @@ def read_front(run: RunDirectory) -> Front:
             hint="let the search finish (run the same `mergefront search` command again)",
         )
     try:
-        return Front.from_dict(json.loads(run.front.read_text()))
-    except (RunError, json.JSONDecodeError) as error:
+        return Front.from_dict(parse_json(run.front.read_bytes(), LARGEST_INDEX))
+    except (RunError, ValueError) as error:
         raise RunError(
             f"{run.front} cannot be read: {error}",
             hint=f"`mergefront rebuild {run.path}` makes it anew from the scores",

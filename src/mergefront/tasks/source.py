@@ -21,6 +21,7 @@ from typing import Any
 from mergefront import zoo
 from mergefront.errors import UserError
 from mergefront.files import cache_root
+from mergefront.json_file import DEEPEST, nesting
 from mergefront.tasks import cache
 from mergefront.tasks.cells import Row
 from mergefront.tasks.pictures import ImageStore, Picture, pictures_of, sha256, zoo_picture
@@ -209,7 +210,19 @@ def _from_hub(task: Task, revision: str | None, config: str | None, split: str |
 def _file(path: Path, config: str | None, split: str | None) -> Any:
     import datasets
 
+    if path.suffix in {".json", ".jsonl"}:
+        _check_nesting(path)
     return datasets.load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train")
+
+
+def _check_nesting(path: Path) -> None:
+    """Raise ValueError for JSON so deep that `datasets` would end the process."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if (depth := nesting(line)) > DEEPEST:
+                raise ValueError(
+                    f"line {number} is nested {depth:,} deep, expected at most {DEEPEST}"
+                )
 
 
 def _folder(folder: Path, config: str | None, split: str | None) -> Any:

@@ -7,7 +7,6 @@ here: what the facts mean for a merge (`backbone`, `cost`), which they say as `R
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mergefront.errors import CheckpointError
+from mergefront.json_file import parse_json
 from mergefront.models.checkpoint import PICKLES, Checkpoint
 from mergefront.models.locate import downloaded_files, locate_model
 from mergefront.models.safetensors import TensorHeader
@@ -143,7 +143,7 @@ class Hub:
             return facts
         try:
             file = self._api.hf_hub_download(name, "config.json", revision=info.sha)
-            facts = replace(facts, config=json.loads(Path(file).read_text(encoding="utf-8")))
+            facts = replace(facts, config=parse_json(Path(file).read_bytes()))
             headers, trouble = self._headers(name, info.sha)
         except GatedRepoError:
             return replace(facts, trouble=_GATED)
@@ -247,7 +247,7 @@ def _in_cache(name: str, revision: str | None) -> Path | None:
 
 def _config(folder: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        content = parse_json((folder / "config.json").read_bytes())
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
