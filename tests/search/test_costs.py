@@ -25,7 +25,7 @@ from mergefront.jobs.card import model_card
 from mergefront.jobs.plan import make_plan
 from mergefront.merging.recipe import Recipe
 from mergefront.models.locate import ModelNames
-from mergefront.records import Answer, Estimate, Evaluation, Item
+from mergefront.records import Answer, Estimate, Evaluation, Item, Raced, Seconds
 from mergefront.runs.directory import ItemRecord, RunDirectory, blind_name, with_costs
 from mergefront.runs.front import Front, read_front
 from mergefront.runs.gains import BEATS, TRADES, UNRESOLVED, WORSE, Gain, paired_gains, verdict
@@ -577,10 +577,20 @@ def test_the_time_kept_for_the_end_counts_questions_and_no_cost() -> None:
     given = {"budget": {"candidates": 9, "hours": 1}, "items": sizes}
     made, plain = config(**given), validate({**ZOO_RUN, **given}, RunConfig, "run.yaml")
     items = item_set(made.objective_tasks, made.items, Path())
-    (one,) = candidates(made, SCORES[:1])
-    one = replace(one, seconds=replace(one.seconds, generate=8.0))
-    names = list(plain.objectives)
-    alone = replace(one, objectives={name: one.objectives[name] for name in names})
-    blind_and_test = 500 * len(names) + len(items.flat("test"))  # of one more pick, best:brevity
-    more = reserve(made, items, [one]) - reserve(plain, items, [alone])
-    assert more == pytest.approx(1.2 * 0.01 * blind_and_test)
+    kept = {}
+    for run in (made, plain):
+        names = list(run.objectives)
+        reference = dict.fromkeys(names, 0.5)
+        race = Race(run.search.racing, items.items["search"], reference, 0, costs=run.costs)
+        scored = Estimate(0.5, 0.01, 400)
+        history = [
+            Evaluation(n, (n / 9,), "x", dict.fromkeys(names, scored), Seconds(build=1, generate=2),
+                       raced=Raced(rungs=len(race.rungs)))
+            for n in range(8)
+        ]  # fmt: skip
+        race.evaluations.extend(history)
+        race.correct(history[0])
+        assert sum(len(part) for rung in race.rungs for part in rung.values()) == 8
+        kept[run is made] = reserve(run, items, race, 30.0)
+    of_a_pick = 500 * len(plain.objectives) + len(items.flat("test"))  # blind, and test
+    assert kept[True] - kept[False] == pytest.approx(1.1 * (0.25 * of_a_pick + 2))

@@ -6,6 +6,7 @@
                 items/*.parquet  every item's score, answer and text, one file a candidate
                 front.json, report.html, plots/    can be deleted and rebuilt
                 log.txt          what was logged
+                elapsed.txt      wall seconds used, written now and then while a search runs
 
 Not here: what the numbers mean (`history`, `summary`) and how they come about (`search`).
 """
@@ -134,6 +135,7 @@ class RunDirectory:
         self.plots = path / "plots"
         self.report = path / "report.html"
         self.log = path / "log.txt"
+        self.elapsed = path / "elapsed.txt"
         self._item_files: dict[Path, _ItemFile] = {}
 
     @classmethod
@@ -198,6 +200,13 @@ class RunDirectory:
                 hint="watch it with mergefront status, or end it first",
             ) from None
         return lambda: os.close(descriptor)
+
+    def elapsed_seconds(self) -> float:
+        """Return what a session has last written to `elapsed`; 0 without a number there."""
+        try:
+            return float(self.elapsed.read_text())
+        except (OSError, ValueError):
+            return 0.0
 
     def check_manifest(self, current: Mapping[str, Any]) -> None:
         """Write the manifest of a new run; on a resume compare what must not have changed.

@@ -137,10 +137,11 @@ def record_elapsed(study: optuna.Study, seconds: float) -> None:
     study.set_user_attr(_ELAPSED, round(seconds, 3))
 
 
-def spent_seconds(study: optuna.Study) -> float:
-    """Return the wall seconds that a run's sessions have used up to what was recorded last."""
+def spent_seconds(study: optuna.Study, run: RunDirectory) -> float:
+    """Return the wall seconds that a run's sessions have used, as far as anything says so."""
     results = [trial.user_attrs.get(RESULT, {}) for trial in study.get_trials(deepcopy=False)]
-    return max(float(result.get(_ELAPSED, 0.0)) for result in [*results, study.user_attrs])
+    recorded = (float(result.get(_ELAPSED, 0.0)) for result in [*results, study.user_attrs])
+    return max(run.elapsed_seconds(), *recorded)
 
 
 def record_sampler(study: optuna.Study, name: str, reason: str) -> None:

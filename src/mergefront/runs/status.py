@@ -65,7 +65,7 @@ def status_of(runs: Path, name: str) -> RunStatus:
         candidates=len(candidates),
         failed=sum(bool(e.failure) for e in candidates),
         budget=run.config.budget.candidates,
-        minutes=spent_seconds(study) / 60,
+        minutes=spent_seconds(study, run) / 60,
         race=race_summary(candidates, run.config.costs),
         front=() if belief is None else tuple(current_front(candidates, belief, run.config)),
         chosen_by="" if belief is None else belief.why or "model",

@@ -38,7 +38,10 @@ class EngineSlot:
     def __init__(self, start: Callable[[], Engine]) -> None:
         """Start the engine. Raises EngineError at once if it does not start."""
         self._start = start
+        before = time.monotonic()
         self._engine: Engine | None = start()
+        self.start_seconds = time.monotonic() - before
+        """What the engine took to start at first, its check of the questions included."""
         self._failures_in_a_row = 0
 
     def engine(self) -> Engine:

@@ -49,6 +49,7 @@ from mergefront.runs.history import (
 from mergefront.runs.members import choose_finalists, choose_picks, run_belief
 from mergefront.runs.summary import write_front
 from mergefront.search.loop import RunningSearch
+from mergefront.search.stopping import answered_everything, would_be_members
 from mergefront.tasks.splits import whole_prefix
 
 logger = logging.getLogger(__name__)
@@ -253,9 +254,7 @@ def complete_members(search: RunningSearch) -> Iterator[Step]:
     while room > 0:
         history = _successful(search)
         belief = run_belief(history, config, search.receiver)
-        eligible = _eligible(search)
-        numbers = set(choose_finalists(eligible, config, belief)) if eligible else set()
-        members = [e for e in history if e.number in numbers]
+        members = would_be_members(_eligible(search), config, belief)
         incomplete = [e for e in members if not answered_everything(e)][:room]
         if not incomplete:
             return
@@ -265,11 +264,6 @@ def complete_members(search: RunningSearch) -> Iterator[Step]:
             task = partial(complete, search, evaluation)
             _attempt(search, str(evaluation.number), "search items", task)
             _record_elapsed(search)
-
-
-def answered_everything(evaluation: Evaluation) -> bool:
-    """Whether a candidate has answered every search item."""
-    return evaluation.raced.completed or not evaluation.raced.left
 
 
 def complete(search: RunningSearch, evaluation: Evaluation) -> Evaluation:

@@ -102,8 +102,13 @@ class RunningSearch:
         patience = Patience(config.budget.min_gain, corner, config.search.seed)
         names = [knob.name for knob in self.setup.space.knobs]
         while len(study.get_trials(deepcopy=False)) < self._trial_limit() and not stop():
-            if self.setup.clock.left() < reserve(config, self.setup.items, self.race.evaluations):
-                logger.warning("the time budget leaves no room for another candidate")
+            kept = reserve(config, self.setup.items, self.race, self.slot.start_seconds)
+            if self.setup.clock.left() < kept:
+                logger.warning(
+                    "the time budget leaves no room for another candidate: %.0f s are left, and "
+                    "what comes after the search needs about as much",
+                    self.setup.clock.left(),
+                )
                 return
             if patience.ended(self.race.belief, self.race.evaluations):
                 return

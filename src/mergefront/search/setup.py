@@ -8,6 +8,7 @@ or resumed, and warm starts are queued. Not here: the engine and the loop (`loop
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from mergefront.runs.directory import RunDirectory
 from mergefront.runs.earlier import read_earlier
 from mergefront.runs.history import open_study, spent_seconds
 from mergefront.runs.reopen import lay_out, models_of
-from mergefront.search.stopping import Clock
+from mergefront.search.clock import Clock
 from mergefront.search.warm_starts import Start, enqueue, moved_groups, warm_points
 from mergefront.space import budget
 from mergefront.space.file import SpaceSpec, load_space
@@ -98,6 +99,7 @@ def prepare_search(
     Raises:
         UserError: any of the many things that can be wrong with what the user gave.
     """
+    started = time.monotonic()
     spec = load_space(files.find_yaml("search_spaces", config.space))
     space, sources = lay_out(config, spec)
     resumed = (runs / config.name / "manifest.json").is_file()
@@ -122,6 +124,8 @@ def prepare_search(
         })  # fmt: skip
         run.keep_config()
         study = open_study(run, create=True)
+        clock = Clock(config.budget.hours, spent_seconds(study, run), started)
+        until_checked.callback(clock.keep(run.elapsed))
         lock = until_checked.pop_all()
 
     def warm_starts() -> list[Start]:
@@ -133,7 +137,6 @@ def prepare_search(
         return activations.measure(config.engine, sources, groups, search_items, progress)
 
     enqueue(study, warm_starts, space)
-    clock = Clock(config.budget.hours, before=spent_seconds(study))
     return PreparedSearch(run, models_of(config), space, items, sources, study, clock, lock)
 
 

@@ -1,75 +1,100 @@
-"""When a search ends: time, what must be kept of it for the end, and what more could be gained.
+"""When a search ends: what must be kept of its time for the end, and what more could be gained.
 
-Not here: the budget in candidates (`loop`), which point to try next (`sampling`).
+Not here: the time used (`clock`), the budget in candidates (`loop`), which point to try next
+(`sampling`).
 
-Reading order: `Clock`, `reserve`, `Patience` on `expected_gain`.
+Reading order: `reserve`, `Patience` on `expected_gain`.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from mergefront.config import BLIND_ITEMS, RunConfig
 from mergefront.records import Evaluation
 from mergefront.runs.belief import Belief
+from mergefront.runs.members import choose_finalists
 from mergefront.sampling.noisy_gp import pool
 from mergefront.seeds import Purpose, generator
 from mergefront.stats.pareto import hypervolume, improvements
 from mergefront.tasks import ItemSet
+
+if TYPE_CHECKING:
+    from mergefront.search.race import Race
 
 logger = logging.getLogger(__name__)
 
 EVERY: Final = 5
 """So many candidates are between two looks."""
 
+_RECENT = 20  # candidates whose seconds are averaged
+_MARGIN = 1.1  # for what takes longer than the average
+_COMPLETIONS = 3.0  # of the members now: others take their places (measured: 1.0 and 3.2)
+_STARTS = 2.0  # of the engine, which take as long as to write, to load and to check an export
+_REPORT_SECONDS = 5.0  # figures and page, besides what the margin gives
+
 _LOOKS = 3  # in a row that must find too little
 _DRAWS = 25  # of the surfaces, for an expected gain
 
 
-@dataclass
-class Clock:
-    """Wall seconds that a run has used, over all its sessions, against its budget of hours.
+def reserve(config: RunConfig, items: ItemSet, race: Race, start_seconds: float) -> float:
+    """Return the seconds to keep for one more candidate and all that follows the search.
 
-    `before` are the seconds of earlier sessions; `started` is when this one began.
+    That is the completion of members, validation, test, the blind control, report and export. By
+    what the last candidates took for a question and for a model, and by `start_seconds`, which the
+    engine took to start. 0 without a budget in hours, or before any candidate has answered.
     """
-
-    hours: float | None
-    before: float = 0.0
-    started: float = field(default_factory=time.monotonic)
-
-    def elapsed(self) -> float:
-        """Return the seconds that all sessions have used so far."""
-        return self.before + time.monotonic() - self.started
-
-    def left(self) -> float:
-        """Return the seconds that are left; infinite without a budget in hours."""
-        return float("inf") if self.hours is None else self.hours * 3600 - self.elapsed()
-
-
-def reserve(config: RunConfig, items: ItemSet, history: Sequence[Evaluation]) -> float:
-    """Return the seconds to keep for one more candidate, validation, test and export.
-
-    By the dearest item of the last five candidates that answered any; 0 without a budget in hours.
-    """
-    timed = [e for e in history if not e.failure and e.seconds.generate > 0]
+    timed = [e for e in race.evaluations if not e.failure and e.seconds.generate > 0]
     if not timed or config.budget.hours is None:
         return 0.0
-    per_item = max(e.seconds.total / e.answered(config.costs) for e in timed[-5:])
-    validated = (config.report.finalists + 1) * len(items.flat("validation"))
-    pickable = 3 + len(config.objectives)  # knee, guarded, the receiver
-    tested = pickable * len(items.flat("test"))
+    sizes = [sum(len(part) for part in rung.values()) for rung in race.rungs]
+    # A short rung takes longer for a question than the whole splits that are asked at the end.
+    timed = ([e for e in timed if answered_everything(e)] or timed)[-_RECENT:]
+    answering = sum(e.seconds.generate + e.seconds.score for e in timed)
+    per_question = answering / sum(sum(sizes[: _rungs(e, sizes)]) for e in timed)
+    per_model = (sum(e.seconds.total for e in timed) - answering) / len(timed)
+    members = would_be_members(race.evaluations, config, race.belief)
+    incomplete = [sum(sizes[e.raced.rungs :]) for e in members if not answered_everything(e)]
+    validated = 1 + min(len(members) + 1, config.report.finalists)  # and the receiver
+    picked = 1 + min(2 + len(config.objectives), validated - 1)  # knee, guarded, the best of each
     unseen = min(len(items.flat("validation")), BLIND_ITEMS * len(config.objective_tasks))
-    blind = pickable * unseen if config.report.blind else 0
-    questions = len(items.flat("search")) + validated + tested + blind
-    export = 120.0 if config.export else 10.0
-    return float(1.2 * per_item * questions + export)
+    blind = picked if config.report.blind else 0
+    models = 1 + _COMPLETIONS * len(incomplete) + validated + picked + blind
+    questions = (
+        sum(sizes)
+        + _COMPLETIONS * sum(incomplete)
+        + validated * len(items.flat("validation"))
+        + picked * len(items.flat("test"))
+        + blind * unseen
+    )
+    export = 0.0
+    if config.export:  # it is loaded in transformers, and asked the test items in a new engine
+        export = _STARTS * start_seconds + per_question * len(items.flat("test"))
+    return _MARGIN * (per_question * questions + per_model * models + export) + _REPORT_SECONDS
+
+
+def _rungs(evaluation: Evaluation, sizes: Sequence[int]) -> int:
+    """Return how many rungs a candidate has answered."""
+    return len(sizes) if evaluation.raced.completed else evaluation.raced.rungs
+
+
+def would_be_members(
+    evaluations: Sequence[Evaluation], config: RunConfig, belief: Belief
+) -> list[Evaluation]:
+    """Return the candidates that would be members if nobody answered any more, by number."""
+    scored = [e for e in evaluations if not e.failure]
+    numbers = set(choose_finalists(scored, config, belief)) if scored else set()
+    return [e for e in scored if e.number in numbers]
+
+
+def answered_everything(evaluation: Evaluation) -> bool:
+    """Whether a candidate has answered every search item."""
+    return evaluation.raced.completed or not evaluation.raced.left
 
 
 def expected_gain(
