@@ -11,4 +11,5 @@ mypy
 lint-imports
 python scripts/count_names.py --most 0.01
 mkdocs build --strict --quiet
-pytest "$@"
+# Two processes, a whole file in each: an engine is started once for the tests of its file.
+pytest --numprocesses 2 --dist loadfile "$@"
