@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fixtures_runs import simulated_run
 from mergefront.config import RunConfig
 from mergefront.errors import RunError
 from mergefront.runs.directory import ItemRecord, RunDirectory
@@ -107,3 +108,15 @@ def test_item_files_are_parsed_again_only_when_another_process_wrote_them(
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no run here .*config\.yaml"):
         RunDirectory.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[", "[1]", "null", '{"sources": 3}', '{"sources": {"a": 3}}', "[" * 100_000],
+)
+def test_a_damaged_manifest_is_one_message(tmp_path: Path, content: str) -> None:
+    run, _ = simulated_run(tmp_path)
+    (run.path / "manifest.json").write_text(content)
+    with pytest.raises(RunError, match=r"manifest\.json: damaged, expected what the run") as told:
+        RunDirectory.open(run.path)
+    assert "restore it from a copy" in told.value.hint

@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 from mergefront.config import RunConfig, TokenCost
 from mergefront.errors import RunError
 from mergefront.files import HASH_PREFIX, whole_file, write_text
+from mergefront.json_file import LARGEST_INDEX, parse_json
 from mergefront.records import Split
 from mergefront.yaml_file import differences, dump_yaml, load_yaml
 
@@ -236,16 +237,24 @@ class RunDirectory:
         """Return what the run was started with.
 
         Raises:
-            RunError: it has not been started, or it was by a version whose files are not read.
+            RunError: it has not been started, its file is damaged, or it was started by a version
+                whose files are not read.
         """
         path = self.path / "manifest.json"
         if not path.is_file():
             raise RunError(f"{self.path}: the run has not been started")
-        manifest = dict(json.loads(path.read_text()))
-        sources = manifest.get("sources", {}).values()
-        if not all(
-            digest.startswith(HASH_PREFIX) for hashes in sources for digest in hashes.values()
-        ):
+        try:
+            manifest: dict[str, Any] = dict(parse_json(path.read_bytes(), LARGEST_INDEX))
+            sources = manifest.get("sources", {}).values()
+            digests = [digest for hashes in sources for digest in hashes.values()]
+            readable = all(digest.startswith(HASH_PREFIX) for digest in digests)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RunError(
+                f"{path}: damaged, expected what the run was started with: {error}",
+                hint="restore it from a copy (a finished run's MLflow artifacts have one): nothing "
+                "else says of which sources and items the scores are",
+            ) from None
+        if not readable:
             raise RunError(
                 f"{self.path}: mergefront 0.2 or an older version started this run, and its files "
                 "are no longer read",
