@@ -61,6 +61,17 @@ def test_an_image_outside_the_data_is_refused_unless_the_task_allows_it(
     assert read_images(path) == [(secret.read_bytes(),)]
 
 
+def test_a_snapshot_of_the_hubs_cache_has_its_images_in_blobs(tmp_path: Path) -> None:
+    folder = tmp_path / "datasets--x--y" / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    (folder.parent.parent / "blobs").mkdir()
+    path = task_with_image(folder, "link.png")
+    blob = folder.parent.parent / "blobs" / "0123"
+    Image.new("RGB", (8, 8), "red").save(blob, format="PNG")
+    (folder / "link.png").symlink_to("../../blobs/0123")
+    assert read_images(path) == [(blob.read_bytes(),)]
+
+
 @pytest.mark.parametrize("name", ["a\0b.png", "x" * 5000, "loop.png"])
 def test_a_path_that_is_none_is_one_message(tmp_path: Path, name: str) -> None:
     path = task_with_image(tmp_path, name)

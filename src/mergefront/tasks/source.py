@@ -109,8 +109,12 @@ def _user_copy(data: Data) -> Path | None:
 
 def _image_roots(task: Task, folder: Path, *own_folders: Path) -> tuple[Path, ...]:
     """Return the folders in which the images may lie: the data's own, or what the task names."""
-    root = task.data.image_root
-    return own_folders if root is None else (folder / root,)
+    if task.data.image_root is not None:
+        return (folder / task.data.image_root,)
+    # In the hub's cache, a snapshot's files are links into the repository's blobs/.
+    real_folders = [own_folder.resolve() for own_folder in own_folders]
+    blobs = [path.parents[1] / "blobs" for path in real_folders if path.parent.name == "snapshots"]
+    return (*own_folders, *blobs)
 
 
 def _table_of_copy(task: Task, copy: Path, folder: Path) -> Table:
