@@ -498,9 +498,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         return str(Path(name).absolute()) if os.path.isfile(name) else name
 
     data = config.model_dump()
-    for names, fields in [(data, ("receiver", "base"))] + [
-        (donor, ("model", "base", "adapter")) for donor in data["donors"].values()
-    ]:
+    for names in (data, *data["donors"].values()):
+        fields = names.keys() & {"receiver", "base", "model", "adapter"}
         names.update({field: folder(names[field]) for field in fields})
     data["space"] = file(config.space)
     for objective, tasks in config.objective_tasks.items():

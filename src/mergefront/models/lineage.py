@@ -174,8 +174,8 @@ def _sample(sources: Sources, part: str) -> Iterator[tuple[str, slice]]:
             continue
         shapes = {name: sources.receiver.headers[name].shape for name in group.tensors}
         matrices = [name for name, shape in shapes.items() if len(shape) > 1]
-        taken = min(TENSORS, len(matrices))
-        for name in (matrices[number * len(matrices) // taken] for number in range(taken)):
+        n_sampled = min(TENSORS, len(matrices))
+        for name in (matrices[number * len(matrices) // n_sampled] for number in range(n_sampled)):
             rows = shapes[name][0]
             count = min(ROWS if len(shapes[name]) == 2 else 1, rows)
             first = (rows - count) // 2

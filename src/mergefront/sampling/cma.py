@@ -78,7 +78,6 @@ class KernelProposer(Proposer):
         raise NotImplementedError
 
     def propose(self, tells: Sequence[Tell], number: int) -> Array:
-        """Return the point of trial `number`, given `tells` in finishing order."""
         if list(tells[: len(self._tells)]) != self._tells:
             self._begin()
         for tell in tells[len(self._tells) :]:

@@ -78,7 +78,6 @@ class NoisyGpProposer(Proposer):
         self._model: _Model | None = None
 
     def propose(self, tells: Sequence[Tell], number: int) -> Array:
-        """Return the point of trial `number`, given `tells` in finishing order."""
         evaluated = [tell for tell in tells if tell.values is not None]
         if number < self._design_trials or not evaluated:
             return self._design.propose(tells, number)

@@ -59,7 +59,6 @@ class OptunaProposer(Proposer):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     def propose(self, tells: Sequence[Tell], number: int) -> Array:
-        """Return the point of trial `number`, given `tells` in finishing order."""
         if self._kind != "gp":
             return np.array(self._proposed(tells, number, []))
         if self._told_before != list(tells):
