@@ -222,17 +222,11 @@ def _print_choice(front: Front, members: Sequence[Member]) -> None:
     if front.belief.by_model:
         names = front.objectives
         columns = [column for name in names for column in (f"{name} scored", f"{name} believed")]
-        rows = [
-            [
-                str(member.number),
-                *(
-                    mean_with_error(step[n])
-                    for n in names
-                    for step in (member.search, member.believed)
-                ),
-            ]
-            for member in members
-        ]
+        rows = []
+        for member in members:
+            steps = (member.search, member.believed)
+            cells = [mean_with_error(step[name]) for name in names for step in steps]
+            rows.append([str(member.number), *cells])
         title = "chosen by what the model of all candidates believes, on search items"
         out.print(table(title, ["member", *columns], rows))
     else:

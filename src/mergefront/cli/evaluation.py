@@ -15,7 +15,7 @@ from mergefront.errors import UserError
 
 if TYPE_CHECKING:
     from mergefront.jobs.score import Questions, ScoredModel, ScoreReport, SplitChoice
-    from mergefront.jobs.score.report import Summary, TaskComparison, TaskScores
+    from mergefront.jobs.score.report import Summary, TaskScores
     from mergefront.stats import Difference
 
 Model = Annotated[
@@ -172,7 +172,18 @@ def _print(report: ScoreReport) -> None:
         title = f"{a} minus {b}, paired on the same items, in points with 95 % intervals"
         out.print(title, soft_wrap=True, markup=False)
         columns = ["task", "n", "difference", "differ on", "p", "p (Holm)", "test"]
-        rows = [_comparison_row(task, pair) for task, pair in report.comparison.items()]
+        rows = [
+            [
+                task,
+                str(pair.units),
+                _points(pair.comparison.difference),
+                f"{100 * pair.comparison.discordance:.1f} %",
+                f"{pair.comparison.p:.2g}",
+                f"{pair.p_holm:.2g}",
+                pair.comparison.test,
+            ]
+            for task, pair in report.comparison.items()
+        ]
         out.print(table("", columns, rows))
 
 
@@ -221,16 +232,3 @@ def _points(difference: Difference) -> str:
     from mergefront.stats.text import gain_with_interval
 
     return gain_with_interval(difference.mean, difference.low, difference.high)
-
-
-def _comparison_row(task: str, pair: TaskComparison) -> list[str]:
-    comparison = pair.comparison
-    return [
-        task,
-        str(pair.units),
-        _points(comparison.difference),
-        f"{100 * comparison.discordance:.1f} %",
-        f"{comparison.p:.2g}",
-        f"{pair.p_holm:.2g}",
-        comparison.test,
-    ]

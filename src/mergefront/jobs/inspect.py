@@ -278,6 +278,7 @@ def _measure_group(
             gram += deltas @ deltas.T
             square += float(origin @ origin)
     norms = [math.sqrt(float(gram[i, i])) for i in range(n)]
+    by_name = dict(zip(names, norms, strict=True))
     anchor_norm = math.sqrt(square)
     cosines: dict[str, float | None] = {}
     for i, j in combinations(range(n), 2):
@@ -287,10 +288,9 @@ def _measure_group(
         group=group.name,
         layer=group.layer,
         part=group.part,
-        norms=dict(zip(names, norms, strict=True)),
+        norms=by_name,
         relative={
-            name: norm / anchor_norm if anchor_norm > 0 else None
-            for name, norm in zip(names, norms, strict=True)
+            n: norm / anchor_norm if anchor_norm > 0 else None for n, norm in by_name.items()
         },
         cosines=cosines,
     )
@@ -350,17 +350,10 @@ def _donor_table(donor: DonorReport) -> TextTable:
 
 def _vocabulary_table(inspection: Inspection) -> TextTable:
     """Show how rows of embedding and head match by token, with examples of those that do not."""
+    matches = {donor.alias: donor.vocabulary for donor in inspection.donors if donor.vocabulary}
     rows = [
-        [
-            donor.alias,
-            str(donor.vocabulary.tokens),
-            str(donor.vocabulary.rows),
-            str(donor.vocabulary.matched),
-            str(donor.vocabulary.moved),
-            " ".join(donor.vocabulary.unmatched) or "none",
-        ]
-        for donor in inspection.donors
-        if donor.vocabulary is not None
+        [alias, *map(str, (m.tokens, m.rows, m.matched, m.moved)), " ".join(m.unmatched) or "none"]
+        for alias, m in matches.items()
     ]
     title = "vocabulary"
     if inspection.rows is not None:
@@ -380,9 +373,8 @@ def _lineage_table(inspection: Inspection) -> TextTable:
         rows.append([
             kinship.donor,
             kinship.base,
-            *(_number(kinship.relative[part]) for part in kinship.relative),
-            _number(min(kinship.cosine.values())),
-            _number(kinship.shared),
+            *map(_number, kinship.relative.values()),
+            *map(_number, (min(kinship.cosine.values()), kinship.shared)),
             "; ".join(messages) or "as fine-tuning does",
         ])  # fmt: skip
     title = f"lineage, from samples: norms relative to the base (fine-tuning stays below {FAR:g})"

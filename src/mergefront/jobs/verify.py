@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,15 +171,12 @@ def verify(
     configs = [(f / "config.json").read_bytes() for f in (folder, sources.receiver.folder)]
     retyped = settings.dtype == "auto" and configs[0] != configs[1]
     must_agree = comparable(sources.receiver, settings, dtype) if recast else not retyped
-    engine = _open_engine(folder, settings, engine_dtype)
-    try:
+    with closing(_open_engine(folder, settings, engine_dtype)) as engine:
         digest = model_hash(engine.parameter_hashes())
         if must_agree:
             _check_digest(folder, digest, scored.parameters_sha256, engine_dtype)
         unproven = must_agree and scored.parameters_sha256 is None
         asked, same = _ask_again(engine, folder, items, scored, refuse=unproven)
-    finally:
-        engine.close()
     rounding = Rounding(dtype, _scored_type(sources, settings)) if recast or retyped else None
     return Verification(
         loaded, tensors, settings.kind, digest, scored.parameters_sha256, rounding, asked, same
@@ -223,8 +221,8 @@ def _open_engine(folder: Path, settings: EngineConfig, dtype: Dtype) -> Engine:
     except EngineError as error:
         if dtype == "auto":
             raise
-        hints = [error.hint] if error.hint else []
-        raise EngineError(error.message, hint="; ".join([*hints, _unchecked(dtype)])) from error
+        hint = "; ".join(filter(None, (error.hint, _unchecked(dtype))))
+        raise EngineError(error.message, hint=hint) from error
 
 
 def _unchecked(dtype: Dtype) -> str:

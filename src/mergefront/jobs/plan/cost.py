@@ -152,13 +152,12 @@ def task_sizes(config: RunConfig) -> list[TaskSize]:
         ConfigError: there is no such task, or its file is faulty.
     """
     sizes = []
+    totals: dict[Split, int] = {split: getattr(config.items, split) for split in SPLITS}
     for objective, names in config.objective_tasks.items():
+        n = len(names)
         for number, name in enumerate(names):
             task = load_task(task_path(name, Path()))
-            needed = {
-                split: _task_share(int(getattr(config.items, split)), len(names), number)
-                for split in SPLITS
-            }
+            needed = {split: total // n + (number < total % n) for split, total in totals.items()}
             size = _task_size(objective, task, needed)
             if config.items.reuse_search_items and size.rows is not None:
                 size = replace(size, available=dict.fromkeys(SPLITS, size.rows))
@@ -179,11 +178,6 @@ def _task_size(objective: str, task: Task, needed: Mapping[Split, int]) -> TaskS
     if task.data.hub is not None:
         location = "to fetch" if cache.find(task.data) is None else "cached"
     return TaskSize(objective, task.name, rows, needed, available, exact, task.max_tokens, location)
-
-
-def _task_share(total: int, n: int, number: int) -> int:
-    """Return how many of an objective's `total` items the number-th of its n tasks has."""
-    return total // n + (number < total % n)
 
 
 @dataclass(frozen=True)
