@@ -6,6 +6,7 @@ search space), G groups, K sources, L layers, N items, M objectives.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, astuple, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -215,3 +216,12 @@ class Evaluation:
     def answered(self, costs: Collection[str] = ()) -> int:
         """Return the number of units answered; costs are scored on the units of the others."""
         return sum(e.n for name, e in self.objectives.items() if name not in costs)
+
+
+def without_nan(data: Any) -> Any:
+    """Return plain values with None for NaN and infinity, since JSON has neither."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, dict):
+        return {key: without_nan(value) for key, value in data.items()}
+    return [without_nan(value) for value in data] if isinstance(data, list | tuple) else data

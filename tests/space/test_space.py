@@ -421,7 +421,6 @@ def test_a_searched_parameter_is_the_last_knob() -> None:
     found = Space.build(ties(low=0.2, high=0.8, start=0.5), DONORS, receiver_groups(6))
     knob = found.knobs[-1]
     assert (knob.name, knob.low, knob.high, knob.start) == ("parameters.density", 0.2, 0.8, 0.5)
-    assert found.knobs[:-1] == found.coefficient_knobs
     point = [0.5] * found.dimension
     for u, value in [(0.0, 0.2), (0.25, 0.35), (1.0, 0.8)]:
         point[-1] = u

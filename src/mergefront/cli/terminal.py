@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mergefront.records import without_nan
 from mergefront.redaction import RedactingFormatter, without_secrets
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -47,17 +47,8 @@ def log_handler(path: Path) -> logging.Handler:
 
 def emit_json(data: Any) -> None:
     """Print JSON on stdout."""
-    json.dump(_finite(data), sys.stdout, indent=1, allow_nan=False)
+    json.dump(without_nan(data), sys.stdout, indent=1, allow_nan=False)
     sys.stdout.write("\n")
-
-
-def _finite(data: Any) -> Any:
-    """Replace NaN and infinity by None, since JSON has neither."""
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 @contextmanager

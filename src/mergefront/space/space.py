@@ -88,11 +88,6 @@ class Space:
         return len(self.knobs)
 
     @property
-    def coefficient_knobs(self) -> tuple[Knob, ...]:
-        """The knobs of coefficients; the method's own parameters come after them."""
-        return self.knobs[: self.dimension - len(self.spec.searched_parameters)]
-
-    @property
     def highest_coefficient(self) -> float:
         """The largest coefficient that a candidate may have."""
         return max(line.spec.high for line in self.lines)
@@ -118,7 +113,7 @@ class Space:
 
     def parameters(self, point: Sequence[float]) -> dict[str, Any]:
         """Return the method's parameters at a point in [0, 1]^D."""
-        first = len(self.coefficient_knobs)
+        first = self.dimension - len(self.spec.searched_parameters)
         values = zip(self.knobs[first:], point[first:], strict=True)
         searched = {knob.name.removeprefix("parameters."): knob.value(u) for knob, u in values}
         return {**self.spec.start_parameters, **searched}

@@ -1,4 +1,4 @@
-"""Copies of hub datasets on this machine: rows and images, hashed_row by their content.
+"""Copies of hub datasets on this machine: rows and images, named by their content.
 
     $MERGEFRONT_CACHE (default ~/.cache/mergefront)
         items/<sha256>/rows.jsonl     one row a line, an image as {"$image": [sha256, start, bytes]}

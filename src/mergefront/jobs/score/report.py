@@ -18,7 +18,7 @@ from mergefront import stats
 from mergefront.engine.answering import MarkedAnswer
 from mergefront.files import whole_folder
 from mergefront.jobs.score.questions import Mode, ModelAnswers, Questions, SplitChoice
-from mergefront.records import Answer, Split
+from mergefront.records import Answer, Split, without_nan
 from mergefront.runs.directory import ItemRecord, item_records
 from mergefront.runs.units import paired_units, units_of
 from mergefront.stats import Comparison, Difference
@@ -197,7 +197,7 @@ class ScoreReport:
         opening = {"format": "mergefront/scores@1", "split": values.pop("split")}
         versions = {"mergefront": version("mergefront"), "scorer": SCORER_VERSION}
         values = {**opening, "mode": values.pop("mode"), **versions, **values}
-        return {key: _without_nan(value) for key, value in values.items()}
+        return {key: without_nan(value) for key, value in values.items()}
 
 
 def make_report(
@@ -238,15 +238,6 @@ def caveats(answers: Sequence[ModelAnswers]) -> list[str]:
         for task, marked in tasks.items()
         if (mass := summarise(marked).mass) is not None and mass < LOW_MASS
     ]
-
-
-def _without_nan(data: Any) -> Any:
-    """Replace NaN and infinity by None, for JSON has neither."""
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if isinstance(data, dict):
-        return {key: _without_nan(value) for key, value in data.items()}
-    return [_without_nan(value) for value in data] if isinstance(data, list) else data
 
 
 def write_report(

@@ -290,11 +290,9 @@ def with_labels(item: Item) -> Item:
     Raises:
         UserError: its rule has no such labels.
     """
-    match item.rule.name:
-        case "choice":
-            return replace(item, labels=tuple(letters_of(item.choices)), max_tokens=1)
-        case "yes_no":
-            return replace(item, labels=("yes", "no"), max_tokens=1)
+    if has_labels(item):
+        words = ("yes", "no") if item.rule.name == "yes_no" else tuple(letters_of(item.choices))
+        return replace(item, labels=words, max_tokens=1)
     raise UserError(
         f"task {item.task}: the rule {item.rule.name} has no labels whose log-probabilities could "
         f"be compared (item {item.id})",
