@@ -39,7 +39,7 @@ class Small:
     layer: int | None = 20
     n_layers: int = 28
     part: Any = "mlp"
-    fellows: tuple[str, ...] = ("model.layers.20.mlp.up_proj.weight",)
+    same_layer_tensors: tuple[str, ...] = ("model.layers.20.mlp.up_proj.weight",)
 
     @classmethod
     def random(cls, shape: tuple[int, ...], dtype: torch.dtype) -> Small:

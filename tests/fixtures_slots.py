@@ -45,7 +45,7 @@ class DictSlot:
         return compute()
 
     @property
-    def fellows(self) -> tuple[str, ...]:
+    def same_layer_tensors(self) -> tuple[str, ...]:
         return (self.name, *(self.others or {}))
 
     def read(self, source: str, name: str | None = None) -> Tensor:

@@ -20,7 +20,7 @@ import pytest
 
 from engine_contract import SETTINGS, Kind, make_items, open_case
 from mergefront.engine import open_engine
-from mergefront.engine.watchdog import marked_process, process_mark
+from mergefront.engine.watchdog import identified_process, process_identity
 from mergefront.errors import EngineError
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
@@ -76,7 +76,7 @@ def test_a_dead_or_stopped_engine_is_an_error_and_a_fresh_one_goes_on(
     recipe, items = case.recipe(0.5, 0.5), make_items(4)
     answers = case.ask(recipe, items)
     processes = engine_processes()
-    marks = [process_mark(process.pid) for process in processes]
+    identities = [process_identity(process.pid) for process in processes]
     assert processes
     many = make_items(600, length=40)
     send_later(signal_number, processes, 0.3)
@@ -85,7 +85,7 @@ def test_a_dead_or_stopped_engine_is_an_error_and_a_fresh_one_goes_on(
     assert reason in error.message
     assert isinstance(in_time(lambda: case.ask(recipe, items)), EngineError)
     in_time(case.engine.close)
-    assert not any(marked_process(mark) for mark in marks)
+    assert not any(identified_process(identity) for identity in identities)
     if signal_number == signal.SIGKILL:
         fresh = open_engine(SETTINGS, case.sources.folders)
         again = replace(case, settings=SETTINGS, engine=fresh)
@@ -120,10 +120,10 @@ def test_an_engine_does_not_outlive_its_driver(tmp_path: Path) -> None:
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_a_mark_names_one_process_and_no_later_one_of_the_same_number() -> None:
-    mark = process_mark(os.getpid())
-    process = marked_process(mark)
+def test_an_identity_names_one_process_and_no_later_one_of_the_same_number() -> None:
+    identity = process_identity(os.getpid())
+    process = identified_process(identity)
     assert process is not None
     assert process.pid == os.getpid()
-    assert marked_process(f"{os.getpid()}:{time.time() - 1e6:.2f}") is None
-    assert marked_process("no mark") is None
+    assert identified_process(f"{os.getpid()}:{time.time() - 1e6:.2f}") is None
+    assert identified_process("no identity") is None

@@ -23,9 +23,9 @@ from mergefront.errors import CheckpointError, ConfigError, PairingError, UserEr
 from mergefront.files import whole_folder
 from mergefront.merging import build
 from mergefront.merging.arithmetic import CPU_CHUNK, weighted_sum
-from mergefront.merging.method import BASE, RECEIVER, Term
+from mergefront.merging.method import BASE_TERM, RECEIVER_TERM, Term
 from mergefront.merging.methods import METHODS, method_of
-from mergefront.merging.plan import UNTOUCHED, check_method, plan_of
+from mergefront.merging.plan import COPY_RECEIVER, check_method, plan_of
 from mergefront.merging.recipe import Override, Recipe, identity
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.locate import DonorFolders, ModelFolders, ModelNames, locate_models
@@ -175,7 +175,7 @@ def test_weights_fit_terms(name: str, coefficients: dict[str, float]) -> None:
     order = method.terms(DONORS)
     assert [term for term in order if term in mix.terms] == list(mix.terms)
     zero = method.mix(dict.fromkeys(coefficients, 0.0), DONORS, {})
-    assert (zero.terms, zero.weights) == ((RECEIVER,), (1.0,))
+    assert (zero.terms, zero.weights) == ((RECEIVER_TERM,), (1.0,))
 
 
 @settings(deadline=None)
@@ -215,7 +215,7 @@ def test_which_base_a_delta_is_taken_from() -> None:
     assert method.reads(delta) == ("a", "base:a")
     assert method.of({"anchor": "base"}).reads(delta) == ("a", "base")
     assert method.reads(Term("delta", "receiver")) == ("receiver", "base")
-    assert method.reads(BASE) == ("base",)
+    assert method.reads(BASE_TERM) == ("base",)
 
 
 @pytest.mark.parametrize(
@@ -460,11 +460,11 @@ def test_overrides_come_last(zoo: dict[str, Path]) -> None:
     recipe = Recipe("task_arithmetic", models(zoo), {"a": {"*": 0.5}}, overrides=overrides)
     sources = opened(recipe)
     plan = plan_of(recipe, sources)
-    choices = plan.choices
-    assert choices["1.attention"] == choices["2.mlp"] == "base"
-    assert choices["0.attention"] == "zero"
-    assert choices["0.mlp"] == choices["embedding"] == UNTOUCHED
-    assert choices["0.norm"] == {"a": 0.5}
+    contents = plan.contents
+    assert contents["1.attention"] == contents["2.mlp"] == "base"
+    assert contents["0.attention"] == "zero"
+    assert contents["0.mlp"] == contents["embedding"] == COPY_RECEIVER
+    assert contents["0.norm"] == {"a": 0.5}
     name = "model.text_model.layers.{}.{}.weight"
     for layer, module, source in [(1, "self_attn.q_proj", "base"), (1, "mlp.up_proj", "b")]:
         tensor = name.format(layer, module)

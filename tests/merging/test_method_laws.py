@@ -19,7 +19,7 @@ from fixtures_slots import DictSlot, merged
 from mergefront.errors import ConfigError
 from mergefront.merging import build
 from mergefront.merging.arithmetic import combine
-from mergefront.merging.method import RECEIVER, Method, Mix
+from mergefront.merging.method import RECEIVER_TERM, Method, Mix
 from mergefront.merging.methods import METHODS, method_of
 from mergefront.merging.recipe import MethodName
 
@@ -115,7 +115,7 @@ def test_zeros_are_the_receiver(name: str, row: dict[str, float]) -> None:
     method, where = METHODS[name], slot()
     assert method.copied_source(row, DONORS) in (None, "receiver")
     mix, terms = prepared(method, where, row)
-    assert mix == Mix((RECEIVER,), (1.0,))
+    assert mix == Mix((RECEIVER_TERM,), (1.0,))
     assert bits(combined(mix, terms)) == bits(where.read("receiver"))
 
 
@@ -279,15 +279,15 @@ def test_terms_and_measures_do_not_depend_on_what_is_searched(name: str) -> None
     """All but terms that name a searched value, of which there are others for another value."""
     method, where = METHODS[name], slot()
     terms = method.terms(DONORS)
-    lasting = [term for term in terms if term.invariant]
+    lasting = [term for term in terms if term.serves_all_candidates]
     tensors_ = [bits(method.prepare(term, where)) for term in terms]
     measures = method.measure(where, DONORS)
     for parameter, ends in method.searchable.items():
         for value in ends:
             varied = method.of({parameter: value})
-            assert varied.invariant == method
+            assert varied.with_default_search_parameters == method
             varied_terms = varied.terms(DONORS)
-            assert [term for term in varied_terms if term.invariant] == lasting
+            assert [term for term in varied_terms if term.serves_all_candidates] == lasting
             assert len(varied_terms) == len(terms)
             assert [bits(varied.prepare(term, where)) for term in terms] == tensors_
             assert same(varied.measure(where, DONORS), measures)

@@ -62,7 +62,7 @@ def in_place(sources: Sources, live: torch.dtype | None = None) -> InPlace:
 
 def built(engine: InPlace, recipe: Recipe, sources: Sources) -> None:
     plan = plan_of(recipe, sources)
-    engine.build(plan.choices, plan.method)
+    engine.build(plan.contents, plan.method)
 
 
 @pytest.mark.parametrize("method", ["task_arithmetic", "linear", "ties"])
@@ -84,7 +84,7 @@ def test_in_place_refuses_what_the_exporter_refuses(
     for group in sources.groups:
         for name in group.tensors:
             try:
-                list(build.combined_pieces(sources, plan, name, plan.choices[group.name]))
+                list(build.combined_pieces(sources, plan, name, plan.contents[group.name]))
             except CheckpointError:
                 refused = True
     assert refused or side < 1.0  # another tensor of the group may have larger deltas
@@ -92,9 +92,9 @@ def test_in_place_refuses_what_the_exporter_refuses(
     if refused:
         words = rf"group 1\.mlp: .*layers\.1\.mlp.* overflow {str(dtype).removeprefix('torch.')}"
         with pytest.raises(CandidateError, match=words):
-            engine.build(plan.choices, plan.method)
+            engine.build(plan.contents, plan.method)
     else:
-        engine.build(plan.choices, plan.method)
+        engine.build(plan.contents, plan.method)
 
 
 def test_a_narrower_engine_overflows_earlier(models: ModelNames) -> None:
@@ -102,9 +102,9 @@ def test_a_narrower_engine_overflows_earlier(models: ModelNames) -> None:
     sources = Sources.open(locate_models(recipe.models))
     plan = plan_of(recipe, sources)
     with pytest.raises(CandidateError, match="overflow float16"):
-        in_place(sources, torch.float16).build(plan.choices, plan.method)
+        in_place(sources, torch.float16).build(plan.contents, plan.method)
     if sources.receiver.tensor(NAME).dtype != torch.float16:
-        in_place(sources, torch.float32).build(plan.choices, plan.method)
+        in_place(sources, torch.float32).build(plan.contents, plan.method)
 
 
 @pytest.mark.parametrize("c", [4e38, -1e39])

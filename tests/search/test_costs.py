@@ -44,7 +44,7 @@ from mergefront.runs.summary import summarise, write_front
 from mergefront.sampling import Problem, noisy_gp
 from mergefront.search.finish import finish
 from mergefront.search.loop import start_search
-from mergefront.search.race import Race, order_of
+from mergefront.search.race import Race, order_of_cost_items
 from mergefront.search.sampler import sampler_of
 from mergefront.search.setup import prepare_search
 from mergefront.search.stopping import reserve
@@ -248,7 +248,7 @@ def test_the_order_of_a_cost_has_items_of_two_objectives_once() -> None:
     shared = [item("t", i) for i in range(4)]
     rungs = [{"a": shared[:1], "b": shared[2:]}, {"a": shared[1:], "b": shared[:2]}]
     cost = TokenCost(tokens_of=("a", "b"), limit=9)
-    assert list(order_of(cost, rungs)) == [("t", f"t{i}") for i in (0, 2, 3, 1)]
+    assert list(order_of_cost_items(cost, rungs)) == [("t", f"t{i}") for i in (0, 2, 3, 1)]
 
 
 def test_lengths_that_hardly_differ_are_known_sooner() -> None:

@@ -12,7 +12,7 @@ from scipy import stats
 
 from mergefront.records import Estimate
 from mergefront.stats import (
-    Difference,
+    Interval,
     estimate,
     hypervolume_difference,
     hypervolume_interval,
@@ -103,7 +103,7 @@ def test_paired_difference_of_single_items_is_the_paired_t_interval(a: list[floa
 
 
 def test_paired_difference_at_the_edges() -> None:
-    assert paired_difference([1, 0], [1, 0], "ab") == Difference(0.0, 0.0, 0.0, 0.0)
+    assert paired_difference([1, 0], [1, 0], "ab") == Interval(0.0, 0.0, 0.0, 0.0)
     one_cluster = paired_difference([1, 0], [0, 0], "aa")
     assert (one_cluster.mean, one_cluster.low, one_cluster.high) == (0.5, -1.0, 1.0)
     with pytest.raises(ValueError, match="paired scores of 2 and 3 items"):

@@ -16,7 +16,7 @@ from mergefront.errors import UserError
 if TYPE_CHECKING:
     from mergefront.jobs.score import Questions, ScoredModel, ScoreReport, SplitChoice
     from mergefront.jobs.score.report import Summary, TaskScores
-    from mergefront.stats import Difference
+    from mergefront.stats import Interval
 
 Model = Annotated[
     str,
@@ -228,7 +228,7 @@ def _interval(summary: Summary) -> str:
     return f"{percent(summary.score)} {interval(summary.low, summary.high)}"
 
 
-def _points(difference: Difference) -> str:
+def _points(difference: Interval) -> str:
     from mergefront.stats.text import gain_with_interval
 
     return gain_with_interval(difference.mean, difference.low, difference.high)

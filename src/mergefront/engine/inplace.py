@@ -1,9 +1,9 @@
-"""Candidates built in place: live tensors, the pristine terms they are made of, one arithmetic.
+"""Candidates built in place: live tensors, and the pristine terms that are mixed into them.
 
-Shared by all engines. A `Target` is a live tensor, or rows of one, whose elements all belong to
-one tensor of the receiver. `InPlace` holds the pristine terms of the targets, which are staged when
-a group is first touched and never change after that. Not here: which checkpoint tensors land in
-which target, which each engine finds out for itself.
+All engines share it. A `Target` is a live tensor, or rows of one, whose elements all belong to one
+tensor of the receiver. `InPlace` holds the pristine terms of the targets. They are staged when a
+recipe first changes a group, and never change after that. Not here: which checkpoint tensor is in
+which target; each engine finds that out.
 
 Reading order: `Target`, `InPlace.build`.
 """
@@ -24,7 +24,7 @@ from mergefront.errors import CandidateError, EngineError
 from mergefront.merging.arithmetic import as_float32, combine
 from mergefront.merging.method import Measures, Method, Mix, Term
 from mergefront.merging.methods import METHODS
-from mergefront.merging.plan import UNTOUCHED, Choice, Plan, copy_of
+from mergefront.merging.plan import COPY_RECEIVER, GroupContent, Plan, copy_of
 from mergefront.merging.slots import SourceSlot
 from mergefront.models.safetensors import DTYPES
 from mergefront.models.sources import Sources
@@ -33,11 +33,11 @@ from mergefront.records import Group
 
 @dataclass(frozen=True)
 class Target:
-    """A run of rows of the live parameter `parameter` that holds (a part of) one tensor.
+    """A row range of the live parameter `parameter` that holds (a part of) one receiver tensor.
 
-    `tensor` is the receiver's name of it, `group` its group. `rows` are (first, end) in the
-    parameter as a matrix of all but its last dimension; None is the whole. `live` is a view of the
-    parameter's storage, which is never rebound: compiled code and CUDA graphs hold its address.
+    `tensor` is the receiver tensor's name, `group` its group. `rows` is (first, end), the row range
+    after flattening all dimensions but the last; None is the whole parameter. `live` is a view of
+    the parameter's storage, which is never rebound: compiled code and CUDA graphs hold its address.
     """
 
     parameter: str
@@ -54,10 +54,10 @@ class Target:
         return as_rows(whole)[first:end]
 
 
-Prepare = Callable[[str], Tensor]
-"""The receiver's name of a tensor -> one term of it, in the checkpoint's layout."""
+PrepareTerm = Callable[[str], Tensor]
+"""The name of a receiver tensor -> that tensor of one term, in the checkpoint's layout."""
 
-Stage = Callable[[Prepare, Sequence[Group]], Mapping[str, Tensor]]
+Stage = Callable[[PrepareTerm, Sequence[Group]], Mapping[str, Tensor]]
 """Bring a term of some groups into the live layout: parameter name -> pristine tensor."""
 
 
@@ -75,20 +75,23 @@ class StagedTerm:
 
 
 _SLACK: Final = 1.01
-"""What the roundings of a weighted sum can add to its bound, generously."""
+"""Safety factor on the bound of a weighted sum, for its roundings."""
+
+STAGING_ROOM: Final = 1.25
+"""A term is staged on a GPU only if the free memory there is this many times its size."""
 
 
 class InPlace:
-    """The live model's targets and the pristine terms of the groups touched so far.
+    """The live model's targets, and the pristine terms of the groups that recipes have changed.
 
-    Measures and terms are taken when a group first needs them. They are kept until a recipe of
-    another method comes, or one of other parameters that its terms depend on.
+    Measures and terms are taken when a group first needs them. They are kept until a recipe has
+    another method, or other values of the parameters that its terms depend on.
 
     Overflow is found in every dtype. Sources are finite. So a weighted sum is finite if the sum of
     |weight| times the term's largest magnitude (taken once for each term) is below the largest
     value of the narrowest dtype that it is rounded to. That holds for all but absurd coefficients,
-    and costs no pass over the weights. Where it does not hold, and after a method's own join, of
-    which nothing is known, the written tensor is read once more.
+    and costs no pass over the weights. Where it does not hold, and after a method's own join, whose
+    results have no known bound, the written tensor is read once more.
     """
 
     def __init__(
@@ -113,22 +116,22 @@ class InPlace:
         """The aliases of the donors, in the order in which they are summed."""
         return self._sources.donors
 
-    def build(self, choices: Mapping[str, Choice], method: Method) -> None:
+    def build(self, contents: Mapping[str, GroupContent], method: Method) -> None:
         """Write a candidate into the live tensors, group by group, from pristine terms.
 
-        Groups that no recipe has touched yet and this one leaves alone are skipped.
+        Skips groups that neither this recipe nor an earlier one changes.
 
         Raises:
             EngineError: a group has no live tensor of its own.
             CandidateError: values overflow, naming the tensor; the live tensors are undefined
                 until something else is built.
         """
-        if not all(isinstance(choice, str) for choice in choices.values()):
+        if not all(isinstance(content, str) for content in contents.values()):
             self._use(method)
         changed = {
-            group: choice
-            for group, choice in choices.items()
-            if choice != UNTOUCHED or group in self._touched
+            group: content
+            for group, content in contents.items()
+            if content != COPY_RECEIVER or group in self._touched
         }
         if untargeted := [group for group in changed if group not in self._targets]:
             raise EngineError(
@@ -137,8 +140,8 @@ class InPlace:
                 hint="freeze them: `frozen: [embedding, head]`",
             )
         mixes = {
-            group: [self._mix(target, choice, method) for target in self._targets[group]]
-            for group, choice in changed.items()
+            group: [self._mix(target, content, method) for target in self._targets[group]]
+            for group, content in changed.items()
         }
         needed: dict[Term, list[str]] = {}
         for group, group_mixes in mixes.items():
@@ -148,8 +151,8 @@ class InPlace:
         for term, groups in needed.items():
             self._stage_term(term, groups)
         self._touched.update(changed)
-        # Whether a doubtful tensor overflows is asked when all are written: reading the answer of
-        # one before the next is queued would stall a GPU at every tensor.
+        # Check for overflow only after all tensors are written: reading a GPU's answer before the
+        # next tensor is queued would stall it at every tensor.
         doubtful = []
         for group, group_mixes in mixes.items():
             for index, mix in enumerate(group_mixes):
@@ -161,22 +164,22 @@ class InPlace:
                 raise _overflow(target)
 
     def _use(self, method: Method) -> None:
-        """Turn to a method; drop what was staged and measured for another."""
-        invariant = method.invariant
-        if invariant != self._method:
+        """Use a method; drop what was staged and measured for another."""
+        default = method.with_default_search_parameters
+        if default != self._method:
             self._staged = {t: staged for t, staged in self._staged.items() if t.kind == "source"}
             self._measures.clear()
             self._memory.clear()
-            self._method = invariant
+            self._method = default
 
     def _drop_other_ranks(self, needed: Collection[Term]) -> None:
-        """Drop terms of an earlier candidate's rank, to make room before those of this one come."""
+        """Drop terms of an earlier candidate's rank: their memory is free before new terms come."""
         for term in [term for term in self._staged if term not in needed]:
-            if not term.invariant:
+            if not term.serves_all_candidates:
                 del self._staged[term]
 
     def _stage_term(self, term: Term, groups: Iterable[str]) -> None:
-        """Bring a term of those groups that it is not staged for yet into the live layout."""
+        """Stage a term for the groups that do not have it yet."""
         by_group = self._staged.setdefault(term, {})
         new_groups = [group for group in groups if group not in by_group]
         if not new_groups:
@@ -191,10 +194,10 @@ class InPlace:
                 StagedTerm(target.cut(staged[target.parameter])) for target in self._targets[group]
             ]
 
-    def _mix(self, target: Target, choice: Choice, method: Method) -> Mix:
-        if isinstance(choice, str):
-            return copy_of(choice)
-        return method.mix(choice, self._sources.donors, self._measured(target.tensor))
+    def _mix(self, target: Target, content: GroupContent, method: Method) -> Mix:
+        if isinstance(content, str):
+            return copy_of(content)
+        return method.mix(content, self._sources.donors, self._measured(target.tensor))
 
     def _measured(self, tensor: str) -> Measures:
         if tensor not in self._measures:
@@ -214,7 +217,7 @@ class InPlace:
         return target
 
     def _surely_finite(self, group: str, index: int, mix: Mix) -> bool:
-        """Whether the weights alone tell that a mix cannot overflow."""
+        """Whether the bound shows that a mix cannot overflow."""
         target = self._targets[group][index]
         if target.live.numel() == 0:
             return True
@@ -252,7 +255,7 @@ def _overflow(target: Target) -> CandidateError:
 
 
 def as_rows(tensor: Tensor) -> Tensor:
-    """A tensor as the rows that `Target.rows` count: all dimensions but the last in one."""
+    """A tensor as a matrix: all dimensions but the last are flattened into rows."""
     if tensor.dim() > 2:
         return tensor.view(-1, tensor.shape[-1])
     return tensor.reshape(1) if tensor.dim() == 0 else tensor

@@ -32,7 +32,7 @@ from mergefront.engine.watchdog import (
     StartGuard,
     Watchdog,
     kill_processes,
-    process_mark,
+    process_identity,
 )
 from mergefront.errors import EngineError
 
@@ -164,7 +164,7 @@ def _start_environment(settings: EngineConfig, own_process: bool) -> Iterator[No
     changed = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if own_process else "0",
         "HF_HUB_OFFLINE": "1",
-        DRIVER_VARIABLE: process_mark(os.getpid()),
+        DRIVER_VARIABLE: process_identity(os.getpid()),
         "VLLM_RPC_BASE_PATH": _socket_folder(),
     }
     if settings.threads is not None:

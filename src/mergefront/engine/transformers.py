@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mergefront.config import EngineConfig
 from mergefront.engine.contract import OnAnswer
-from mergefront.engine.inplace import InPlace, Prepare, Target, check_donors, tensor_hash
+from mergefront.engine.inplace import InPlace, PrepareTerm, Target, check_donors, tensor_hash
 from mergefront.engine.labels import LabelTokens, label_answer
 from mergefront.engine.prompts import (
     BoundedMemory,
@@ -74,7 +74,7 @@ class TransformersEngine:
         self._broken = "the last recipe was not loaded"
         start = time.perf_counter()
         with torch.no_grad(), _engine_errors("building a candidate"):
-            self._inplace.build(plan.choices, plan.method)
+            self._inplace.build(plan.contents, plan.method)
         self._broken = ""
         return Seconds(build=time.perf_counter() - start)
 
@@ -240,7 +240,7 @@ def _load_model(folder: Path, settings: EngineConfig) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _stage(prepare: Prepare, groups: Sequence[Group]) -> dict[str, Tensor]:
+def _stage(prepare: PrepareTerm, groups: Sequence[Group]) -> dict[str, Tensor]:
     """A term of some groups; the layout is the checkpoint's own."""
     return {name: prepare(name) for group in groups for name in group.tensors}
 

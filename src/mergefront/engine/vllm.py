@@ -90,7 +90,7 @@ class VllmEngine:
         recipe = plan.recipe
         self._broken = "the last recipe was not loaded"
         start = time.perf_counter()
-        arguments = (dict(plan.choices), recipe.method, dict(recipe.parameters))
+        arguments = (dict(plan.contents), recipe.method, dict(recipe.parameters))
         for refused in self._call("mergefront_load", arguments):
             if refused:
                 raise CandidateError(refused[0], hint=refused[1])

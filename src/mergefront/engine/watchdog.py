@@ -6,9 +6,9 @@ Three faults, all measured with vLLM 0.32 and an engine core in its own process:
   output thread leaves without a word. `Watchdog` wakes the client with `EngineDeadError`.
 - The core stops (SIGSTOP, a deadlock, a lost device). `Watchdog` counts the seconds without
   progress and kills the engine's processes after `stall_seconds`.
-- The driver is killed. `follow_driver` runs in the engine's processes and ends them.
+- The driver is killed. `die_with_driver` runs in the engine's processes and ends them.
 
-Not here: what a search does about a dead engine (`search.loop`).
+Not here: what a search does about a dead engine (`search.engine_slot`).
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ DRIVER_VARIABLE: Final = "MERGEFRONT_DRIVER"
 """Environment variable of an engine's processes: who started them, as "pid:start time"."""
 
 POLL_SECONDS: Final = 0.5
-"""Pause between two looks at the processes."""
+"""Pause between two checks of the processes."""
 
 
-def process_mark(pid: int) -> str:
-    """Return "pid:start time", which names a process also after its pid has been given again."""
+def process_identity(pid: int) -> str:
+    """Return "pid:start time", which no later process with the same pid has."""
     return f"{pid}:{psutil.Process(pid).create_time():.2f}"
 
 
-def marked_process(mark: str) -> psutil.Process | None:
-    """Return the running process of a mark; None if it has ended (a zombie has ended too)."""
-    pid, _, started = mark.partition(":")
+def identified_process(identity: str) -> psutil.Process | None:
+    """Return the running process of an identity; None if it has ended, or is a zombie."""
+    pid, _, started = identity.partition(":")
     with contextlib.suppress(psutil.Error, ValueError):
         process = psutil.Process(int(pid))
         same = abs(process.create_time() - float(started)) < 0.1
@@ -55,7 +55,7 @@ def child_processes() -> list[psutil.Process]:
 
 
 def kill_processes(processes: Sequence[psutil.Process]) -> None:
-    """Kill processes and their descendants; those that have ended already are passed over.
+    """Kill processes and their descendants; ignore the ones that have ended already.
 
     SIGKILL, because a stopped process acts on no other signal.
     """
@@ -66,17 +66,17 @@ def kill_processes(processes: Sequence[psutil.Process]) -> None:
     for process in family:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    # Not psutil.wait_procs: it would reap our children, and multiprocessing, which started them,
-    # would take them for running for ever.
+    # Not psutil.wait_procs: it would reap our children. multiprocessing, which started them, would
+    # then report them as running for ever.
     end = time.monotonic() + 10.0
     while any(_is_running(process) for process in family) and time.monotonic() < end:
         time.sleep(0.05)
 
 
 class StartGuard:
-    """Kills what an engine has started if its start takes longer than `limit_seconds`.
+    """Kills the processes that an engine has started if its start takes over `limit_seconds`.
 
-    Use it as a context manager around the start. `expired` says afterwards whether it did.
+    Use it as a context manager around the start. `expired` says afterwards whether it killed them.
     """
 
     def __init__(self, limit_seconds: float) -> None:
@@ -126,11 +126,6 @@ class Watchdog:
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="mergefront-watchdog", daemon=True).start()
 
-    @property
-    def marks(self) -> list[str]:
-        """The watched processes, as `process_mark` names them."""
-        return [f"{process.pid}:{process.create_time():.2f}" for process in self._processes]
-
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Count the time without progress as long as the context is open."""
@@ -145,9 +140,9 @@ class Watchdog:
         self._progress_at = time.monotonic()
 
     def diagnosis(self) -> str:
-        """Return why the engine is taken for dead, looking now; nothing if it is not.
+        """Check now; return why the engine counts as dead, or an empty string.
 
-        vLLM may notice a dead core a moment before the next look does.
+        vLLM may notice a dead core before the watching thread checks again.
         """
         if not self.reason:
             self.reason = self._fault()
@@ -158,7 +153,7 @@ class Watchdog:
         self._closed.set()
 
     def kill(self) -> None:
-        """Kill what still runs of the engine."""
+        """Kill the engine's processes that still run."""
         kill_processes([process for process in self._processes if _is_running(process)])
 
     def _watch(self) -> None:
@@ -170,11 +165,11 @@ class Watchdog:
                 logger.error("engine: %s; ending its processes", self.reason)
                 kill_processes(self._processes)
                 ended = True
-            # Again at every look: a call may have begun to wait after the last one.
+            # Again at every check: a call may have begun to wait since the last one.
             self._wake_client()
 
     def _fault(self) -> str:
-        """Return what is wrong with the engine, or nothing."""
+        """Return what is wrong with the engine, or an empty string."""
         for process in self._processes:
             if not _is_running(process):
                 return f"its process {process.pid} has ended"
@@ -186,14 +181,14 @@ class Watchdog:
     def _wake_client(self) -> None:
         """Make every wait of vLLM's client end with EngineDeadError.
 
-        vLLM's own monitor sets `engine_dead` and stops the output thread, but whoever already
-        waits in `outputs_queue.get()` or in a utility's future is never told.
+        vLLM's own monitor sets `engine_dead` and stops the output thread, but it does not
+        wake a call that already waits in `outputs_queue.get()` or in a utility's future.
         """
         from vllm.v1.engine.exceptions import EngineDeadError
 
         self._client.resources.engine_dead = True
         for future in list(self._client.utility_results.values()):
-            with contextlib.suppress(Exception):  # it was answered in this moment
+            with contextlib.suppress(Exception):  # it was answered just now
                 future.set_exception(EngineDeadError())
         if self._progress_at is not None and self._client.outputs_queue.empty():
             self._client.outputs_queue.put_nowait(EngineDeadError())
@@ -206,23 +201,24 @@ def _is_running(process: psutil.Process) -> bool:
         return False
 
 
-def follow_driver() -> None:
-    """End this process, and the engine core above it, when the driver has ended.
+def die_with_driver() -> None:
+    """End this process, and the engine core that started it, when the driver has ended.
 
-    Runs in the engine's processes, in a thread that ends with them. Nothing happens where the
-    environment names no driver, or names this very process (a core inside the driver).
+    A daemon thread of an engine's process does it. Nothing happens if the environment names no
+    driver, or names this very process (a core inside the driver).
     """
-    mark = os.environ.get(DRIVER_VARIABLE, "")
-    if not mark or mark.partition(":")[0] == str(os.getpid()):
+    driver = os.environ.get(DRIVER_VARIABLE, "")
+    driver_pid = driver.partition(":")[0]
+    if driver_pid in ("", str(os.getpid())):
         return
     parent = os.getppid()
-    core = process_mark(parent) if str(parent) != mark.partition(":")[0] else ""
+    core = process_identity(parent) if str(parent) != driver_pid else ""
 
     def follow() -> None:
-        while marked_process(mark) is not None:
+        while identified_process(driver) is not None:
             time.sleep(1.0)
-        # A worker of a tensor-parallel group takes the core along, which imports none of our code.
-        core_process = marked_process(core) if core else None
+        # A worker of a tensor-parallel group kills the core too: the core has no thread of ours.
+        core_process = identified_process(core) if core else None
         if core_process is not None:
             with contextlib.suppress(psutil.Error):
                 core_process.kill()

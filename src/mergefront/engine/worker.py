@@ -1,15 +1,15 @@
 """The only code that runs inside vLLM's worker: reads sources, builds candidates, hashes.
 
 `MergeWorker` is mixed into vLLM's worker class (`worker_extension_cls`) and called through
-`collective_rpc` with plain values; everything it returns is made of str, int, float, list and
-dict, because vLLM hangs for ever on a reply that msgpack cannot encode.
+`collective_rpc` with plain values. It returns only str, int, float, list and dict, because vLLM
+hangs for ever on a reply that msgpack cannot encode.
 
 Importing this module changes vLLM on a CPU, on purpose and before the model is built: see
 `_keep_weights_unpacked`. vLLM imports it in every worker process; the driver never does.
 
-Sources reach the layout of the live model through the model's own `load_weights`, into staging
-tensors that stand in for the parameters' data meanwhile, so that fusing, sharding and padding are
-vLLM's business, and pointers never change.
+The model's own `load_weights` brings sources into the layout of the live model. It writes into
+staging tensors, which replace the parameters' data for that time. So vLLM does the fusing, sharding
+and padding, and pointers never change.
 """
 
 from __future__ import annotations
@@ -25,20 +25,24 @@ from torch import Tensor, nn
 from vllm.distributed import get_tensor_model_parallel_world_size
 from vllm.platforms import current_platform
 
-from mergefront.engine.inplace import InPlace, Prepare, Target, as_rows, tensor_hash
+from mergefront.engine.inplace import (
+    STAGING_ROOM,
+    InPlace,
+    PrepareTerm,
+    Target,
+    as_rows,
+    tensor_hash,
+)
 from mergefront.engine.layout import refuse_repacked, same_modules, swapped, uniform_rows
-from mergefront.engine.watchdog import follow_driver
+from mergefront.engine.watchdog import die_with_driver
 from mergefront.errors import CandidateError, EngineError
 from mergefront.merging.methods import method_of
-from mergefront.merging.plan import Choice
+from mergefront.merging.plan import GroupContent
 from mergefront.models.locate import ModelFolders
 from mergefront.models.sources import Sources
 from mergefront.records import Group
 
 logger = logging.getLogger(__name__)
-
-ROOM = 1.25
-"""New terms go to the device only if its free memory is this many times what they need."""
 
 
 def _keep_weights_unpacked() -> None:
@@ -63,7 +67,7 @@ def _keep_weights_unpacked() -> None:
 
 if current_platform.is_cpu():
     _keep_weights_unpacked()
-follow_driver()
+die_with_driver()
 
 
 class MergeWorker:
@@ -96,19 +100,18 @@ class MergeWorker:
         self.mergefront_model = LiveModel(self.get_model(), sources, device)
 
     def mergefront_load(
-        self, choices: dict[str, Choice], method: str, parameters: dict[str, Any]
+        self, contents: dict[str, GroupContent], method: str, parameters: dict[str, Any]
     ) -> list[str]:
-        """Build a candidate; return nothing, or why no engine can build it, and a hint.
+        """Build a candidate; return an empty list, or why no engine can build it, and a hint.
 
-        This comes as a reply and is not raised: another process would get only an exception's
-        text.
+        An error is returned and not raised, because the other process would get only its text.
         """
         try:
-            self.mergefront_model.inplace.build(choices, method_of(method, parameters))
+            self.mergefront_model.inplace.build(contents, method_of(method, parameters))
         except CandidateError as error:
             return [error.message, error.hint]
-        # Kernels are only queued so far, and the reply says that the weights are there: it ends
-        # the build's clock.
+        # So far kernels are only queued. The reply says that the weights are written, and ends the
+        # measured time of the build.
         if current_platform.is_cuda_alike():
             torch.cuda.synchronize()
         return []
@@ -141,8 +144,8 @@ class LiveModel:
 
     def _locate(self) -> None:
         """Find every tensor's elements by loading tensors filled with the tensor's number."""
-        # The loader copies into what it finds, whatever its type: integers pass unchanged, where
-        # bf16 would round numbers above 256 to each other.
+        # The loader copies into tensors of any type. Integers stay exact; in bf16, numbers above
+        # 256 would be rounded and could coincide.
         tensors = [(name, group) for group in self._sources.groups for name in group.tensors]
         kind = torch.int16 if len(tensors) < 1 << 15 else torch.int32
         codes = {
@@ -169,10 +172,10 @@ class LiveModel:
         _refuse_quantized(self._targets)
 
     def _refuse_unplaced(self) -> None:
-        """Raise EngineError if the loader leaves out a tensor, which candidates would then miss.
+        """Raise EngineError if the loader leaves out a tensor, since no candidate would change it.
 
-        A rank of a tensor-parallel engine has a part of each tensor, so that only the absence of
-        a whole group shows there. Embedding and head may be one matrix stored twice.
+        A rank of a tensor-parallel engine has a part of each tensor, so there only the absence of
+        a whole group is visible. Embedding and head may be one matrix stored twice.
         """
         placed: dict[str, int] = {}
         for target in self._targets:
@@ -199,11 +202,11 @@ class LiveModel:
             logger.warning("the engine ties head and embedding: neither can be rewritten")
             self._targets = [t for t in self._targets if t.group.part not in ("head", "embedding")]
 
-    def _stage(self, prepare: Prepare, groups: Sequence[Group]) -> dict[str, Tensor]:
+    def _stage(self, prepare: PrepareTerm, groups: Sequence[Group]) -> dict[str, Tensor]:
         """Bring a term of some groups into fresh tensors of the live parameters' layout.
 
-        Kept in the dtype the term comes in, if that is the same for all; else in fp32, which
-        holds every smaller float exactly.
+        They have the term's dtype if all its tensors share one; else fp32, which represents every
+        smaller float exactly.
         """
         first = groups[0].tensors[0]
         peeked = {first: prepare(first)}  # a decomposition is not made twice
@@ -218,7 +221,7 @@ class LiveModel:
             return self._stage_as(prepare, groups, torch.float32)
 
     def _stage_as(
-        self, prepare: Prepare, groups: Sequence[Group], dtype: torch.dtype
+        self, prepare: PrepareTerm, groups: Sequence[Group], dtype: torch.dtype
     ) -> dict[str, Tensor]:
         group_names = {group.name for group in groups}
         names = {t.parameter for t in self._targets if t.group.name in group_names}
@@ -252,12 +255,12 @@ class LiveModel:
             return host
         needed = sum(self._parameters[name].numel() for name in names) * dtype.itemsize
         free, _ = torch.cuda.mem_get_info(live)
-        if self._device == "device" or free > ROOM * needed:
+        if self._device == "device" or free > STAGING_ROOM * needed:
             return live, False
         return host
 
     def _load_into(self, data: Mapping[str, Tensor], tensors: Iterator[tuple[str, Tensor]]) -> None:
-        """Run the model's own loader with `data` in the place of the parameters' data."""
+        """Run the model's own loader with `data` instead of the parameters' data."""
         with swapped(self._parameters, data), same_modules(self._model), torch.no_grad():
             self._model.load_weights(tensors)  # type: ignore[operator]
 

@@ -1,12 +1,12 @@
-"""The one arithmetic by which every candidate is made, wherever it is made.
+"""The arithmetic that makes every candidate, in both engines and in the exporter.
 
-Both engines and the exporter call `combine`, so that what was scored can be exported bit for bit.
+All of them call `combine`, so that the scored model can be exported bit for bit.
 Not here: what the terms are (one file for each method) and which tensors get them (`plan`).
 
 The order of operations is part of the definition. In a weighted sum, weights are rounded to fp32
-and terms with weight zero are left out. The others are taken in fp32 in the given order, each
-multiplied and then added, two roundings, never one (`torch.add(x, y, alpha=a)`, `lerp` and
-`addcmul` fuse them and differ in 0.8 % of fp32 elements); the sum is rounded once to the
+and terms with weight zero are left out. The others are taken in fp32 in the given order. Each is
+multiplied and then added: two roundings, never one (`torch.add(x, y, alpha=a)`, `lerp` and
+`addcmul` fuse the two and differ in 0.8 % of fp32 elements). The sum is rounded once to the
 checkpoint's dtype. A method's own `join` is elementwise in fp32, and rounded once as well.
 """
 
@@ -154,6 +154,8 @@ def _sum_in_chunks(
             # Not torch.add(acc, piece, alpha=weight): it rounds once where this rounds twice.
             if position > 0:
                 acc.add_(work)
+        # copy_ rounds once, from fp32 to the checkpoint's dtype (bf16). A live tensor of another
+        # dtype needs that rounding before its own.
         target.copy_(acc if target.dtype == checkpoint_dtype else acc.to(checkpoint_dtype))
 
 
@@ -174,7 +176,7 @@ def _join_in_chunks(
 
 
 def _working_copy(part: Tensor) -> Tensor:
-    """A chunk that a join may overwrite: floats as fp32, codes as they are."""
+    """Return a chunk for a join: floats as an fp32 copy, integer terms unchanged."""
     return part.to(torch.float32, copy=True) if part.is_floating_point() else part
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from mergefront.errors import CheckpointError
 from mergefront.merging.arithmetic import combine, one_thread, step_of
 from mergefront.merging.method import Method, Mix, Slot
-from mergefront.merging.plan import UNTOUCHED, Choice, Plan, copy_of, plan_of
+from mergefront.merging.plan import COPY_RECEIVER, GroupContent, Plan, copy_of, plan_of
 from mergefront.merging.recipe import Recipe
 from mergefront.merging.slots import SourceSlot
 from mergefront.models.sources import Sources, is_finite
@@ -47,9 +47,9 @@ def mixed_pieces(method: Method, slot: Slot, mix: Mix, dtype: torch.dtype) -> It
 
 
 def combined_pieces(
-    sources: Sources, plan: Plan, name: str, choice: Choice, dtype: Dtype = "auto"
+    sources: Sources, plan: Plan, name: str, content: GroupContent, dtype: Dtype = "auto"
 ) -> Iterator[Tensor]:
-    """Yield a receiver tensor as its group's choice makes it (see `plan.Choice`), in flat pieces.
+    """Yield one merged or copied tensor in flat pieces; `content` is its group's (`GroupContent`).
 
     `dtype` is the floating type that the tensor is rounded to, once, from the fp32 arithmetic or
     from the receiver's own value (of F64 by way of fp32). "auto" is the receiver's own type of this
@@ -59,16 +59,16 @@ def combined_pieces(
         CheckpointError: if a source holds NaN or infinity, or a value overflows that type.
     """
     out_dtype = sources.receiver.headers[name].written_type(dtype)
-    if choice == UNTOUCHED:
+    if content == COPY_RECEIVER:
         mergeable = name in sources.models["receiver"].pairs
         read = sources.tensor("receiver", name) if mergeable else sources.receiver.tensor(name)
         yield _cast(name, read, out_dtype).reshape(-1)
         return
     method, donors, slot = plan.method, plan.recipe.donors, SourceSlot(sources, name)
-    if isinstance(choice, str):
-        mix = copy_of(choice)
+    if isinstance(content, str):
+        mix = copy_of(content)
     else:
-        mix = method.mix(choice, donors, method.measure(slot, donors))
+        mix = method.mix(content, donors, method.measure(slot, donors))
     reader = replace(slot, checked=not _shows_all(mix))
     for piece in mixed_pieces(method, reader, mix, out_dtype):
         if not is_finite(piece):
@@ -130,15 +130,15 @@ def write(
         UserError: whatever `plan_of` and `combined_pieces` raise.
     """
     plan = plan_of(recipe, sources)
-    choices = {n: plan.choices[group.name] for group in sources.groups for n in group.tensors}
+    contents = {n: plan.contents[group.name] for group in sources.groups for n in group.tensors}
     account: dict[str, list[str]] = {"merged": [], "copied": []}
     planned = sources.receiver.planned_tensors(dtype)
     with CheckpointWriter(out, planned, shard_bytes) as writer:
         written = 0
         for name, tensor in planned.items():
-            choice = choices.get(name, UNTOUCHED)
-            account["copied" if choice == UNTOUCHED else "merged"].append(name)
-            writer.add(name, combined_pieces(sources, plan, name, choice, dtype))
+            content = contents.get(name, COPY_RECEIVER)
+            account["copied" if content == COPY_RECEIVER else "merged"].append(name)
+            writer.add(name, combined_pieces(sources, plan, name, content, dtype))
             written += tensor.nbytes
             if progress is not None:
                 progress(written, writer.total_bytes)

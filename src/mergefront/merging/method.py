@@ -1,12 +1,12 @@
-"""What a merge method is: candidate-invariant terms and measures, and how a candidate mixes them.
+"""What a merge method is: terms and measures of the sources, and how a candidate mixes them.
 
-A method splits into what is prepared once per run and what is combined per candidate:
+Some of a method's work is done once a run, the rest for every candidate:
 
 - `prepare` makes a term (a tensor) from the checkpoints' own tensors: a source itself, a delta, a
-  drop mask. Terms pass through the model's loader like weights do, so that everything that
-  follows is elementwise and does not care how an engine fuses, shards or pads.
+  drop mask. Terms pass through the model's loader like weights. So every later step is elementwise,
+  and does not depend on how an engine fuses, shards or pads.
 - `measure` takes the numbers that need a whole tensor, or a whole layer: norms, cosines, trim
-  thresholds. They are of the checkpoints' own tensors, once.
+  thresholds. They are taken once a run, from the unfused checkpoint tensors.
 - `mix` turns one group's coefficients into a `Mix` for one tensor: which terms, and how they are
   joined. A weighted sum needs only its weights; anything else brings an elementwise `join`.
 
@@ -15,8 +15,8 @@ searches.
 
 A method is a frozen class whose fields are its parameters, declared by `choice` and `number` and
 checked when it is made. Terms and measures never depend on a searchable parameter, with one
-exception: a term with a `rank` is prepared anew for every rank, from what the slot remembers, and
-is held as long as candidates name it.
+exception: a term with a `rank` is prepared again for every rank, from the slot's `memory`, and is
+kept while candidates name it.
 
 Reading order: `Term`, `Mix`, `Slot`, `Method`.
 """
@@ -35,7 +35,16 @@ from mergefront.records import Part
 
 T = TypeVar("T")
 
-TermKind = Literal["source", "delta", "noise", "rank", "fused", "truncated", "share", "flattened"]
+TermKind = Literal[
+    "source",  # a source's own tensor
+    "delta",  # a source minus its anchor
+    "noise",  # a random integer for every entry: DARE's and DELLA's masks
+    "rank",  # the place of every entry among its row's magnitudes (DELLA)
+    "fused",  # a delta where it matters, else 0 (Arcee Fusion)
+    "truncated",  # a delta's main directions, `rank` of them (low_rank)
+    "share",  # a donor's part in the sum of the task singular vectors (tsv)
+    "flattened",  # the sum of deltas with equal singular values (isotropic)
+]
 
 
 class Term(NamedTuple):
@@ -62,19 +71,19 @@ class Term(NamedTuple):
         return ":".join([self.kind, *rank, "/".join(sources)])
 
     @property
-    def invariant(self) -> bool:
-        """Whether the term serves every candidate, whatever the searched parameters."""
+    def serves_all_candidates(self) -> bool:
+        """Whether the term is the same for every value of the searched parameters."""
         return self.rank == 0
 
 
-RECEIVER = Term("source", "receiver")
-BASE = Term("source", "base")
+RECEIVER_TERM = Term("source", "receiver")
+BASE_TERM = Term("source", "base")
 
 Join = Callable[[Sequence[Tensor]], Tensor]
-"""Elementwise: flat chunks of the terms (floats as fp32, codes as they are) -> fp32 chunk. It may
-write into the chunks, which are copies."""
+"""Elementwise: flat chunks of the terms -> fp32 chunk. Floats come as fp32, integer terms (random
+codes, ranks) unchanged. It may write into the float chunks, which are copies."""
 
-Piece = Callable[[slice], Tensor]
+ReadPiece = Callable[[slice], Tensor]
 """Start and end (no step) among a term's entries in row-major order -> those entries, 1-D."""
 
 Measures = Mapping[str, Any]
@@ -119,17 +128,17 @@ class Slot(Protocol):
         """Part of the layer."""
 
     @property
-    def fellows(self) -> tuple[str, ...]:
+    def same_layer_tensors(self) -> tuple[str, ...]:
         """Names of all mergeable tensors of the same layer, this one included."""
 
     def read(self, source: str, name: str | None = None) -> Tensor:
-        """Return a source's tensor in its own dtype: the counterpart of this one or of a fellow."""
+        """Return a source's tensor in its own dtype: of this slot, or `name` of the same layer."""
 
     @property
     def memory(self) -> MutableMapping[Hashable, Any]:
-        """What preparing for one candidate leaves for the next.
+        """Values that preparing for one candidate keeps for the next.
 
-        It lasts as long as an engine uses one method, and is empty for each tensor of an export.
+        They last while an engine uses one method; an export begins empty for each tensor.
         """
 
     def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
@@ -159,11 +168,11 @@ def number(default: float, low: float, high: float, *, searchable: bool = True) 
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """A merge method with its parameters, and what most methods do.
+    """A merge method with its parameters, and the behaviour that most methods share.
 
-    Terms are the receiver and the donors themselves, no base is needed, and nothing is measured. A
-    subclass says what it does otherwise. In every method, all coefficients zero (and the
-    receiver's one) is the receiver.
+    Terms are the receiver and the donors themselves, no base is needed, and nothing is measured.
+    Subclasses override what differs. In every method, zero for every donor (and one for the
+    receiver) gives the receiver.
     """
 
     name: ClassVar[str]
@@ -226,10 +235,10 @@ class Method(ABC):
         )
 
     @property
-    def invariant(self) -> Self:
+    def with_default_search_parameters(self) -> Self:
         """The method with its searchable parameters at their defaults.
 
-        Terms and measures are made by it, so that they serve every candidate.
+        It makes the terms and measures, so that they serve every candidate.
         """
         searchable = self.searchable
         return type(self)(
@@ -238,7 +247,7 @@ class Method(ABC):
 
     def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
         """Return all terms that a mix may name, in the fixed order in which they are combined."""
-        return (RECEIVER, *(Term("source", donor) for donor in donors))
+        return (RECEIVER_TERM, *(Term("source", donor) for donor in donors))
 
     def reads(self, term: Term) -> tuple[str, ...]:
         """Return the sources that `prepare` reads for a term."""
@@ -247,17 +256,17 @@ class Method(ABC):
     def prepare(self, term: Term, slot: Slot) -> Tensor:
         """Return a term's tensor; a source itself is that source's tensor, in every method.
 
-        Deltas come as fp32, plain sources in their own dtype, codes as integers.
+        Deltas come as fp32, plain sources in their own dtype, random codes and ranks as integers.
         """
         return slot.read(term.source)
 
-    def pieces(self, term: Term, slot: Slot) -> Piece:
-        """Return what gives any range of `prepare`'s entries, where each is needed only once."""
+    def pieces(self, term: Term, slot: Slot) -> ReadPiece:
+        """Return a reader of `prepare`'s entries, for callers that read each entry once."""
         whole = self.prepare(term, slot).reshape(-1)
         return lambda at: whole[at]
 
     def measure(self, slot: Slot, donors: Sequence[str]) -> Measures:
-        """Return what `mix` needs to know of the tensor; empty where it needs nothing."""
+        """Return the numbers that `mix` needs of the tensor; empty if it needs none."""
         return {}
 
     def check_row(self, row: Mapping[str, float], donors: Sequence[str]) -> None:
@@ -276,16 +285,16 @@ class Method(ABC):
             )
 
     def copied_source(self, row: Mapping[str, float], donors: Sequence[str]) -> str | None:
-        """Return the one source that a row of coefficients comes down to, if it does.
+        """Return the source whose tensors a row of coefficients copies bit for bit, or None.
 
-        Its tensors are then copied, bit for bit. A row of zeros (the receiver) is not asked about.
+        It is not called for a row of zeros (the receiver).
         Here: a donor at one with all others at zero.
         """
         return only_donor(row, donors)
 
     @abstractmethod
     def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
-        """Turn one group's coefficients (source -> c) into how one of its tensors is made.
+        """Return how one of a group's tensors is mixed by the group's coefficients (source -> c).
 
         A donor that is not named has 0; "receiver", where a method allows it, has 1. `row` has
         passed `check_row`.
@@ -298,7 +307,7 @@ def donor_coefficients(row: Mapping[str, float], donors: Sequence[str]) -> dict[
 
 
 def only_donor(row: Mapping[str, float], donors: Sequence[str]) -> str | None:
-    """Return the donor at one, if all others are at zero."""
+    """Return the donor with coefficient one if all others have zero, else None."""
     nonzero = {donor: c for donor, c in donor_coefficients(row, donors).items() if c != 0.0}
     return next(iter(nonzero)) if list(nonzero.values()) == [1.0] else None
 

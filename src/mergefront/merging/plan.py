@@ -1,6 +1,6 @@
 """Recipe -> plan: what each group is made of, before any tensor is looked at.
 
-A candidate is planned once. The search asks its plan whether there is anything to build, an engine
+A candidate is planned once. The search reads in the plan whether any group changes, an engine
 builds the plan in place, and the exporter writes it. Not here: how a row of coefficients becomes
 the weights of one tensor (`methods`), and the tensors themselves (`build`, `engine.inplace`).
 """
@@ -17,25 +17,23 @@ from mergefront.merging.recipe import Recipe
 from mergefront.models.sources import Sources, check_heads
 from mergefront.records import Part
 
-UNTOUCHED: Final = "receiver"
+COPY_RECEIVER: Final = "receiver"
+"""Content of a group that stays the receiver's."""
 ZERO: Final = "zero"
 
-Choice = str | Mapping[str, float]
-"""What a group is made of: the name of the source that it is copied from ("receiver", "base", an
-alias; "zero" for zeros), or its row of coefficients (source -> c), which the recipe's method turns
-into weights tensor by tensor. Plain values, which may cross process boundaries."""
+GroupContent = str | Mapping[str, float]
+"""What a group is made of: the source that it is copied from ("receiver", "base", an alias, or
+"zero" for zeros), or its row of coefficients (source -> c), which the recipe's method turns into
+weights tensor by tensor. These are plain values, which may cross process boundaries."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe, its method, the choice for each group by name, and the parts that change.
-
-    A group whose choice is the receiver need not be touched.
-    """
+    """A recipe, its method, the content of each group by name, and the parts that change."""
 
     recipe: Recipe
     method: Method
-    choices: Mapping[str, Choice]
+    contents: Mapping[str, GroupContent]
     touched_parts: frozenset[Part]
 
     @property
@@ -59,20 +57,21 @@ def plan_of(recipe: Recipe, sources: Sources) -> Plan:
     overridden = recipe.overridden(sources.group_index)
     for source in set(overridden.values()) - {ZERO}:
         sources.model(source)
-    choices: dict[str, Choice] = {}
+    contents: dict[str, GroupContent] = {}
     for group in sources.groups:
         if group.name in overridden:
-            choices[group.name] = overridden[group.name]
+            contents[group.name] = overridden[group.name]
             continue
         row = {name: values[group.name] for name, values in table.items() if group.name in values}
+        # Donors at 0 and the receiver at 1.
         if all(value == (name == "receiver") for name, value in row.items()):
-            choices[group.name] = UNTOUCHED
+            contents[group.name] = COPY_RECEIVER
             continue
         method.check_row(row, recipe.donors)
-        choices[group.name] = method.copied_source(row, recipe.donors) or row
-    touched = frozenset(g.part for g in sources.groups if choices[g.name] != UNTOUCHED)
+        contents[group.name] = method.copied_source(row, recipe.donors) or row
+    touched = frozenset(g.part for g in sources.groups if contents[g.name] != COPY_RECEIVER)
     check_heads(sources, touched)
-    return Plan(recipe, method, choices, touched)
+    return Plan(recipe, method, contents, touched)
 
 
 def check_method(sources: Sources, method: Method) -> None:

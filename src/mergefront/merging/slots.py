@@ -44,7 +44,7 @@ class SourceSlot:
         return self.sources.anatomy.places[self.name].part
 
     @property
-    def fellows(self) -> tuple[str, ...]:
+    def same_layer_tensors(self) -> tuple[str, ...]:
         """Names of all mergeable tensors of the same layer, this one included."""
         if self.layer is None:
             return (self.name,)
@@ -56,7 +56,7 @@ class SourceSlot:
         )
 
     def read(self, source: str, name: str | None = None) -> Tensor:
-        """Return a source's tensor in its own dtype: the counterpart of this one or of a fellow."""
+        """Return a source's tensor in its own dtype: of this slot, or `name` of the same layer."""
         return self.sources.tensor(source, name or self.name, checked=self.checked)
 
     def shared(self, key: Hashable, compute: Callable[[], T]) -> T:

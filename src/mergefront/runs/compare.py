@@ -47,7 +47,7 @@ def read_profile(reference: str, runs: Path) -> LabelledProfile:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ProfileComparison:
     """Profiles under their labels, and the distance between each two (root mean square)."""
 
     labels: tuple[str, ...]
@@ -85,7 +85,7 @@ class Comparison:
         return tables
 
 
-def compare_profiles(labelled: Sequence[LabelledProfile]) -> Comparison:
+def compare_profiles(labelled: Sequence[LabelledProfile]) -> ProfileComparison:
     """Align several profiles.
 
     Raises:
@@ -108,4 +108,4 @@ def compare_profiles(labelled: Sequence[LabelledProfile]) -> Comparison:
         (labels[a], labels[b]): distance(profiles[a], profiles[b])
         for a, b in combinations(range(len(profiles)), 2)
     }
-    return Comparison(tuple(labels), tuple(profiles), distances)
+    return ProfileComparison(tuple(labels), tuple(profiles), distances)

@@ -283,5 +283,5 @@ def complete(search: RunningSearch, evaluation: Evaluation) -> Evaluation:
     estimates = race.estimate(with_costs(records, setup.config.costs))
     whole = replace(evaluation, objectives=estimates, seconds=seconds, raced=raced)
     record_completion(setup.study, whole, objectives)
-    race.correct(whole)
+    race.replace_evaluation(whole)
     return whole

@@ -245,7 +245,7 @@ def start_search(
             int(study.user_attrs[BATCH]),
             config.costs,
         )
-        race.resume(
+        race.learn_all(
             (evaluation, run.read_items(str(evaluation.number), "search"))
             for evaluation in evaluations(study, run)
         )

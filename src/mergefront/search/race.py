@@ -1,7 +1,7 @@
-"""The race of one run: which items a rung holds, and who leaves before the last.
+"""The race of one run: which items a rung holds, and which candidates leave before the last.
 
-State is what earlier candidates answered, taken in with `learn` in the order in which they were
-told; so a resumed run that learns them again decides what the undisturbed one would have.
+Its state comes from the answers of earlier candidates, taken in by `learn` in the order in which
+they were told. So a resumed run that learns them again makes the same decisions.
 
 Not here: the estimate and the chance (`stats.partial`), what is believed of candidates
 (`runs.belief`), the questions to the engine (`loop`).
@@ -30,7 +30,7 @@ from mergefront.tasks.splits import whole_prefix
 
 Items = Mapping[str, Sequence[Item]]
 
-_LOOK = 10  # candidates after which an objective should have moved
+_CHECK_FLAT_AFTER = 10  # candidates; an objective that is constant so far gets a warning
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,10 @@ class Race:
     """Rungs, difficulties and the verdict for one run's candidates.
 
     `items` are the search items by objective in their fixed order, `reference` the hypervolume's
-    reference point on them, `batch` the engine's (`Engine.batch`). `costs` are the objectives that
-    ask nothing: their items are those of others, in the order in which rungs ask them.
+    reference point on them, `batch` the engine's (`Engine.batch`). `costs` are objectives
+    that are scored on other objectives' answers, in the order in which rungs ask the items.
 
-    `evaluations` are the finished candidates so far, and `belief` is what they say together.
+    `evaluations` are the finished candidates so far, and `belief` is fitted to them.
     """
 
     def __init__(
@@ -62,20 +62,20 @@ class Race:
             name: Difficulty(len({(i.task, i.unit or i.id, bool(i.unit)) for i in objective_items}))
             for name, objective_items in items.items()
         }
-        self._order = {name: order_of(cost, self.rungs) for name, cost in costs.items()}
+        self._order = {name: order_of_cost_items(cost, self.rungs) for name, cost in costs.items()}
         self._difficulty |= {name: Difficulty(len(order)) for name, order in self._order.items()}
         self.evaluations: list[Evaluation] = []
         self.belief = self._believe()
 
     def learn(self, evaluation: Evaluation, records: Sequence[ItemRecord]) -> None:
         """Take in a finished candidate and its answers to search items."""
-        self.resume([(evaluation, records)])
+        self.learn_all([(evaluation, records)])
 
-    def resume(self, history: Iterable[tuple[Evaluation, Sequence[ItemRecord]]]) -> None:
+    def learn_all(self, history: Iterable[tuple[Evaluation, Sequence[ItemRecord]]]) -> None:
         """Take in several finished candidates in the order in which they were told."""
         for evaluation, records in history:
             self.evaluations.append(evaluation)
-            if len(self.evaluations) == _LOOK:
+            if len(self.evaluations) == _CHECK_FLAT_AFTER:
                 self._warn_of_flat_objectives()
             if evaluation.failure or evaluation.raced.left:
                 continue
@@ -83,8 +83,8 @@ class Race:
                 difficulty.learn(self._units(records, name).scores)
         self.belief = self._believe()
 
-    def correct(self, evaluation: Evaluation) -> None:
-        """Take in what a candidate that had left scores now that it has answered the rest."""
+    def replace_evaluation(self, evaluation: Evaluation) -> None:
+        """Take in the new evaluation of a candidate that had left and has now answered the rest."""
         numbers = [e.number for e in self.evaluations]
         self.evaluations[numbers.index(evaluation.number)] = evaluation
         self.belief = self._believe()
@@ -108,8 +108,11 @@ class Race:
         return units_of(of_name)
 
     def answers_all(self, number: int) -> bool:
-        """Whether a candidate answers every item whatever its chances: the first ones, and one in
-        `full_every` by a lot that depends on seed and number alone."""
+        """Whether a candidate answers every item, whatever its chances.
+
+        This is true for the first `full_first`, and at random for one in `full_every`; the draw
+        depends on seed and number alone.
+        """
         if not self._settings.enabled or number < self._settings.full_first:
             return True
         lot = generator(self._seed, Purpose.RACE_LOT, number).random()
@@ -128,11 +131,11 @@ class Race:
     def verdict(self, point: Sequence[float], estimates: Mapping[str, Estimate]) -> str:
         """BEHIND, KNOWN or COLLAPSED if a candidate should leave now, else empty.
 
-        With a model that is trusted, what it foretold of the point and what the candidate has
-        shown are joined, each weighted by its precision, and compared with the front that the
-        model believes. Without, the estimate is compared with the front of the scores. Enough is
-        known of a candidate when all answers would make its error smaller by less than the factor
-        `enough`; the surer it is to be on the front, the nearer that factor comes to 1.
+        With a trusted model, its prediction for the point and the measured estimate are averaged,
+        weighted by precision, and compared with the believed front. Without one, the estimate is
+        compared with the front of the scores. A candidate is known well enough if answering
+        everything would divide its error by less than `enough`; the likelier it is to be on the
+        front, the nearer that factor is to 1.
         """
         if any(
             estimate.mean + 2.0 * estimate.partial < 0.5 * self._reference[name]
@@ -141,7 +144,7 @@ class Race:
             return COLLAPSED
         shown = [estimates[name] for name in self._reference]
         mean_M, deviation_M = np.array([(e.mean, e.partial) for e in shown]).T
-        # What would be left of the error if every search item were answered.
+        # The error that would remain if every search item were answered.
         whole_M = np.array([math.sqrt(max(0.0, e.se**2 - e.partial**2)) for e in shown])
         foretold = self.belief.predict(point)
         if foretold is not None:
@@ -158,7 +161,7 @@ class Race:
         chance = chance_on_front(mean_M, deviation_M, self.belief.front_KM, margin)
         if chance < self._settings.delta:
             return BEHIND
-        factor = 1.0 + (enough - 1.0) * (1.0 - chance)  # who may be on the front is asked more
+        factor = 1.0 + (enough - 1.0) * (1.0 - chance)  # likely members answer more
         known_enough = enough > 1.0 and bool((deviation_M <= factor * whole_M).all())
         return KNOWN if known_enough else ""
 
@@ -191,14 +194,14 @@ def _rung_end(items: Sequence[Item], share: float) -> int:
     whole = len(whole_prefix(items, max(1, round(share * len(items)))))
     if whole:
         return whole
-    # The first unit is larger than the share: nobody is judged on nothing.
+    # The first unit is larger than the share, so the rung takes that unit whole.
     return next((k for k in range(1, len(items)) if not _breaks_unit(items, k)), len(items))
 
 
-def order_of(
+def order_of_cost_items(
     cost: TokenCost, rungs: Sequence[Mapping[str, Sequence[Item]]]
 ) -> dict[tuple[str, str], int]:
-    """Task and id of the items that a cost counts -> place in the order in which they are asked."""
+    """Return the order in which a cost's items are asked: (task, id) -> place."""
     keys = [(i.task, i.id) for rung in rungs for name in cost.tokens_of for i in rung[name]]
     return {key: place for place, key in enumerate(dict.fromkeys(keys))}
 

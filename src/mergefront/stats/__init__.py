@@ -15,7 +15,7 @@ is `benchmarks/coverage.py`, its table is in docs/statistics.md.
 from __future__ import annotations
 
 from mergefront.stats.comparison import (
-    Comparison,
+    PairedComparison,
     TestName,
     compare,
     design_effect,
@@ -27,7 +27,7 @@ from mergefront.stats.comparison import (
     paired_p,
 )
 from mergefront.stats.means import (
-    Difference,
+    Interval,
     estimate,
     normal_interval,
     paired_bootstrap,
@@ -38,8 +38,8 @@ from mergefront.stats.means import (
 from mergefront.stats.volumes import hypervolume_difference, hypervolume_interval
 
 __all__ = [
-    "Comparison",
-    "Difference",
+    "Interval",
+    "PairedComparison",
     "TestName",
     "compare",
     "design_effect",

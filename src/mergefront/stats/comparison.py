@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mergefront.stats.means import (
     CONFIDENCE,
-    Difference,
+    Interval,
     cluster_labels,
     normal_quantile,
     paired,
@@ -30,7 +30,7 @@ _NO_SPREAD = 1e-12
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """A paired comparison of a with b on the same items.
 
     `difference` is mean(a - b) with its interval, `p` two-sided, by the test `test`;
@@ -38,13 +38,13 @@ class Comparison:
     the two disagree.
     """
 
-    difference: Difference
+    difference: Interval
     p: float
     test: TestName
     discordance: float
 
 
-def compare(a_N: ArrayLike, b_N: ArrayLike, clusters: Sequence[Hashable]) -> Comparison:
+def compare(a_N: ArrayLike, b_N: ArrayLike, clusters: Sequence[Hashable]) -> PairedComparison:
     """Compare two models on the same items: McNemar's test where it is valid, else `paired_p`.
 
     McNemar's test needs scores of 0 and 1 and items that are independent, so every cluster must
@@ -57,8 +57,8 @@ def compare(a_N: ArrayLike, b_N: ArrayLike, clusters: Sequence[Hashable]) -> Com
     difference = paired_difference(a, b, clusters)
     independent = len(set(clusters)) == len(clusters)
     if independent and _binary(a) and _binary(b):
-        return Comparison(difference, mcnemar(a, b), "mcnemar", discordance(a, b))
-    return Comparison(difference, paired_p(a, b, clusters), "clustered t", discordance(a, b))
+        return PairedComparison(difference, mcnemar(a, b), "mcnemar", discordance(a, b))
+    return PairedComparison(difference, paired_p(a, b, clusters), "clustered t", discordance(a, b))
 
 
 def mcnemar(a_N: ArrayLike, b_N: ArrayLike) -> float:

@@ -20,8 +20,8 @@ _CHUNK = 250  # resamples at a time: bounds memory at many clusters
 
 
 @dataclass(frozen=True)
-class Difference:
-    """An estimate with its interval: a difference of means, or a hypervolume."""
+class Interval:
+    """A difference of means, or a hypervolume, with its interval and standard error."""
 
     mean: float
     low: float
@@ -92,7 +92,7 @@ def score_interval(estimate: Estimate) -> tuple[float, float]:
 
 def paired_difference(
     a_N: ArrayLike, b_N: ArrayLike, clusters: Sequence[Hashable], *, confidence: float = CONFIDENCE
-) -> Difference:
+) -> Interval:
     """Return mean(a - b) over the same items, with a cluster-robust t interval (CR1, G - 1 df).
 
     Coverage of 95 % intervals at 60 to 500 clusters, for single items and clusters of unequal size,
@@ -111,9 +111,9 @@ def paired_difference(
     mean = float(difference.mean())
     se = standard_error(difference - mean, labels, n_clusters)
     if math.isnan(se):
-        return Difference(mean, -1.0, 1.0, se)
+        return Interval(mean, -1.0, 1.0, se)
     half = float(stdtrit(n_clusters - 1, 0.5 + confidence / 2)) * se
-    return Difference(mean, max(-1.0, mean - half), min(1.0, mean + half), se)
+    return Interval(mean, max(-1.0, mean - half), min(1.0, mean + half), se)
 
 
 def paired_bootstrap(
@@ -124,7 +124,7 @@ def paired_bootstrap(
     seed: int,
     resamples: int = 2000,
     confidence: float = CONFIDENCE,
-) -> Difference:
+) -> Interval:
     """Return mean(a - b) with a basic (reverse percentile) interval over resampled clusters.
 
     Whole clusters are drawn with replacement, as many as there are; the mean of a draw is over its
@@ -146,7 +146,7 @@ def paired_bootstrap(
     labels, count = cluster_labels(difference, clusters)
     mean = float(difference.mean())
     if count < 2:
-        return Difference(mean, -1.0, 1.0, math.nan)
+        return Interval(mean, -1.0, 1.0, math.nan)
     sums_G2 = np.stack([np.bincount(labels, weights=difference), np.bincount(labels)], axis=1)
     rng = generator(seed, Purpose.DIFFERENCE_BOOTSTRAP)
     means_B = np.empty(resamples)
@@ -157,7 +157,7 @@ def paired_bootstrap(
         means_B[start : start + drawn] = totals_B2[:, 0] / totals_B2[:, 1]
     low, high = np.quantile(means_B, [0.5 - confidence / 2, 0.5 + confidence / 2])
     lower, upper = max(-1.0, 2 * mean - float(high)), min(1.0, 2 * mean - float(low))
-    return Difference(mean, lower, upper, float(means_B.std(ddof=1)))
+    return Interval(mean, lower, upper, float(means_B.std(ddof=1)))
 
 
 def cluster_labels(

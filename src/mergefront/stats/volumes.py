@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mergefront.seeds import Purpose, generator
-from mergefront.stats.means import CONFIDENCE, Difference
+from mergefront.stats.means import CONFIDENCE, Interval
 from mergefront.stats.pareto import hypervolume
 
 
@@ -21,7 +21,7 @@ def hypervolume_interval(
     confidence: float = CONFIDENCE,
     n_boot: int = 2000,
     seed: int = 0,
-) -> Difference:
+) -> Interval:
     """Return the hypervolume of a fixed set of members, corrected for the noise of its scores.
 
     `scores` holds one K x N_m array for each objective (K members, the N_m items of objective m),
@@ -48,7 +48,7 @@ def hypervolume_difference(
     confidence: float = CONFIDENCE,
     n_boot: int = 2000,
     seed: int = 0,
-) -> Difference:
+) -> Interval:
     """Return HV(a) - HV(b) of two fixed sets of members that answered the same items (paired).
 
     Arguments as in `hypervolume_interval`, the sets may differ in size; corrected and bounded the
@@ -108,8 +108,8 @@ def _volumes(
 
 def _basic(
     value: float, resampled_B: NDArray[np.float64], confidence: float, floor: float
-) -> Difference:
+) -> Interval:
     low, high = np.quantile(resampled_B, [0.5 - confidence / 2, 0.5 + confidence / 2])
     corrected = [2 * value - x for x in (float(resampled_B.mean()), float(high), float(low))]
     mean, lower, upper = (max(floor, x) for x in corrected)
-    return Difference(mean, lower, upper, float(resampled_B.std(ddof=1)))
+    return Interval(mean, lower, upper, float(resampled_B.std(ddof=1)))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mergefront.config import RunConfig
+from mergefront.engine.inplace import STAGING_ROOM
 from mergefront.engine.prompts import MAX_CONTEXT
 from mergefront.jobs.plan.backbone import Backbone
 from mergefront.jobs.plan.cost import GroupSizes
@@ -32,8 +33,6 @@ ACTIVATIONS: Final = 2.0
 """GiB that vLLM is assumed to need for activations and CUDA graphs of a model of 7-8 B."""
 UTILIZATION: Final = 0.92
 """vLLM's share of a GPU unless the configuration sets it."""
-ROOM: Final = 1.25
-"""The worker keeps a term on the device only if a quarter more than its size is free there."""
 _ADVISED_SEQUENCES: Final = 16
 """A share is advised only if the KV cache then holds so many answers of full length."""
 
@@ -126,12 +125,12 @@ def _placed(need: Memory, config: RunConfig, gpu_gib: float) -> Memory:
     placement = {}
     for name, size in need.terms:
         on_device = settings.snapshot_device != "cpu" and (
-            settings.snapshot_device == "device" or free > ROOM * size
+            settings.snapshot_device == "device" or free > STAGING_ROOM * size
         )
         placement[name] = "device" if on_device else "pinned RAM"
         free -= size if on_device else 0.0
     largest = max((size for _, size in need.terms), default=0.0)
-    beside = sum(size for _, size in need.terms) + (ROOM - 1) * largest + need.encoder_cache
+    beside = sum(size for _, size in need.terms) + (STAGING_ROOM - 1) * largest + need.encoder_cache
     best = math.floor(100 * (gpu_gib - beside) / gpu_gib) / 100
     fits = best * gpu_gib - weights - ACTIVATIONS >= need.answers(_ADVISED_SEQUENCES)
     advise = fits and "pinned RAM" in placement.values()
@@ -193,7 +192,7 @@ class _Specimen:
     layer: int | None = 0
     n_layers: int = 1
     part: Part = "mlp"
-    fellows: tuple[str, ...] = ("specimen",)
+    same_layer_tensors: tuple[str, ...] = ("specimen",)
 
     def read(self, source: str, name: str | None = None) -> Tensor:
         generator = torch.Generator().manual_seed(len(source) + sum(source.encode()))

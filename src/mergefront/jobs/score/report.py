@@ -21,7 +21,7 @@ from mergefront.jobs.score.questions import Mode, ModelAnswers, Questions, Split
 from mergefront.records import Answer, Split, without_nan
 from mergefront.runs.directory import ItemRecord, item_records
 from mergefront.runs.units import paired_units, units_of
-from mergefront.stats import Comparison, Difference
+from mergefront.stats import Interval, PairedComparison
 from mergefront.tasks import content_hash
 from mergefront.tasks.scoring import SCORER_VERSION, score
 
@@ -57,7 +57,7 @@ class BlindScores:
     """
 
     summary: Summary
-    gain: Difference
+    gain: Interval
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class TaskComparison:
     """Two models on the same units of a task; `p_holm` is p adjusted over the compared tasks."""
 
     units: int
-    comparison: Comparison
+    comparison: PairedComparison
     p_holm: float
 
 
@@ -146,7 +146,9 @@ def compare(
     }
 
 
-def _compare_task(a: Sequence[MarkedAnswer], b: Sequence[MarkedAnswer]) -> tuple[int, Comparison]:
+def _compare_task(
+    a: Sequence[MarkedAnswer], b: Sequence[MarkedAnswer]
+) -> tuple[int, PairedComparison]:
     """Compare on the items that both answered; return the number of their units with it."""
     a_scores, b_scores, clusters = paired_units(_records(a), _records(b))
     return len(a_scores), stats.compare(a_scores, b_scores, clusters)

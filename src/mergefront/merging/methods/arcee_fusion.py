@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mergefront.merging.method import RECEIVER, Measures, Method, Mix, Slot, Term
+from mergefront.merging.method import RECEIVER_TERM, Measures, Method, Mix, Slot, Term
 from mergefront.merging.methods.base import sum_of_terms
 
 _EPS: Final = 1e-8
@@ -33,7 +33,7 @@ class ArceeFusion(Method):
 
     def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
         """The receiver, then the donors' masked differences in their order."""
-        return (RECEIVER, *(Term("fused", donor) for donor in donors))
+        return (RECEIVER_TERM, *(Term("fused", donor) for donor in donors))
 
     def reads(self, term: Term) -> tuple[str, ...]:
         """A masked difference reads donor and receiver."""

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from mergefront.errors import ConfigError
 from mergefront.merging.method import (
-    RECEIVER,
+    RECEIVER_TERM,
     Method,
     Mix,
-    Piece,
+    ReadPiece,
     Slot,
     Term,
     TermKind,
@@ -34,7 +34,7 @@ class DeltaMethod(Method):
 
     def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
         """The receiver, then the donors' deltas in their order."""
-        return (RECEIVER, *(Term("delta", donor) for donor in donors))
+        return (RECEIVER_TERM, *(Term("delta", donor) for donor in donors))
 
     def reads(self, term: Term) -> tuple[str, ...]:
         """A source reads itself; a delta reads its source and the anchor; all donors' all."""
@@ -51,7 +51,7 @@ class DeltaMethod(Method):
         """The source's tensor itself, or source minus anchor in fp32."""
         return slot.read(term.source) if term.kind == "source" else self.delta(slot, term.source)
 
-    def pieces(self, term: Term, slot: Slot) -> Piece:
+    def pieces(self, term: Term, slot: Slot) -> ReadPiece:
         """Pieces of a delta are computed on demand: a whole one would fit in no cache."""
         if term.kind != "delta":
             return super().pieces(term, slot)
@@ -77,7 +77,7 @@ def difference(source: Tensor, anchor: Tensor) -> Tensor:
 def sum_of_terms(kind: TermKind, row: Mapping[str, float], donors: Sequence[str]) -> Mix:
     """Return the receiver plus the donors' terms of a kind, times their coefficients."""
     coefficients = donor_coefficients(row, donors)
-    return Mix.sum({RECEIVER: 1.0, **{Term(kind, d): c for d, c in coefficients.items()}})
+    return Mix.sum({RECEIVER_TERM: 1.0, **{Term(kind, d): c for d, c in coefficients.items()}})
 
 
 def single_donor(method: str, row: Mapping[str, float], donors: Sequence[str]) -> tuple[str, float]:

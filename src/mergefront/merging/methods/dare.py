@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mergefront.merging.method import Measures, Piece, Slot, Term, TermKind, choice, number
+from mergefront.merging.method import Measures, ReadPiece, Slot, Term, TermKind, choice, number
 from mergefront.merging.methods.sparse import ElectingMethod, SparseMethod, Voter
 
 LEVELS: Final = 1 << 15
@@ -56,7 +56,7 @@ class RandomMethod(SparseMethod):
             return super().prepare(term, slot)
         return noise(self.seed, term.source, slot.name, slot.read("receiver").shape)
 
-    def pieces(self, term: Term, slot: Slot) -> Piece:
+    def pieces(self, term: Term, slot: Slot) -> ReadPiece:
         """Noise is drawn on demand, from its place in the stream; other terms as usual."""
         if term.kind != "noise":
             return super().pieces(term, slot)
@@ -100,7 +100,7 @@ def noise(seed: int, source: str, tensor: str, shape: torch.Size) -> Tensor:
     return codes.reshape(shape)
 
 
-def noise_pieces(seed: int, source: str, tensor: str) -> Piece:
+def noise_pieces(seed: int, source: str, tensor: str) -> ReadPiece:
     """Return what gives any range of a tensor's noise, from its place in the stream.
 
     The stream is a bit generator's own, which numpy keeps the same in all versions: four entries

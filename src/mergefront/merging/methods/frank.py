@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mergefront.merging.method import (
-    RECEIVER,
+    RECEIVER_TERM,
     Measures,
     Mix,
     Slot,
@@ -52,7 +52,7 @@ class Frank(DeltaMethod):
 
     def measure(self, slot: Slot, donors: Sequence[str]) -> Measures:
         """Squared norms of the layer's deltas by source, the layer, and the number of layers."""
-        names = slot.fellows
+        names = slot.same_layer_tensors
 
         def squares() -> dict[str, float]:
             return {
@@ -67,20 +67,20 @@ class Frank(DeltaMethod):
         """The receiver, corrected by its own delta, and the donors' deltas."""
         coefficients = donor_coefficients(row, donors)
         if not any(coefficients.values()):
-            return Mix.sum({RECEIVER: 1.0})
+            return Mix.sum({RECEIVER_TERM: 1.0})
         squares = measures["squares"]
         vision = self._vision_weight(measures["layer"], measures["layers"])
         donor_squares = math.fsum(squares[donor] for donor in donors)
         below = vision * squares["receiver"] + (1.0 - vision) * donor_squares
         if below == 0.0:
-            return Mix.sum({RECEIVER: 1.0})
+            return Mix.sum({RECEIVER_TERM: 1.0})
         mean = math.fsum(coefficients.values()) / len(coefficients)
         correction = mean * (vision * squares["receiver"] / below - 1.0)
         weights = {
             Term("delta", donor): c * (1.0 - vision) * squares[donor] / below
             for donor, c in coefficients.items()
         }
-        return Mix.sum({RECEIVER: 1.0, Term("delta", "receiver"): correction, **weights})
+        return Mix.sum({RECEIVER_TERM: 1.0, Term("delta", "receiver"): correction, **weights})
 
     def _vision_weight(self, layer: int | None, n_layers: int) -> float:
         """w_V of a layer."""

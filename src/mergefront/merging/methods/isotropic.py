@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mergefront.errors import ConfigError
-from mergefront.merging.method import RECEIVER, Measures, Mix, Slot, Term, donor_coefficients
+from mergefront.merging.method import RECEIVER_TERM, Measures, Mix, Slot, Term, donor_coefficients
 from mergefront.merging.methods.base import DeltaMethod
 from mergefront.merging.methods.spectral import matmul, svd
 
@@ -31,7 +31,7 @@ class Isotropic(DeltaMethod):
 
     def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
         """The receiver and the flattened sum, which depends on all donors."""
-        return (RECEIVER, Term("flattened", donors=tuple(donors)))
+        return (RECEIVER_TERM, Term("flattened", donors=tuple(donors)))
 
     def check_row(self, row: Mapping[str, float], donors: Sequence[str]) -> None:
         """Refuse donors of different coefficients."""
@@ -56,7 +56,7 @@ class Isotropic(DeltaMethod):
     def mix(self, row: Mapping[str, float], donors: Sequence[str], measures: Measures) -> Mix:
         """One for the receiver, the donors' coefficient for the flattened sum."""
         c = next(iter(donor_coefficients(row, donors).values()), 0.0)
-        return Mix.sum({RECEIVER: 1.0, Term("flattened", donors=tuple(donors)): c})
+        return Mix.sum({RECEIVER_TERM: 1.0, Term("flattened", donors=tuple(donors)): c})
 
 
 def flattened(total: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from mergefront.merging.method import RECEIVER, Measures, Method, Mix, Term, donor_coefficients
+from mergefront.merging.method import RECEIVER_TERM, Measures, Method, Mix, Term, donor_coefficients
 
 
 class Linear(Method):
@@ -29,7 +29,7 @@ def weighted_mean(row: Mapping[str, float], donors: Sequence[str]) -> Mix:
     """Return the donors times their coefficients, and the receiver times what remains of one."""
     coefficients = donor_coefficients(row, donors)
     weights = {Term("source", donor): c for donor, c in coefficients.items()}
-    return Mix.sum({RECEIVER: remainder(coefficients.values()), **weights})
+    return Mix.sum({RECEIVER_TERM: remainder(coefficients.values()), **weights})
 
 
 def remainder(weights: Iterable[float]) -> float:

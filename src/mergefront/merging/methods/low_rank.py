@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from mergefront.merging.method import (
-    RECEIVER,
+    RECEIVER_TERM,
     Measures,
     Mix,
     Slot,
@@ -57,7 +57,7 @@ class LowRankDeltas(DeltaMethod):
 
     def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
         """The receiver, then the donors' truncated deltas in their order."""
-        return (RECEIVER, *(Term("truncated", donor, self.rank) for donor in donors))
+        return (RECEIVER_TERM, *(Term("truncated", donor, self.rank) for donor in donors))
 
     def prepare(self, term: Term, slot: Slot) -> Tensor:
         """The source itself, or its delta in fp32, truncated to the rank of the term."""

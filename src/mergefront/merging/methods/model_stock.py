@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mergefront.errors import ConfigError
-from mergefront.merging.method import RECEIVER, Measures, Mix, Slot, Term, donor_coefficients
+from mergefront.merging.method import RECEIVER_TERM, Measures, Mix, Slot, Term, donor_coefficients
 from mergefront.merging.methods.base import DeltaMethod
 from mergefront.merging.methods.gram import gram, norms
 
@@ -52,4 +52,4 @@ class ModelStock(DeltaMethod):
         t = float(measures["ratio"])
         coefficients = donor_coefficients(row, donors)
         deltas = {Term("delta", donor): t * c for donor, c in coefficients.items()}
-        return Mix.sum({RECEIVER: 1.0, **deltas})
+        return Mix.sum({RECEIVER_TERM: 1.0, **deltas})

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergefront.merging.method import (
-    BASE,
+    BASE_TERM,
     Measures,
     Method,
     Mix,
@@ -48,7 +48,7 @@ class SphereMethod(Method):
     def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
         """The receiver and the donors; before them the base, if it is the origin."""
         points = super().terms(donors)
-        return (BASE, *points) if self.origin == "base" else points
+        return (BASE_TERM, *points) if self.origin == "base" else points
 
     def measure(self, slot: Slot, donors: Sequence[str]) -> Measures:
         """The Gram matrix of receiver and donors, as seen from the origin."""
@@ -69,7 +69,7 @@ class SphereMethod(Method):
         x = self.mean(measures["gram"], w)
         weights = dict(zip(points, map(float, x), strict=True))
         if self.origin == "base":
-            weights = {BASE: remainder(weights.values()), **weights}
+            weights = {BASE_TERM: remainder(weights.values()), **weights}
         return Mix.sum(weights)
 
     @abstractmethod

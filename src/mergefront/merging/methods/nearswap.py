@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mergefront.errors import ConfigError
 from mergefront.merging.arithmetic import as_float32
-from mergefront.merging.method import RECEIVER, Measures, Method, Mix, Term, donor_coefficients
+from mergefront.merging.method import RECEIVER_TERM, Measures, Method, Mix, Term, donor_coefficients
 
 
 class NearSwap(Method):
@@ -44,7 +44,7 @@ class NearSwap(Method):
         """The receiver and the donors that may move it."""
         limits = {donor: as_float32(t) for donor, t in donor_coefficients(row, donors).items() if t}
         if not limits:
-            return Mix.sum({RECEIVER: 1.0})
+            return Mix.sum({RECEIVER_TERM: 1.0})
 
         def join(parts: Sequence[Tensor]) -> Tensor:
             receiver, *donor_parts = parts
@@ -56,4 +56,4 @@ class NearSwap(Method):
                 receiver.add_(move)
             return receiver
 
-        return Mix((RECEIVER, *(Term("source", donor) for donor in limits)), join=join)
+        return Mix((RECEIVER_TERM, *(Term("source", donor) for donor in limits)), join=join)

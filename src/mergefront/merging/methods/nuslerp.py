@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mergefront.errors import ConfigError
-from mergefront.merging.method import BASE, RECEIVER, Measures, Method, Mix, Slot, Term
+from mergefront.merging.method import BASE_TERM, RECEIVER_TERM, Measures, Method, Mix, Slot, Term
 from mergefront.merging.methods.base import single_donor
 from mergefront.merging.methods.gram import gram, slerp_weights
 
@@ -28,7 +28,7 @@ class NuSlerp(Method):
 
     def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
         """The base, the receiver, then the donors in their order."""
-        return (BASE, *super().terms(donors))
+        return (BASE_TERM, *super().terms(donors))
 
     def check_row(self, row: Mapping[str, float], donors: Sequence[str]) -> None:
         """Refuse two donors in one group, negative weights, and weights that sum to zero."""
@@ -57,6 +57,6 @@ class NuSlerp(Method):
         """The arc's weights for receiver and donor, and what they leave of one for the base."""
         donor, c = single_donor(self.name, row, donors)
         if c == 0.0:
-            return Mix.sum({RECEIVER: 1.0})
+            return Mix.sum({RECEIVER_TERM: 1.0})
         a, b = slerp_weights(measures[donor], c / (float(row.get("receiver", 1.0)) + c))
-        return Mix.sum({BASE: 1.0 - a - b, RECEIVER: a, Term("source", donor): b})
+        return Mix.sum({BASE_TERM: 1.0 - a - b, RECEIVER_TERM: a, Term("source", donor): b})

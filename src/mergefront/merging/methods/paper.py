@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from mergefront.merging.method import RECEIVER, Measures, Mix, Slot, number
+from mergefront.merging.method import RECEIVER_TERM, Measures, Mix, Slot, number
 from mergefront.merging.methods.dare import DareLinear
 from mergefront.merging.methods.linear import Linear
 from mergefront.merging.methods.sparse import Fuse
@@ -84,7 +84,7 @@ class PaperLayerSwap(Linear):
         """The receiver up to the layer, then the weighted mean."""
         layer = measures["layer"]
         if layer is not None and layer <= self.base_layer_num:
-            return Mix.sum({RECEIVER: 1.0})
+            return Mix.sum({RECEIVER_TERM: 1.0})
         return super().mix(row, donors, measures)
 
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from mergefront.merging.arithmetic import as_float32
-from mergefront.merging.method import RECEIVER, Measures, Mix, Slot, donor_coefficients, number
+from mergefront.merging.method import RECEIVER_TERM, Measures, Mix, Slot, donor_coefficients, number
 from mergefront.merging.methods.base import DeltaMethod
 
 _EPSILON: Final = 1e-5
@@ -46,7 +46,7 @@ class Ram(DeltaMethod):
         """The receiver and all deltas."""
         coefficients = donor_coefficients(row, donors).values()
         if not any(coefficients):
-            return Mix.sum({RECEIVER: 1.0})
+            return Mix.sum({RECEIVER_TERM: 1.0})
         epsilon = as_float32(self.epsilon)
         scale = [as_float32(c) for c in coefficients]
         unique = [as_float32(self.unique_factor(donor, measures)) for donor in donors]

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from mergefront.merging.arithmetic import as_float32
-from mergefront.merging.method import RECEIVER, Measures, Mix, Slot, donor_coefficients, number
+from mergefront.merging.method import RECEIVER_TERM, Measures, Mix, Slot, donor_coefficients, number
 from mergefront.merging.methods.base import DeltaMethod, difference
 from mergefront.merging.methods.thresholds import CHUNK, GRID, step, table
 
@@ -66,7 +66,7 @@ class Sce(DeltaMethod):
         coefficients = donor_coefficients(row, donors).values()
         density = step(self.density)
         if not any(coefficients) or density == 0:
-            return Mix.sum({RECEIVER: 1.0})
+            return Mix.sum({RECEIVER_TERM: 1.0})
         energy = measures["energy"][:, density]
         total = float(energy.sum())
         share = energy / total if total > 0.0 else np.full(len(donors), 1.0 / len(donors))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mergefront.merging.method import RECEIVER, Measures, Method, Mix, Slot, Term
+from mergefront.merging.method import RECEIVER_TERM, Measures, Method, Mix, Slot, Term
 from mergefront.merging.methods.base import single_donor
 from mergefront.merging.methods.gram import gram, slerp_weights
 
@@ -41,6 +41,6 @@ class Slerp(Method):
         """The arc's weights for receiver and donor."""
         donor, t = single_donor(self.name, row, donors)
         if t == 0.0:
-            return Mix.sum({RECEIVER: 1.0})
+            return Mix.sum({RECEIVER_TERM: 1.0})
         receiver_weight, donor_weight = slerp_weights(measures[donor], t)
-        return Mix.sum({RECEIVER: receiver_weight, Term("source", donor): donor_weight})
+        return Mix.sum({RECEIVER_TERM: receiver_weight, Term("source", donor): donor_weight})

@@ -28,8 +28,8 @@ from torch import Tensor
 from mergefront.errors import ConfigError
 from mergefront.merging.arithmetic import as_float32
 from mergefront.merging.method import (
-    BASE,
-    RECEIVER,
+    BASE_TERM,
+    RECEIVER_TERM,
     Measures,
     Mix,
     Term,
@@ -76,7 +76,7 @@ class SparseMethod(DeltaMethod):
 
     def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
         """The receiver (and base, if it is scaled), then source by source all of its terms."""
-        origin = (RECEIVER, BASE) if self.scale_receiver else (RECEIVER,)
+        origin = (RECEIVER_TERM, BASE_TERM) if self.scale_receiver else (RECEIVER_TERM,)
         sources = self.sources(donors)
         return (*origin, *(Term(kind, source) for source in sources for kind in self.kinds))
 
@@ -90,16 +90,16 @@ class SparseMethod(DeltaMethod):
         coefficients = {d: as_float32(c) for d, c in donor_coefficients(row, donors).items()}
         r = as_float32(float(row.get("receiver", 1.0))) if self.scale_receiver else 1.0
         if r == 1.0 and not any(coefficients.values()):
-            return Mix.sum({RECEIVER: 1.0})
+            return Mix.sum({RECEIVER_TERM: 1.0})
         if self.scale_receiver:
             coefficients = {"receiver": r, **coefficients}
         nonzero = {source: value for source, value in coefficients.items() if value != 0.0}
         if not nonzero:
-            return Mix.sum({BASE: 1.0})
+            return Mix.sum({BASE_TERM: 1.0})
         voters = [self.voter(source, value, measures) for source, value in nonzero.items()]
         fuse = self.fusion(list(nonzero.values()))
         terms = (term for voter in voters for term in voter.terms)
-        origin = BASE if self.scale_receiver else RECEIVER
+        origin = BASE_TERM if self.scale_receiver else RECEIVER_TERM
         return Mix((origin, *terms), join=joined(voters, fuse))
 
     @abstractmethod

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from mergefront.errors import ConfigError
 from mergefront.merging.method import (
-    RECEIVER,
+    RECEIVER_TERM,
     Measures,
     Method,
     Mix,
@@ -69,7 +69,7 @@ class TaskArithmetic(DeltaMethod):
         """One for the receiver, the donors' coefficients for their deltas."""
         if self.anchor == "receiver":
             return weighted_mean(row, donors)
-        weights = {RECEIVER: 1.0}
+        weights = {RECEIVER_TERM: 1.0}
         if self.scale_receiver:
             weights[Term("delta", "receiver")] = float(row.get("receiver", 1.0)) - 1.0
         coefficients = donor_coefficients(row, donors)

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mergefront.merging.method import RECEIVER, Measures, Mix, Slot, Term, donor_coefficients
+from mergefront.merging.method import RECEIVER_TERM, Measures, Mix, Slot, Term, donor_coefficients
 from mergefront.merging.methods.base import DeltaMethod
 from mergefront.merging.methods.spectral import matmul, orthogonalised, svd
 
@@ -32,7 +32,7 @@ class TaskSingularVectors(DeltaMethod):
 
     def terms(self, donors: Sequence[str]) -> tuple[Term, ...]:
         """The receiver, then the donors' shares, each of which depends on all donors."""
-        return (RECEIVER, *(Term("share", donor, donors=tuple(donors)) for donor in donors))
+        return (RECEIVER_TERM, *(Term("share", donor, donors=tuple(donors)) for donor in donors))
 
     def prepare(self, term: Term, slot: Slot) -> Tensor:
         """The source itself, or a donor's share in fp32."""
