@@ -100,7 +100,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_methods_are_the_recipes_closed_set() -> None:
-    assert set(METHODS) == set(get_args(MethodName))
+    assert tuple(METHODS) == get_args(MethodName)
     assert all(method.name == name for name, method in METHODS.items())
     with pytest.raises(ConfigError, match="no merge method 'magic'; there are: linear"):
         method_of("magic")

@@ -589,7 +589,7 @@ def test_the_time_kept_for_the_end_counts_questions_and_no_cost() -> None:
             for n in range(8)
         ]  # fmt: skip
         race.evaluations.extend(history)
-        race.correct(history[0])
+        race.replace_evaluation(history[0])
         assert sum(len(part) for rung in race.rungs for part in rung.values()) == 8
         kept[run is made] = reserve(run, items, race, 30.0)
     of_a_pick = 500 * len(plain.objectives) + len(items.flat("test"))  # blind, and test

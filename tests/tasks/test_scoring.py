@@ -8,6 +8,7 @@ import string
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -34,6 +35,10 @@ def mark(rule: RuleName | Rule, asked: Item, answer: Answer) -> Score:
 
 def said(text: str, finished: bool = True) -> Answer:
     return Answer(text, len(text.split()), finished)
+
+
+def test_every_rule_that_a_task_may_name_has_a_function() -> None:
+    assert set(RULES) == set(get_args(RuleName))
 
 
 @pytest.mark.parametrize(
