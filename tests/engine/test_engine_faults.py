@@ -18,10 +18,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine_contract import SETTINGS, Kind, make_items, open_case
+from engine_contract import SETTINGS, Kind, make_items, make_models, open_case
 from mergefront.engine import open_engine
 from mergefront.engine.watchdog import identified_process, process_identity
 from mergefront.errors import EngineError
+from mergefront.models.locate import locate_models
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
@@ -93,6 +94,15 @@ def test_a_dead_or_stopped_engine_is_an_error_and_a_fresh_one_goes_on(
             assert again.ask(recipe, items) == answers
         finally:
             fresh.close()
+
+
+def test_an_engine_that_starts_too_slowly_is_ended(tmp_path: Path) -> None:
+    models = locate_models(make_models(tmp_path, Kind()))
+    settings = OWN_PROCESS.model_copy(update={"start_seconds": 4.0})
+    error = in_time(lambda: open_engine(settings, models))
+    assert isinstance(error, EngineError)
+    assert "not within 4 s (engine.start_seconds)" in error.message
+    assert not engine_processes()
 
 
 def test_an_engine_does_not_outlive_its_driver(tmp_path: Path) -> None:
