@@ -66,7 +66,7 @@ def examine(path: Path) -> dict[str, Any]:
     """Mean verdicts of both kernels over the prefixes and objectives of a run."""
     run = RunDirectory.open(path)
     names = list(run.config.objectives)
-    receiver = estimates_of(run.read_items(RECEIVER, "search"))
+    receiver = estimates_of(run.read_with_costs(RECEIVER, "search"))
     reference = list(reference_point(run.config, receiver).values())
     found = [e for e in evaluations(open_study(run), run) if not e.failure]
     table = np.array(

@@ -85,7 +85,7 @@ def validation_scores(run: RunDirectory) -> tuple[list[np.ndarray], list[list[st
     tables, clusters = [], []
     for objective in run.config.objectives:
         rows = [
-            [r for r in run.read_items(name, "validation") if r.objective == objective]
+            [r for r in run.read_with_costs(name, "validation") if r.objective == objective]
             for name in members
         ]
         tables.append(np.array([[r.score for r in row] for row in rows]))

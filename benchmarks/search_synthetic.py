@@ -45,7 +45,7 @@ from synthetic_surfaces import (
     make_surface,
 )
 
-from mergefront.records import RESULT
+from mergefront.records import RESULT_ATTRIBUTE
 from mergefront.sampling import SAMPLERS, Problem, gp, make_sampler
 from mergefront.sampling.noisy_gp import NoisyGpProposer
 from mergefront.sampling.replay import Tell
@@ -85,7 +85,9 @@ def search(
         point = [trial.suggest_float(name, 0.0, 1.0) for name in names]
         seconds += time.process_time() - began
         mean_M, error_M = exam(decode(point, cell), number)
-        trial.set_user_attr(RESULT, {"se": {str(m): error for m, error in enumerate(error_M)}})
+        trial.set_user_attr(
+            RESULT_ATTRIBUTE, {"se": {str(m): error for m, error in enumerate(error_M)}}
+        )
         study.tell(trial, mean_M.tolist())
         points.append(point)
         means.append(mean_M)

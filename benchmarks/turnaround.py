@@ -116,7 +116,7 @@ def _measure_candidates(
         measured.phases["rest"].append(spent.wall - seconds.total)
         if len(measured.theirs) < args.theirs:
             times, texts = todays_pipeline(prepared, evaluation.point)
-            mine = [r.text for r in prepared.run.read_items(str(evaluation.number), "search")]
+            mine = [r.text for r in prepared.run.read_with_costs(str(evaluation.number), "search")]
             same = sum(a == b for a, b in zip(mine, texts, strict=True))
             measured.theirs.append(times)
             measured.agreement.append(same / len(texts))

@@ -11,13 +11,13 @@ import optuna
 
 from fixtures_cli import ZOO_RUN
 from mergefront.config import RunConfig
-from mergefront.records import RESULT, Evaluation, Split
+from mergefront.records import RESULT_ATTRIBUTE, Evaluation, Split
 from mergefront.runs.directory import RECEIVER, ItemRecord, RunDirectory, blind_name, with_costs
 from mergefront.runs.history import (
     CandidateRecord,
     estimates_of,
     open_study,
-    record_finalists,
+    record_members,
     record_picks,
 )
 from mergefront.runs.study import record_opening
@@ -85,10 +85,10 @@ def simulated_run(
             params={"k": 0.5},
             distributions={"k": optuna.distributions.FloatDistribution(0, 1)},
             values=[estimates[objective].mean for objective in config.objectives],
-            user_attrs={RESULT: result.to_dict()},
+            user_attrs={RESULT_ATTRIBUTE: result.to_dict()},
         )
         study.add_trial(trial)
-    record_finalists(study, [1, 2, 3])
+    record_members(study, [1, 2, 3])
     record_picks(study, {"knee": 1, "best:reasoning": 2, "best:perception": 3})
     record_opening(study, "test", "1", 4)
     return run, study

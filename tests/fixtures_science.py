@@ -171,7 +171,7 @@ def front_json(found: list[Evaluation]) -> dict[str, Any]:
         "members": [_member(e, picks.get(e.number, []), belief) for e in members],
         "belief": {
             "by_model": belief.by_model,
-            "why": belief.why,
+            "why": belief.why_scores_choose,
             "front": list(belief.front),
             "calibration": {name: asdict(one) for name, one in belief.calibration.items()},
         },

@@ -150,7 +150,7 @@ class SamplerContract:
             trial = early.ask()
             point = suggest(trial, self.dimension)
             assert isinstance(early.sampler, ReplaySampler)
-            early.sampler.ahead(early)
+            early.sampler.compute_next_ahead(early)
             tell(early, trial, point)
         assert points(early) == points(plain)
 

@@ -43,7 +43,7 @@ RuleName = Literal[
     "contains",
 ]
 
-RESULT = "result"
+RESULT_ATTRIBUTE = "result"
 """Trial attribute with everything about a finished candidate but its point and values."""
 
 Table = Mapping[str, Mapping[str, float]]

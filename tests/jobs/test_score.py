@@ -190,7 +190,7 @@ def test_a_candidate_scores_what_its_run_recorded(
     assert told["split"] == "validation"
     assert [one["name"] for one in told["models"]] == [f"x:{member.number}", "x:receiver"]
     for name, one in zip((str(member.number), RECEIVER), told["models"], strict=True):
-        recorded = estimates_of(run.read_items(name, "validation"))
+        recorded = estimates_of(run.read_with_costs(name, "validation"))
         for objective, estimate in recorded.items():
             found = one["tasks"][f"digits_{objective}"]["whole"]
             assert found["units"] == estimate.n == 40

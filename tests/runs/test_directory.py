@@ -75,9 +75,9 @@ def test_item_files_keep_splits_apart_and_replace_a_split_whole(tmp_path: Path) 
     run.add_items("3", [record("1", "search"), record("2", "search")])
     run.add_items("3", [record("8", "validation", 0.0)])
     run.add_items("3", [record("1", "search", 0.5)])
-    assert [r.item for r in run.read_items("3", "search")] == ["1"]
-    assert run.read_items("3", "validation") == (record("8", "validation", 0.0),)
-    assert run.read_items("4") == ()
+    assert [r.item for r in run.read_with_costs("3", "search")] == ["1"]
+    assert run.read_with_costs("3", "validation") == (record("8", "validation", 0.0),)
+    assert run.read_with_costs("4") == ()
     assert [p.name for p in (run.path / "items").iterdir()] == ["00003.parquet"]
 
 
@@ -95,13 +95,13 @@ def test_item_files_are_parsed_again_only_when_another_process_wrote_them(
     monkeypatch.setattr(pq, "read_table", counted)
     for number in range(12):  # more files than are kept
         run.add_items(str(number), [record("1", "search"), record("8", "validation")])
-        assert run.read_items(str(number), "search") == (record("1", "search"),)
+        assert run.read_with_costs(str(number), "search") == (record("1", "search"),)
     assert parsed == []
-    assert run.read_items("0") == (record("1", "search"), record("8", "validation"))
-    assert run.read_items("0", "test") == ()
+    assert run.read_with_costs("0") == (record("1", "search"), record("8", "validation"))
+    assert run.read_with_costs("0", "test") == ()
     assert parsed == [run.items_path("0")]
     RunDirectory.open(run.path).add_items("0", [record("2", "search")])
-    assert run.read_items("0", "search") == (record("2", "search"),)
+    assert run.read_with_costs("0", "search") == (record("2", "search"),)
     assert len(parsed) == 3  # the other directory parsed it to add to it
 
 

@@ -37,7 +37,7 @@ from mergefront.runs.gains import (
     paired_gains,
 )
 from mergefront.runs.history import estimates_of, evaluations, record_completion
-from mergefront.runs.members import choose_finalists, choose_picks, run_belief
+from mergefront.runs.members import choose_members, choose_picks, run_belief
 from mergefront.runs.reference import resolve_pick
 from mergefront.runs.report import write_report
 from mergefront.runs.summary import summarise, write_front
@@ -317,7 +317,7 @@ def test_finalists_are_whole_fronts_of_what_is_believed_without_the_receiver() -
     config = validate({**ZOO_RUN, "report": {"finalists": 4}}, RunConfig, "x.yaml")
     scores = {**SCORES, 4: (0.69, 0.89), 5: (0.74, 0.59), 6: (0.1, 0.1)}
     done = found(config, scores, 0.01)
-    assert choose_finalists(done, config, run_belief(done, config, done[0].objectives)) == [
+    assert choose_members(done, config, run_belief(done, config, done[0].objectives)) == [
         1,
         2,
         3,
@@ -336,7 +336,7 @@ def test_a_lucky_score_is_not_believed_by_the_model() -> None:
     assert choose_picks(range(1, 40), config, done[0].objectives, belief)["best:reasoning"] != 20
     scored = found(config, lucky, 0.05)[:23]
     raw = run_belief(scored, config, done[0].objectives)
-    assert "23 of 24 candidates" in raw.why
+    assert "23 of 24 candidates" in raw.why_scores_choose
     assert choose_picks(range(1, 23), config, done[0].objectives, raw)["best:reasoning"] == 20
 
 

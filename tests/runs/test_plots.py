@@ -119,7 +119,7 @@ def test_who_left_is_apart_and_members_go_from_belief_to_validation() -> None:
 def test_calibration_is_what_a_model_without_the_candidate_foretells() -> None:
     """Brute force: with each candidate left out in turn, the kernel kept."""
     model, evaluated = belief_of(RACED).model, [e for e in RACED if not e.failure]
-    standing = [e for e, stands in zip(evaluated, model.stands_N, strict=True) if stands]
+    standing = [e for e, stands in zip(evaluated, model.not_collapsed_N, strict=True) if stands]
     points = np.array([e.point for e in standing])
     for axis, name, surface in zip(
         calibration_figure(OBJECTIVES, RACED, model).axes, OBJECTIVES, model.surfaces, strict=True

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergefront.records import RESULT
+from mergefront.records import RESULT_ATTRIBUTE
 from mergefront.sampling import Problem, make_sampler
 from mergefront.sampling.gp.kernel import DEFAULT_ERROR
 from mergefront.sampling.noisy_gp import NoisyGpProposer, pool
@@ -73,7 +73,7 @@ def test_standard_errors_are_read_and_matter() -> None:
             point = suggest(trial, 2)
             if errors is not None:
                 se = dict(zip(("reasoning", "perception"), errors, strict=True))
-                trial.set_user_attr(RESULT, {"se": se})
+                trial.set_user_attr(RESULT_ATTRIBUTE, {"se": se})
             study.tell(trial, objectives(point))
             assert standard_errors(study.trials[number]) == errors
         proposals.append(suggest(study.ask(), 2))
@@ -117,7 +117,7 @@ def test_it_covers_more_than_random_search_under_noise() -> None:
         for _ in range(40):
             trial = study.ask()
             true.append(objectives(suggest(trial, 6)))
-            trial.set_user_attr(RESULT, {"se": {"a": 0.03, "b": 0.03}})
+            trial.set_user_attr(RESULT_ATTRIBUTE, {"se": {"a": 0.03, "b": 0.03}})
             study.tell(trial, (np.array(true[-1]) + random.normal(0, 0.03, 2)).tolist())
         return hypervolume(true, (0.5, 0.5))
 

@@ -36,7 +36,7 @@ from mergefront.runs.history import (
     open_study,
     reference_point,
 )
-from mergefront.runs.members import choose_finalists, choose_picks, run_belief
+from mergefront.runs.members import choose_members, choose_picks, run_belief
 from mergefront.runs.plots import front_figure
 from mergefront.runs.report import write_report
 from mergefront.runs.status import status_of
@@ -106,12 +106,14 @@ def test_item_files_hold_each_answer_once(tmp_path: Path) -> None:
     run = RunDirectory.create_or_resume(tmp_path, config())
     rows = (record("reasoning", 0, 20), record("perception", 0, 4))
     run.add_items("3", rows)
-    run.add_items("3", run.read_items("3"))  # a candidate that equals another is stored like this
+    run.add_items(
+        "3", run.read_with_costs("3")
+    )  # a candidate that equals another is stored like this
     run.add_items(blind_name("3"), rows)
     assert pq.read_table(run.items_path("3")).num_rows == 2
-    assert run.read_answers("3") == rows
-    assert run.read_items("3") == (*rows, replace(rows[0], objective="brevity", score=0.75))
-    assert run.read_items(blind_name("3")) == rows
+    assert run.read_stored("3") == rows
+    assert run.read_with_costs("3") == (*rows, replace(rows[0], objective="brevity", score=0.75))
+    assert run.read_with_costs(blind_name("3")) == rows
 
 
 @pytest.mark.parametrize(
@@ -293,11 +295,11 @@ def test_a_broken_model_is_not_on_the_front_for_saying_nothing() -> None:
     belief = run_belief(done, made, done[0].objectives)
     assert belief.ineligible == {3}
     assert belief.front == (4, 1, 2, 0)
-    assert choose_finalists(done, made, belief) == [1, 2, 4]
+    assert choose_members(done, made, belief) == [1, 2, 4]
     assert choose_picks([1, 2, 4], made, done[0].objectives, belief)["best:brevity"] == 2
     broken = [replace(one, number=i) for i, one in enumerate(done[3:4] * 3)]
     nobody = run_belief(broken, made, done[0].objectives)
-    assert choose_finalists(broken, made, nobody) == [0]  # better than nothing to report
+    assert choose_members(broken, made, nobody) == [0]  # better than nothing to report
 
 
 @pytest.mark.parametrize(
@@ -369,7 +371,7 @@ def test_front_report_and_card_say_it_in_tokens(
 ) -> None:
     run, study = simulated_run(tmp_path, objectives=THREE)
     for factor, name in ((0.5, "1"), (2.0, "2")):  # the others' answers have 0 to 119 tokens
-        rows = [replace(r, tokens=int(factor * r.tokens)) for r in run.read_answers(name)]
+        rows = [replace(r, tokens=int(factor * r.tokens)) for r in run.read_stored(name)]
         run.add_items(name, rows)
     front = write_front(run, study)
     assert front == summarise(run, study)
@@ -510,7 +512,7 @@ def test_a_search_asks_nothing_for_its_cost(run: tuple[RunDirectory, Path, int])
     assert len(found) == 26
     assert any(e.raced.left for e in found)
     names = ["receiver", *(str(e.number) for e in found if e.origin != "receiver")]
-    stored = {name: made.read_answers(name, "search") for name in names}
+    stored = {name: made.read_stored(name, "search") for name in names}
     assert {r.objective for rows in stored.values() for r in rows} == {"reasoning", "perception"}
     later = [e for e in found if e.raced.completed]
     before = {str(e.number): e.raced.rungs for e in later}
@@ -520,8 +522,8 @@ def test_a_search_asks_nothing_for_its_cost(run: tuple[RunDirectory, Path, int])
     costs = made.config.costs
     race = Race(made.config.search.racing, items, read_front(made).reference, 0, costs=costs)
     for e in found:
-        rows = made.read_items(str(e.number), "search")
-        tokens = [r.tokens for r in made.read_answers(str(e.number), "search")]
+        rows = made.read_with_costs(str(e.number), "search")
+        tokens = [r.tokens for r in made.read_stored(str(e.number), "search")]
         score = np.mean([1 - min(t / 4, 1) for t in tokens])
         assert race.estimate(rows) == e.objectives
         one = e.objectives["brevity"]
@@ -541,7 +543,7 @@ def test_a_search_with_a_cost_reports_it_and_keeps_its_bound(
     assert front.objectives == ("reasoning", "brevity", "perception")
     assert front.reference["brevity"] == 0.0
     for member in front.members:
-        answers = made.read_answers(str(member.number), "validation")
+        answers = made.read_stored(str(member.number), "validation")
         mean = np.mean([min(r.tokens, 4) for r in answers])
         assert member.validation["brevity"].tokens == pytest.approx(mean)
         if "guarded" in member.picks:

@@ -21,7 +21,7 @@ from mergefront.runs.front import read_front
 from mergefront.runs.history import (
     evaluations,
     open_study,
-    recorded_finalist_failures,
+    recorded_member_failures,
     recorded_picks,
 )
 from mergefront.search import engine_slot
@@ -155,7 +155,7 @@ def test_a_finalist_that_breaks_engines_is_replaced_by_the_next(
         run = machine.search(tmp_path)
     what = "validation items without images" if stage == "blind" else f"{split} items"
     reasons = {number: f"{what}: a kernel failed"}
-    assert recorded_finalist_failures(open_study(run)) == reasons
+    assert recorded_member_failures(open_study(run)) == reasons
     front, expected = read_front(run), read_front(undisturbed)
     assert number not in {member.number for member in front.members}
     assert len(front.members) == len(expected.members)
@@ -212,7 +212,7 @@ def test_failures_of_the_engine_are_booked_on_no_candidate(
             list(steps)
     machine.breaks.clear()
     run = machine.search(tmp_path)
-    assert recorded_finalist_failures(open_study(run)) == {}
+    assert recorded_member_failures(open_study(run)) == {}
     assert trajectory(run) == trajectory(shared[1])
     ours, theirs = (json.loads(r.front.read_text()) for r in (run, shared[1]))
     for key in ("members", "hypervolume", "belief", "messages", "failed"):

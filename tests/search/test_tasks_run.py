@@ -108,7 +108,7 @@ def test_two_library_tasks_for_each_objective(
     code, _, _ = command("search", tmp_path / "run.yaml", "--runs", tmp_path)
     assert code == 0
     run = RunDirectory.open(tmp_path / "x")
-    records = run.read_items(RECEIVER, "validation")
+    records = run.read_with_costs(RECEIVER, "validation")
     assert {(r.objective, r.task) for r in records} == {
         (objective, name) for objective, names in NAMES.items() for name in names
     }

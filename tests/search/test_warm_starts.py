@@ -21,7 +21,7 @@ from mergefront.errors import ConfigError, RunError, SpaceError
 from mergefront.models.checkpoint import Checkpoint
 from mergefront.models.locate import locate_model
 from mergefront.models.sources import Sources
-from mergefront.records import RESULT, Estimate, Evaluation
+from mergefront.records import RESULT_ATTRIBUTE, Estimate, Evaluation
 from mergefront.runs.earlier import read_earlier
 from mergefront.runs.history import CandidateRecord
 from mergefront.runs.reopen import lay_out
@@ -167,7 +167,7 @@ def finish(search: PreparedSearch, scores: list[tuple[float, float]]) -> None:
         evaluation = Evaluation(trial.number, tuple(point), origin, estimates)
         knobs = dict(zip(names, point, strict=True))
         record = CandidateRecord.of(evaluation, list(estimates), knobs, elapsed=1.0)
-        trial.set_user_attr(RESULT, record.to_dict())
+        trial.set_user_attr(RESULT_ATTRIBUTE, record.to_dict())
         study.tell(trial, list(score))
 
 

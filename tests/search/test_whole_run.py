@@ -84,7 +84,7 @@ def test_the_race_can_be_run_again_from_what_was_recorded(run: RunDirectory) -> 
     race = Race(run.config.search.racing, items, reference, run.config.search.seed)
     assert any(e.raced.left for e in found)
     for e in found:
-        records = run.read_items(str(e.number), "search")
+        records = run.read_with_costs(str(e.number), "search")
         upto = len(race.rungs) if e.raced.completed else e.raced.rungs
         assert {r.rung for r in records} == set(range(upto)) or e.origin == "receiver"
         asked = {(r.task, r.item) for r in records}
@@ -108,13 +108,13 @@ def test_every_reported_number_follows_from_the_item_files(run: RunDirectory) ->
     for member in front.members:
         splits: list[Split] = ["validation", "test"] if member.test else ["validation"]
         for split in splits:
-            records = run.read_items(str(member.number), split)
+            records = run.read_with_costs(str(member.number), split)
             for objective, estimate in estimates_of(records).items():
                 assert getattr(member, split)[objective].mean == estimate.mean
                 rows = [r.score for r in records if r.objective == objective]
                 assert estimate.mean == pytest.approx(sum(rows) / len(rows))
-        base = {r.item: r.score for r in run.read_items(RECEIVER, "validation")}
-        mine = run.read_items(str(member.number), "validation")
+        base = {r.item: r.score for r in run.read_with_costs(RECEIVER, "validation")}
+        mine = run.read_with_costs(str(member.number), "validation")
         gains = [r.score - base[r.item] for r in mine if r.objective == "reasoning"]
         assert member.gain["reasoning"].mean == pytest.approx(sum(gains) / len(gains))
     receiver = front.receiver["search"]
@@ -139,7 +139,7 @@ def test_splits_are_opened_for_members_and_picks_only_and_recorded(run: RunDirec
     for path in (run.path / "items").glob("[0-9]*.parquet"):
         number, _, form = path.stem.partition(".")
         name = f"{int(number)}.{form}" if form else str(int(number))
-        splits = {r.split for r in run.read_items(name)}
+        splits = {r.split for r in run.read_with_costs(name)}
         expected = {split for split, model in opened if model == name}
         expected |= set() if form else {"search"}
         assert splits == expected
@@ -150,7 +150,7 @@ def test_without_images_perception_is_gone(run: RunDirectory) -> None:
     picked = [m for m in front.members if m.picks]
     assert [m.blind is not None for m in front.members] == [bool(m.picks) for m in front.members]
     for name in (RECEIVER, *(str(m.number) for m in picked)):
-        seen, unseen = run.read_items(name, "validation"), run.read_items(f"{name}.blind")
+        seen, unseen = run.read_with_costs(name, "validation"), run.read_with_costs(f"{name}.blind")
         assert [r.item for r in seen] == [r.item for r in unseen]
         assert [r.text for r in seen] != [r.text for r in unseen]
     blind, sighted = front.receiver_blind, front.receiver["validation"]
@@ -347,4 +347,4 @@ def test_picks_are_those_that_were_tested(run: RunDirectory) -> None:
     front = read_front(run)
     picked = {pick: m.number for m in front.members for pick in m.picks}
     assert picked == recorded_picks(open_study(run))
-    assert all(run.read_answers(str(number), "test") for number in picked.values())
+    assert all(run.read_stored(str(number), "test") for number in picked.values())

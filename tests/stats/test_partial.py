@@ -269,7 +269,10 @@ def candidates(n: int, noise: float, seed: int = 0) -> list[Evaluation]:
 
 def test_the_model_chooses_once_it_can_be_trusted_and_is_nearer_to_the_truth() -> None:
     few = fit_belief(candidates(TRUSTED_FROM - 1, 0.03), NAMES, REFERENCE)
-    assert few.why == f"{TRUSTED_FROM - 1} of {TRUSTED_FROM} candidates that the model needs"
+    assert (
+        few.why_scores_choose
+        == f"{TRUSTED_FROM - 1} of {TRUSTED_FROM} candidates that the model needs"
+    )
     many = candidates(90, 0.03)
     belief = fit_belief(many, NAMES, REFERENCE)
     assert belief.by_model
@@ -358,7 +361,7 @@ def test_a_model_that_misjudges_steps_back() -> None:
         for i in range(60)
     ]
     belief = fit_belief(wild, NAMES, REFERENCE)
-    assert belief.why == "the model misjudges reasoning and perception"
+    assert belief.why_scores_choose == "the model misjudges reasoning and perception"
     raw = [[e.objectives[o].mean for o in NAMES] for e in wild]
     assert belief.mean_NM.tolist() == raw
 

@@ -43,7 +43,7 @@ class Display:
     def __init__(self, search: RunningSearch, history: Sequence[Evaluation]) -> None:
         self._config = search.setup.config
         self._objectives = list(self._config.objectives)
-        self._receiver = search.receiver
+        self._receiver = search.receiver_estimates
         self._reference = [search.reference[name] for name in self._objectives]
         self._race = search.race
         self._clock = search.setup.clock
@@ -116,7 +116,7 @@ class Display:
         ]
         belief = self._race.belief
         rows = current_front(self._evaluations, belief, self._config)[:_ROWS]
-        front = front_table(self._objectives, rows, belief.why or "model")
+        front = front_table(self._objectives, rows, belief.why_scores_choose or "model")
         return Group(self._progress, *filter(None, lines), front)
 
     def _scores(self, estimates: Mapping[str, Estimate]) -> str:

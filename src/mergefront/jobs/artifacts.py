@@ -90,7 +90,7 @@ def rebuild_artifacts(run: RunDirectory, say: Say) -> Iterator[str]:
         RunError: the run has no validated front yet.
     """
     study = history.open_study(run)
-    if history.recorded_finalists(study) is None:
+    if history.recorded_members(study) is None:
         raise RunError(
             f"{run.path}: the search has not finished", hint="run the same search command again"
         )
@@ -130,14 +130,14 @@ def export_pick(
     candidate = reopen_candidate(run, pick)
     items = item_set(run.config.objective_tasks, run.config.items, Path())
     run.check_manifest({"items": items.card()})
-    hashes = history.recorded_model_hash(history.open_study(run), str(candidate.number))
+    model_digest = history.recorded_model_hash(history.open_study(run), str(candidate.number))
     return export_candidate(
         candidate.recipe,
         candidate.sources,
         out,
         settings=run.config.engine,
         items=items,
-        scored=ScoredCandidate(hashes, run.read_items(str(candidate.number))),
+        scored=ScoredCandidate(model_digest, run.read_with_costs(str(candidate.number))),
         front=read_front(run),
         member=candidate.report,
         config=without_secrets((run.path / "config.yaml").read_text()),
@@ -189,12 +189,12 @@ def _figures(
 ) -> Iterator[tuple[str, Figure]]:
     """Yield (stem, figure), only where there is something to draw."""
     belief = run_belief(
-        candidates, run.config, history.estimates_of(run.read_items(RECEIVER, "search"))
+        candidates, run.config, history.estimates_of(run.read_with_costs(RECEIVER, "search"))
     )
-    by_model = {n: belief.estimates(n) for n in belief.numbers} if belief.by_model else {}
+    believed_by_number = {n: belief.estimates(n) for n in belief.numbers} if belief.by_model else {}
     names = front.objectives
-    yield "front", plots.front_figure(front, candidates, by_model)
-    yield "history", plots.history_figure(candidates, names, front.reference, by_model)
+    yield "front", plots.front_figure(front, candidates, believed_by_number)
+    yield "history", plots.history_figure(candidates, names, front.reference, believed_by_number)
     if belief.model.surfaces:
         yield "calibration", plots.calibration_figure(names, candidates, belief.model)
     if any(e.raced.left or e.raced.spared for e in candidates):
@@ -234,7 +234,7 @@ def _run_card(run: RunDirectory, space: Space) -> Card:
         split: {objective: entry["sha256"][:12] for objective, entry in entries.items()}
         for split, entries in manifest["items"]["splits"].items()
     }
-    receiver = history.estimates_of(run.read_items(RECEIVER, "search"))
+    receiver = history.estimates_of(run.read_with_costs(RECEIVER, "search"))
     return Card(
         run_id=manifest["run_id"],
         name=run.config.name,

@@ -91,8 +91,8 @@ def disagreement_of_run(run: RunDirectory) -> list[Disagreement]:
     numbers = [str(int(name)) for name in names if name.isdigit()]
     splits: tuple[Split, ...] = ("validation", "search")
     for split in splits:
-        base = run.read_items(RECEIVER, split)
-        candidates = [run.read_items(number, split) for number in numbers] if base else []
+        base = run.read_with_costs(RECEIVER, split)
+        candidates = [run.read_with_costs(number, split) for number in numbers] if base else []
         disagreements = [
             disagreement
             for objective in run.config.objective_tasks

@@ -27,12 +27,12 @@ from mergefront.stats.pareto import non_dominated
 class Belief:
     """What N candidates say together; candidates that failed are not among them.
 
-    `numbers` are the candidates'. `mean_NM` and `deviation_NM` say what is believed of each among
-    the others: where `by_model`, posterior mean and standard deviation (widened by what the
+    `numbers` are the candidates'. `mean_NM` and `deviation_NM` are for comparing candidates with
+    each other: where `by_model`, posterior mean and standard deviation (widened by what the
     calibration asks), else, and for candidates that collapsed, the estimate and its standard error.
     `shared_NM` is the standard deviation of the luck that all candidates share by answering the
     same items, where `deviation_NM` leaves it out: it is in every score and in no comparison.
-    `why` says in a few words why the model does not choose; it is empty where it does.
+    `why_scores_choose` says why the model does not choose; it is empty if it does.
     `ineligible` are numbers that cannot be on the front: a collapsed model may well give the
     shortest answers, so where an objective is a cost, collapsed candidates are left out.
     """
@@ -43,18 +43,18 @@ class Belief:
     deviation_NM: Array
     shared_NM: Array
     model: Posterior
-    why: str = ""
+    why_scores_choose: str = ""
     calibration: Mapping[str, gp.Calibration] = field(default_factory=dict)
     ineligible: frozenset[int] = frozenset()
 
     @property
     def by_model(self) -> bool:
         """Whether the model chooses."""
-        return not self.why
+        return not self.why_scores_choose
 
     @cached_property
     def front(self) -> tuple[int, ...]:
-        """Numbers of the non-dominated candidates, best first objective first."""
+        """Numbers of the non-dominated candidates, sorted by the first objective, best first."""
         rows = [row for row, number in enumerate(self.numbers) if number not in self.ineligible]
         front = [rows[i] for i in non_dominated(self.mean_NM[rows])] if rows else []
         return tuple(self.numbers[i] for i in sorted(front, key=lambda i: -self.mean_NM[i, 0]))
@@ -90,7 +90,7 @@ class Belief:
         row, gains = self.numbers.index(number), {}
         for m, name in enumerate(self.objectives):
             error = float(self.deviation_NM[row, m])
-            if self.by_model and self.model.stands_N[row]:
+            if self.by_model and self.model.not_collapsed_N[row]:
                 own_share = self.model.surfaces[m].kernel.own_share
                 receiver_error = float(usable_errors(receiver[name].se))
                 error = math.hypot(error, math.sqrt(own_share) * receiver_error)
@@ -114,7 +114,8 @@ def fit_belief(
 ) -> Belief:
     """Return what finished candidates say together.
 
-    `reference` is the hypervolume's, by objective; `costs` are the objectives that are one.
+    `reference` is the hypervolume's, by objective; `costs` are the names of the cost
+    objectives.
     """
     names = tuple(objectives)
     scored = [e for e in evaluations if not e.failure]
@@ -130,11 +131,11 @@ def fit_belief(
         name: surface.calibration() for name, surface in zip(names, model.surfaces, strict=False)
     }
     why = _why_scores_choose(model, names)
-    collapsed = {n for n, stands in zip(numbers, model.stands_N, strict=True) if not stands}
+    collapsed = {n for n, stands in zip(numbers, model.not_collapsed_N, strict=True) if not stands}
     ineligible = frozenset(collapsed if costs and len(collapsed) < len(numbers) else ())
     shared = np.zeros_like(errors)
     if not why:
-        stands = model.stands_N
+        stands = model.not_collapsed_N
         own_share = np.array([surface.kernel.own_share for surface in model.surfaces])
         _, whole = noise_parts(usable_errors(errors), partial)
         shared[stands] = np.sqrt((1.0 - own_share) * whole[stands])
@@ -149,7 +150,7 @@ def _widenings(calibration: Mapping[str, gp.Calibration]) -> list[float]:
 
 def _why_scores_choose(model: Posterior, names: Sequence[str]) -> str:
     """Why the model does not choose, in a few words; empty if it does."""
-    standing = int(model.stands_N.sum())
+    standing = int(model.not_collapsed_N.sum())
     if standing < posterior.TRUSTED_FROM:
         return f"{standing} of {posterior.TRUSTED_FROM} candidates that the model needs"
     misfits = [name for name, misfit in zip(names, model.misfits, strict=True) if misfit]

@@ -1,11 +1,16 @@
 """The run directory: the only truth about a run, together with the Optuna study inside it.
 
-    runs/<name>/config.yaml      resolved configuration; a resume may change only `budget`
-                manifest.json    hashes of sources and items, versions, seed, machine
-                study.journal    the Optuna study: proposals, results, openings of items
-                items/*.parquet  every item's score, answer and text, one file a candidate
+    runs/<name>/config.yaml      resolved; a resume may change only `budget`, `tracking` and `name`
+                manifest.json    hashes of sources and items, space, `run_id`, versions, seed,
+                                 machine, `created`
+                study.journal    the Optuna study: proposals, results, readings of held-out items
+                items/N.parquet  every item's score, answer and text of candidate N;
+                                 receiver.parquet is the receiver's
+                items/N.blind.parquet    the same without images (the blind control)
                 front.json, report.html, plots/    can be deleted and rebuilt
+                best/            the exported pick, if the configuration asks for one
                 log.txt          what was logged
+                .lock, study.journal.lock    one process searches, one writes the journal
                 elapsed.txt      wall seconds used, written now and then while a search runs
 
 Not here: what the numbers mean (`history`, `summary`) and how they come about (`search`).
@@ -96,8 +101,9 @@ def with_costs(
 ) -> tuple[ItemRecord, ...]:
     """Records, and after them one for each answer that a cost counts, scored by its length.
 
-    Costs have no rows in item files: they are a view of these. Every answer counts by itself, also
-    where items count only together, so that a mean score says how long a mean answer is.
+    Costs have no rows in item files: they are computed from the answer rows. Every answer counts by
+    itself, also where items count only together, so that a mean score says how long a mean answer
+    is.
     """
     cost_records = (
         replace(record, objective=name, score=cost.score(record.tokens), unit="")
@@ -159,7 +165,9 @@ class RunDirectory:
 
     @classmethod
     def create_or_resume(cls, runs: Path, config: RunConfig) -> RunDirectory:
-        """Create runs/<name>, or open it if its configuration is the same but for `budget`.
+        """Create runs/<name>, or open it if only `budget` or `tracking` differ.
+
+        (`name` may differ too, in a directory that was renamed.)
 
         Raises:
             RunError: the directory belongs to another configuration; names every difference.
@@ -172,7 +180,7 @@ class RunDirectory:
                 raise RunError(
                     f"{path} belongs to another configuration: {'; '.join(changes)}",
                     hint="change `name`, or delete the directory, or restore the configuration "
-                    "(only `budget` may change on a resume)",
+                    "(only `budget`, `tracking` and `name` may change on a resume)",
                 )
         path.mkdir(parents=True, exist_ok=True)
         (path / "items").mkdir(exist_ok=True)
@@ -182,7 +190,7 @@ class RunDirectory:
         return run
 
     def keep_config(self) -> None:
-        """Write the configuration; on a resume only once nothing can refuse it any more."""
+        """Write the configuration; on a resume, call it after all checks."""
         write_text(self.path / "config.yaml", dump_yaml(self.config))
 
     def lock(self) -> Callable[[], None]:
@@ -271,11 +279,11 @@ class RunDirectory:
     def add_items(self, name: str, records: Iterable[ItemRecord]) -> None:
         """Add rows to a candidate's item file; rows of the same split are replaced.
 
-        Those of costs are left out, since `read_items` makes them of the others.
+        Those of costs are left out, since `read_with_costs` makes them of the others.
         """
         new = [record for record in records if record.objective not in self.config.costs]
         splits = {record.split for record in new}
-        old = [record for record in self.read_answers(name) if record.split not in splits]
+        old = [record for record in self.read_stored(name) if record.split not in splits]
         rows = (*old, *new)
         columns = {field: [getattr(row, field) for row in rows] for field in _COLUMNS}
         path = self.items_path(name)
@@ -283,15 +291,15 @@ class RunDirectory:
             pq.write_table(pa.table(columns), partial, compression="zstd")
         self._remember(path, _ItemFile(path, rows))
 
-    def read_items(self, name: str, split: Split | None = None) -> tuple[ItemRecord, ...]:
+    def read_with_costs(self, name: str, split: Split | None = None) -> tuple[ItemRecord, ...]:
         """Rows of a candidate by objective, costs included, of one split or all.
 
         Empty if there are none. The blind control has no costs: it says what comes of seeing.
         """
         costs = {} if name.endswith(_BLIND) else self.config.costs
-        return with_costs(self.read_answers(name, split), costs)
+        return with_costs(self.read_stored(name, split), costs)
 
-    def read_answers(self, name: str, split: Split | None = None) -> tuple[ItemRecord, ...]:
+    def read_stored(self, name: str, split: Split | None = None) -> tuple[ItemRecord, ...]:
         """Rows of a candidate as stored: one for each question that it answered.
 
         What this process wrote or read lately is not parsed again while the file stays the same.
@@ -317,14 +325,14 @@ class RunDirectory:
 
 def _changes(existing: RunConfig, config: RunConfig) -> list[str]:
     """What differs between two configurations of a run, but for what a resume may change."""
-    free = {"budget", "tracking", "name"}
+    may_change = {"budget", "tracking", "name"}
     old, new = existing.model_dump(mode="json"), config.model_dump(mode="json")
     # As text: the order of donors and objectives matters, and equal mappings hide it.
     changed = [key for key in old if json.dumps(old[key]) != json.dumps(new[key])]
     return [
         words
         for key in changed
-        if key not in free
+        if key not in may_change
         for words in differences(old[key], new[key], key)
         or [f"the order of {key} was {', '.join(old[key])}, is {', '.join(new[key])}"]
     ]

@@ -71,7 +71,7 @@ def _front(run: RunDirectory, history: Sequence[Evaluation]) -> list[Evaluation]
     names = list(run.config.objectives)
     candidates = [e for e in history if not e.failure and e.origin != "receiver"]
     if run.config.costs and candidates:
-        corner = reference_point(run.config, estimates_of(run.read_items(RECEIVER, "search")))
+        corner = reference_point(run.config, estimates_of(run.read_with_costs(RECEIVER, "search")))
         scores_NM = search_scores(candidates, names)
         broken_N = collapsed(scores_NM, [corner[name] for name in names])
         candidates = [e for e, broken in zip(candidates, broken_N, strict=True) if not broken]

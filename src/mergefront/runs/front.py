@@ -116,7 +116,7 @@ class Hypervolumes:
 
 @dataclass(frozen=True)
 class Front:
-    """What is reported about a run.
+    """Everything that is reported about a run, dominated members too.
 
     `reference` is the hypervolume's on search items. `guards` are the losses that each objective
     may have; `guard` is the one that holds where none is given. `overlap` and `warnings` say which

@@ -1,7 +1,7 @@
 """What a run records in its study, and what is read back from there and from its item files.
 
-A trial has its point, its values and one attribute (`records.RESULT`): every write to the journal
-waits for the disk. The study's attributes say what the end of a search decided.
+A trial has its point, its values and only one attribute (`records.RESULT_ATTRIBUTE`), since every
+write to the journal waits for the disk. The study's attributes say what the end of a search decided.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import optuna
 
 from mergefront import stats
 from mergefront.config import RunConfig, TokenCost
-from mergefront.records import RESULT, Estimate, Evaluation, Raced, Seconds
-from mergefront.runs import study as journal
+from mergefront.records import RESULT_ATTRIBUTE, Estimate, Evaluation, Raced, Seconds
+from mergefront.runs import study as study_file
 from mergefront.runs.directory import ItemRecord, RunDirectory
 from mergefront.runs.units import of_objective, units_of
 
@@ -96,7 +96,7 @@ def open_study(run: RunDirectory, *, create: bool = False) -> optuna.Study:
         RunError: it is missing or damaged.
     """
     n = len(run.config.objectives)
-    return journal.open_study(run.journal, name="mergefront", n_objectives=n, create=create)
+    return study_file.open_study(run.journal, name="mergefront", n_objectives=n, create=create)
 
 
 def record_completion(
@@ -112,12 +112,14 @@ def record_completion(
 def evaluations(study: optuna.Study, run: RunDirectory) -> list[Evaluation]:
     """Read every finished candidate of a run, failed ones included, as they finished."""
     candidates, attributes = [], study.user_attrs
-    for trial in journal.finished(study):
-        if RESULT not in trial.user_attrs:  # failed outside our loop: nothing is known but that
+    for trial in study_file.finished(study):
+        if (
+            RESULT_ATTRIBUTE not in trial.user_attrs
+        ):  # failed outside our loop: nothing is known but that
             continue
         completion = dict(attributes.get(f"{_COMPLETED}{trial.number}", {}))
         values = completion.pop("values", trial.values) or ()
-        record = CandidateRecord.from_dict({**trial.user_attrs[RESULT], **completion})
+        record = CandidateRecord.from_dict({**trial.user_attrs[RESULT_ATTRIBUTE], **completion})
         estimates = {
             name: Estimate(value, record.se[name], record.n[name], record.partial[name])
             for name, value in zip(run.config.objectives, values, strict=False)
@@ -139,7 +141,9 @@ def record_elapsed(study: optuna.Study, seconds: float) -> None:
 
 def spent_seconds(study: optuna.Study, run: RunDirectory) -> float:
     """Return the wall seconds that a run's sessions have used, as far as anything says so."""
-    results = [trial.user_attrs.get(RESULT, {}) for trial in study.get_trials(deepcopy=False)]
+    results = [
+        trial.user_attrs.get(RESULT_ATTRIBUTE, {}) for trial in study.get_trials(deepcopy=False)
+    ]
     recorded = (float(result.get(_ELAPSED, 0.0)) for result in [*results, study.user_attrs])
     return max(run.elapsed_seconds(), *recorded)
 
@@ -166,24 +170,24 @@ def recorded_picks(study: optuna.Study) -> Mapping[str, int]:
     return picks
 
 
-def record_finalists(study: optuna.Study, numbers: Sequence[int]) -> None:
+def record_members(study: optuna.Study, numbers: Sequence[int]) -> None:
     """Record that these candidates were validated, and their picks tested: the run is finished."""
     study.set_user_attr(_FINALISTS, list(numbers))
 
 
-def recorded_finalists(study: optuna.Study) -> list[int] | None:
+def recorded_members(study: optuna.Study) -> list[int] | None:
     """Return the numbers of the validated members; None of a run that was never finished."""
     numbers: list[int] | None = study.user_attrs.get(_FINALISTS)
     return numbers
 
 
-def record_finalist_failure(study: optuna.Study, number: int, reason: str) -> None:
+def record_member_failure(study: optuna.Study, number: int, reason: str) -> None:
     """Record that a candidate broke the engine after the search: it can be no member."""
     failures = {**study.user_attrs.get(_FINALIST_FAILURES, {}), str(number): reason}
     study.set_user_attr(_FINALIST_FAILURES, failures)
 
 
-def recorded_finalist_failures(study: optuna.Study) -> dict[int, str]:
+def recorded_member_failures(study: optuna.Study) -> dict[int, str]:
     """Return number -> reason of the candidates that broke the engine after the search."""
     failures: dict[str, str] = study.user_attrs.get(_FINALIST_FAILURES, {})
     return {int(number): reason for number, reason in failures.items()}

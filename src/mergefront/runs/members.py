@@ -21,7 +21,7 @@ from mergefront.sampling.problem import Array
 from mergefront.stats import pareto
 
 _FOUR_IN_FIVE: Final = 0.8416
-"""Standard deviations by which a limit must be kept: four chances in five that it is."""
+"""A limit counts as kept if it holds with probability 0.8: by so many standard deviations."""
 
 
 def run_belief(
@@ -49,7 +49,7 @@ class FrontRow:
 def current_front(
     evaluations: Sequence[Evaluation], belief: Belief, config: RunConfig
 ) -> list[FrontRow]:
-    """Return the front that is believed, best first objective first."""
+    """Return the believed front, sorted by the first objective, best first."""
     origins = {e.number: e.origin for e in evaluations}
     return [
         FrontRow(number, origins[number], with_tokens(belief.estimates(number), config.costs))
@@ -57,7 +57,7 @@ def current_front(
     ]
 
 
-def choose_finalists(
+def choose_members(
     evaluations: Sequence[Evaluation], config: RunConfig, belief: Belief
 ) -> list[int]:
     """Return the numbers of the candidates to validate: whole fronts as believed, in turn.
@@ -67,20 +67,21 @@ def choose_finalists(
     the front. Of a front that does not fit whole, the best on each objective stay, and then those
     that cover most hypervolume.
     """
-    first: dict[tuple[float, ...], int] = {}  # of several candidates with the same point
+    first: dict[tuple[float, ...], int] = {}  # the first with each point; not the receiver
     for evaluation in evaluations:
         if evaluation.origin != "receiver":
             first.setdefault(evaluation.point, evaluation.number)
+    # The receiver is a member only if there is no other candidate.
     distinct = list(first.values()) or [evaluation.number for evaluation in evaluations]
     remaining = [number for number in distinct if number not in belief.ineligible] or distinct
     mean = {number: belief.mean_NM[i] for i, number in enumerate(belief.numbers)}
-    finalists: list[int] = []
-    while remaining and len(finalists) < config.report.finalists:
+    members: list[int] = []
+    while remaining and len(members) < config.report.finalists:
         points = np.array([mean[number] for number in remaining])
         front = [remaining[i] for i in pareto.non_dominated(points)]
-        finalists += _thinned(front, mean, config.report.finalists - len(finalists))
+        members += _thinned(front, mean, config.report.finalists - len(members))
         remaining = [number for number in remaining if number not in set(front)]
-    return sorted(finalists)
+    return sorted(members)
 
 
 def _thinned(front: Sequence[int], mean: Mapping[int, Array], room: int) -> list[int]:

@@ -55,7 +55,7 @@ def status_of(runs: Path, name: str) -> RunStatus:
     run = open_run(runs, name)
     study = open_study(run)
     candidates = evaluations(study, run)
-    receiver = estimates_of(run.read_items(RECEIVER, "search"))
+    receiver = estimates_of(run.read_with_costs(RECEIVER, "search"))
     belief = run_belief(candidates, run.config, receiver) if receiver else None
     reported = read_front(run).candidates if run.front.is_file() else -1
     return RunStatus(
@@ -68,5 +68,5 @@ def status_of(runs: Path, name: str) -> RunStatus:
         minutes=spent_seconds(study, run) / 60,
         race=race_summary(candidates, run.config.costs),
         front=() if belief is None else tuple(current_front(candidates, belief, run.config)),
-        chosen_by="" if belief is None else belief.why or "model",
+        chosen_by="" if belief is None else belief.why_scores_choose or "model",
     )

@@ -114,7 +114,7 @@ def _ends_whole(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Opening:
-    """A model that read the items of a split: which one, after how many candidates, and when."""
+    """One reading of a split: by which model, after how many candidates, and when."""
 
     split: Split
     model: str
@@ -123,12 +123,12 @@ class Opening:
 
 
 def openings(study: optuna.Study) -> tuple[Opening, ...]:
-    """Every opening of validation and test items that a run has recorded."""
+    """Return every recorded reading of validation and test items."""
     return tuple(Opening(**opening) for opening in study.user_attrs.get(_OPENINGS, []))
 
 
 def record_opening(study: optuna.Study, split: Split, model: str, candidates: int) -> None:
-    """Write down which model reads which split, and after how many candidates."""
+    """Record the reading of a split: by which model, after how many candidates."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     opening = Opening(split, model, candidates, stamp)
     study.set_user_attr(_OPENINGS, [vars(entry) for entry in (*openings(study), opening)])

@@ -11,7 +11,7 @@ import optuna
 
 from mergefront import stats
 from mergefront.files import write_text
-from mergefront.records import RESULT, SPLITS, Estimate, Evaluation
+from mergefront.records import RESULT_ATTRIBUTE, SPLITS, Estimate, Evaluation
 from mergefront.runs.belief import Belief
 from mergefront.runs.directory import RECEIVER, ItemRecord, RunDirectory, blind_name
 from mergefront.runs.front import (
@@ -41,8 +41,8 @@ from mergefront.runs.history import (
     estimates_of,
     evaluations,
     race_summary,
-    recorded_finalist_failures,
-    recorded_finalists,
+    recorded_member_failures,
+    recorded_members,
     recorded_model_hash,
     recorded_picks,
     recorded_sampler,
@@ -68,14 +68,14 @@ def summarise(run: RunDirectory, study: optuna.Study) -> Front:
     config, names = run.config, list(run.config.objectives)
     candidates = evaluations(study, run)
     scored = {e.number: e for e in candidates if not e.failure}
-    finalists = [scored[number] for number in recorded_finalists(study) or ()]
-    records = [_ReportedRecords.read(run, str(e.number)) for e in finalists]
+    member_evaluations = [scored[number] for number in recorded_members(study) or ()]
+    records = [_ReportedRecords.read(run, str(e.number)) for e in member_evaluations]
     receiver = _ReportedRecords.read(run, RECEIVER)
-    receiver_search = run.read_items(RECEIVER, "search")
+    receiver_search = run.read_with_costs(RECEIVER, "search")
     reference = reference_point(config, estimates_of(receiver_search))
-    overlap = overlap_of_splits({split: run.read_answers(RECEIVER, split) for split in SPLITS})
+    overlap = overlap_of_splits({split: run.read_stored(RECEIVER, split) for split in SPLITS})
     belief = run_belief(candidates, config, estimates_of(receiver_search))
-    members = _members(run, study, finalists, records, receiver, belief)
+    members = _members(run, study, member_evaluations, records, receiver, belief)
     scores_NM = search_scores(list(scored.values()), names)
     return Front(
         run=config.name,
@@ -87,14 +87,16 @@ def summarise(run: RunDirectory, study: optuna.Study) -> Front:
         guards=config.guards,
         costs=config.costs,
         receiver={
-            "search": _shown(run, receiver_search),
-            "validation": _shown(run, receiver.validation),
-            "test": _shown(run, receiver.test),
+            "search": _estimates_with_tokens(run, receiver_search),
+            "validation": _estimates_with_tokens(run, receiver.validation),
+            "test": _estimates_with_tokens(run, receiver.test),
         },
         receiver_answers=_answers(run, receiver.validation),
-        receiver_blind=_shown(run, receiver.blind) or None,
+        receiver_blind=_estimates_with_tokens(run, receiver.blind) or None,
         members=tuple(members),
-        belief=BeliefSummary(belief.by_model, belief.why, belief.front, belief.calibration),
+        belief=BeliefSummary(
+            belief.by_model, belief.why_scores_choose, belief.front, belief.calibration
+        ),
         race=race_summary(candidates, config.costs),
         hypervolume=Hypervolumes(
             search=pareto.hypervolume(scores_NM, [reference[name] for name in names]),
@@ -128,23 +130,23 @@ class _ReportedRecords:
     @classmethod
     def read(cls, run: RunDirectory, name: str) -> _ReportedRecords:
         return cls(
-            run.read_items(name, "validation"),
-            run.read_items(name, "test"),
-            run.read_items(blind_name(name)),
+            run.read_with_costs(name, "validation"),
+            run.read_with_costs(name, "test"),
+            run.read_with_costs(blind_name(name)),
         )
 
 
 def _members(
     run: RunDirectory,
     study: optuna.Study,
-    finalists: Sequence[Evaluation],
+    member_evaluations: Sequence[Evaluation],
     records: Sequence[_ReportedRecords],
     receiver: _ReportedRecords,
     belief: Belief,
 ) -> list[Member]:
-    """The members; the gains of those that were tested together are adjusted for it."""
+    """The members; their p values are adjusted (Holm) for how many were tested."""
     first, costs = next(iter(run.config.objectives)), run.config.costs
-    front = non_dominated([e.number for e in finalists], belief)
+    front = non_dominated([e.number for e in member_evaluations], belief)
     picks = recorded_picks(study)
     trials = study.get_trials(deepcopy=False)
     gains = _adjusted_gains(run, [r.validation for r in records], receiver.validation)
@@ -153,13 +155,13 @@ def _members(
         Member(
             number=e.number,
             origin=e.origin,
-            knobs=trials[e.number].user_attrs[RESULT]["knobs"],
+            knobs=trials[e.number].user_attrs[RESULT_ATTRIBUTE]["knobs"],
             search=with_tokens(e.objectives, costs),
-            validation=_shown(run, member_records.validation),
+            validation=_estimates_with_tokens(run, member_records.validation),
             gain=gain,
             answers=_answers(run, member_records.validation),
             picks=tuple(pick for pick, number in picks.items() if number == e.number),
-            test=_shown(run, member_records.test) or None,
+            test=_estimates_with_tokens(run, member_records.test) or None,
             test_gain=next(test_gains) if member_records.test else None,
             blind=_blind_scores(run, member_records, receiver),
             parameters_sha256=recorded_model_hash(study, str(e.number)),
@@ -168,11 +170,11 @@ def _members(
             verdict=verdict(gain, run.config),
             holds=scope_of(gain[first]),
         )
-        for e, member_records, gain in zip(finalists, records, gains, strict=True)
+        for e, member_records, gain in zip(member_evaluations, records, gains, strict=True)
     ]
 
 
-def _shown(run: RunDirectory, records: Sequence[ItemRecord]) -> dict[str, Estimate]:
+def _estimates_with_tokens(run: RunDirectory, records: Sequence[ItemRecord]) -> dict[str, Estimate]:
     """Estimates by objective, costs in tokens as well; empty without records."""
     return with_tokens(estimates_of(records), run.config.costs)
 
@@ -198,7 +200,7 @@ def _blind_scores(
         return None
     objectives = list(dict.fromkeys(record.objective for record in records.blind))
     gains = paired_gains(records.blind, receiver.blind, objectives)
-    return BlindScores(_shown(run, records.blind), gains)
+    return BlindScores(_estimates_with_tokens(run, records.blind), gains)
 
 
 def _validated_hypervolume(
@@ -210,8 +212,8 @@ def _validated_hypervolume(
         units = [units_of(of_objective(member.validation, name)) for member in records]
         scores.append(np.array([member_units.scores for member_units in units]))
         clusters.append(units[0].clusters)
-    corner = [reference[name] for name in run.config.objectives]
-    volume = stats.hypervolume_interval(scores, clusters, corner)
+    reference_M = [reference[name] for name in run.config.objectives]
+    volume = stats.hypervolume_interval(scores, clusters, reference_M)
     return ValidatedHypervolume(volume.mean, volume.low, volume.high, reference)
 
 
@@ -240,7 +242,7 @@ def _outcome(members: Sequence[Member], first: str) -> str:
             f"No member beats the receiver: {trades} gain {first}, but lose more than the "
             "guard on another objective."
         )
-    return "Nothing beats the receiver: no member's gain is resolved from zero."
+    return "Nothing beats the receiver: no gain is clearly above zero."
 
 
 def _blind_messages(members: Sequence[Member]) -> list[str]:
@@ -277,5 +279,5 @@ def _failure_messages(study: optuna.Study) -> list[str]:
     """Which candidates are no members only because engines failed on them."""
     return [
         f"Candidate {number} is left out of the members: two engines failed on its {reason}"
-        for number, reason in recorded_finalist_failures(study).items()
+        for number, reason in recorded_member_failures(study).items()
     ]

@@ -121,7 +121,7 @@ class NoisyGpProposer(Proposer):
         fitted = fit(points_ND, values_NM, errors_NM, partial_NM, reference_M)
         if not fitted.surfaces:
             return _Model(reference_M, fitted)
-        standing_ND = points_ND[fitted.stands_N]
+        standing_ND = points_ND[fitted.not_collapsed_N]
         mean_NM = np.column_stack([surface.own_mean for surface in fitted.surfaces])
         best, n_front = _best(mean_NM, self._problem.shortfalls(mean_NM))
         return _Model(reference_M, fitted, standing_ND[best], n_front)

@@ -22,7 +22,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mergefront.errors import RunError
-from mergefront.records import RESULT
+from mergefront.records import RESULT_ATTRIBUTE
 from mergefront.sampling.problem import Array
 from mergefront.sampling.tell_order import finished_trials
 
@@ -78,7 +78,7 @@ class ReplaySampler(optuna.samplers.BaseSampler):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="propose")
         self._ahead: tuple[int, str, Future[Array]] | None = None
 
-    def ahead(self, study: optuna.Study) -> None:
+    def compute_next_ahead(self, study: optuna.Study) -> None:
         """Begin to work on the next trial's point while the one before is evaluated.
 
         Changes no proposal, only when it is computed; `ask` waits for it.
@@ -184,12 +184,12 @@ def standard_errors(
 ) -> tuple[float, ...] | None:
     """Return the standard error of each value of a finished trial, in the values' order.
 
-    A search records them in the trial's user attribute RESULT, by objective, before it tells the
-    values; with `which` the part of them that is `records.Estimate.partial`. None if there is no
+    A search records them in the trial's user attribute RESULT_ATTRIBUTE, by objective, before it
+    tells the values; with `which` the part of them that is `records.Estimate.partial`. None if there is no
     such record, or not one number for each value. Of a single item no error can be computed: that
     is NaN.
     """
-    recorded = list(trial.user_attrs.get(RESULT, {}).get(which, {}).values())
+    recorded = list(trial.user_attrs.get(RESULT_ATTRIBUTE, {}).get(which, {}).values())
     return tuple(map(float, recorded)) if len(recorded) == len(trial.values) else None
 
 

@@ -5,8 +5,8 @@ search believes of them (`runs.belief`). The gains that are reported come from v
 Test items are read once, for the picks, at the end. Every opening of validation and test items is
 recorded in the study.
 
-A model is surest of itself where it hopes most. So nobody is chosen on part of the search items:
-candidates that left the race, but would be members, answer the rest first (`complete_members`).
+The model is most overconfident about the best candidates. So no candidate is chosen on part of the
+search items: those that left the race, but would be members, answer the rest (`complete_members`).
 
 Definitions (also in docs/concepts.md): the reference point of the hypervolume is (the receiver's
 score on the first objective, 0.8 x the receiver's on the others, on the same split) unless
@@ -33,20 +33,20 @@ from mergefront.engine.inplace import model_hash
 from mergefront.errors import CandidateError, EngineError, RunError
 from mergefront.merging.plan import Plan
 from mergefront.records import Evaluation, Item, Split
-from mergefront.runs import study as ledger
 from mergefront.runs.directory import RECEIVER, blind_name, item_records, with_costs
 from mergefront.runs.history import (
     evaluations,
     record_completion,
     record_elapsed,
-    record_finalist_failure,
-    record_finalists,
+    record_member_failure,
+    record_members,
     record_model_hash,
     record_picks,
-    recorded_finalist_failures,
+    recorded_member_failures,
     recorded_model_hash,
 )
-from mergefront.runs.members import choose_finalists, choose_picks, run_belief
+from mergefront.runs.members import choose_members, choose_picks, run_belief
+from mergefront.runs.study import finished, record_opening
 from mergefront.runs.summary import write_front
 from mergefront.search.loop import RunningSearch
 from mergefront.search.stopping import answered_everything, would_be_members
@@ -55,7 +55,7 @@ from mergefront.tasks.splits import whole_prefix
 logger = logging.getLogger(__name__)
 
 MOST_COMPLETED: Final = 4
-"""So many times `report.finalists` candidates are completed at most."""
+"""At most this many times `report.finalists` candidates are completed."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Step:
 
 
 def finish(search: RunningSearch) -> Iterator[Step]:
-    """Score finalists on validation items and picks on test items, then write front.json.
+    """Score members on validation items and picks on test items, then write front.json.
 
     What an earlier, killed attempt has scored is not asked again. A candidate that breaks the
     engine is recorded as failed, and members are chosen again without it.
@@ -82,45 +82,45 @@ def finish(search: RunningSearch) -> Iterator[Step]:
     history = evaluations(setup.study, setup.run)
     if all(e.failure for e in history):
         raise no_scores(setup.run.path, history)
-    finalists = None
-    while finalists is None:
-        with suppress(_FinalistError):
-            finalists = yield from _score_finalists(search)
-    record_finalists(setup.study, finalists)
+    members = None
+    while members is None:
+        with suppress(_MemberError):
+            members = yield from _score_members_and_picks(search)
+    record_members(setup.study, members)
     write_front(setup.run, setup.study)
 
 
-class _FinalistError(Exception):
+class _MemberError(Exception):
     """A candidate was recorded as failed: members have to be chosen again."""
 
 
-def _score_finalists(search: RunningSearch) -> Generator[Step, None, list[int]]:
+def _score_members_and_picks(search: RunningSearch) -> Generator[Step, None, list[int]]:
     """Complete, validate, pick, test and blind; return the members.
 
     Raises:
-        _FinalistError: a candidate broke the engine, which is recorded.
+        _MemberError: a candidate broke the engine, which is recorded.
     """
-    setup, receiver = search.setup, search.receiver
+    setup, receiver = search.setup, search.receiver_estimates
     yield from complete_members(search)
     by_number = {e.number: e for e in _successful(search)}
     belief = run_belief(list(by_number.values()), setup.config, receiver)
-    complete = [e for e in _eligible(search) if answered_everything(e)]
-    if not complete:
-        *_, reason = recorded_finalist_failures(setup.study).values()
+    answered_all = [e for e in _eligible(search) if answered_everything(e)]
+    if not answered_all:
+        *_, reason = recorded_member_failures(setup.study).values()
         raise RunError(
             f"{setup.run.path}: no candidate is left to be a member; the last failed on its "
             f"{reason}",
             hint="log.txt has every failure; raise the budget, or start a new run",
         )
-    finalists = choose_finalists(complete, setup.config, belief)
-    yield from _score(search, "validation", [by_number[n] for n in finalists])
-    numbers = choose_picks(finalists, setup.config, receiver, belief)
-    record_picks(setup.study, numbers)
-    picked = [by_number[n] for n in sorted(set(numbers.values()))]
-    yield from _score(search, "test", picked)
+    members = choose_members(answered_all, setup.config, belief)
+    yield from _score_split(search, "validation", [by_number[n] for n in members])
+    picks = choose_picks(members, setup.config, receiver, belief)
+    record_picks(setup.study, picks)
+    picked = [by_number[n] for n in sorted(set(picks.values()))]
+    yield from _score_split(search, "test", picked)
     if setup.config.report.blind:
-        yield from _score_blind(search, picked)
-    return finalists
+        yield from _score_without_images(search, picked)
+    return members
 
 
 def _successful(search: RunningSearch) -> list[Evaluation]:
@@ -129,8 +129,8 @@ def _successful(search: RunningSearch) -> list[Evaluation]:
 
 
 def _eligible(search: RunningSearch) -> list[Evaluation]:
-    """Return the candidates that may be members: they have not failed after the search either."""
-    failures = recorded_finalist_failures(search.setup.study)
+    """Return the candidates that failed neither in the search nor after it."""
+    failures = recorded_member_failures(search.setup.study)
     return [e for e in _successful(search) if e.number not in failures]
 
 
@@ -138,7 +138,7 @@ def _attempt(search: RunningSearch, model: str, what: str, task: Callable[[], ob
     """Run a task of the receiver or a candidate in the engine; `what` says what it answers.
 
     Raises:
-        _FinalistError: two engines failed on the candidate, which is recorded.
+        _MemberError: two engines failed on the candidate, which is recorded.
         EngineError: the engine is broken, or it fails on the receiver itself.
     """
     try:
@@ -149,9 +149,9 @@ def _attempt(search: RunningSearch, model: str, what: str, task: Callable[[], ob
                 f"two engines failed on the receiver's {what}: {error.message}", hint=error.hint
             ) from error
         reason = f"{what}: {' '.join(error.message.split())}"
-        record_finalist_failure(search.setup.study, int(model), reason)
+        record_member_failure(search.setup.study, int(model), reason)
         logger.warning("candidate %s is no member: two engines failed on its %s", model, reason)
-        raise _FinalistError from error
+        raise _MemberError from error
 
 
 def no_scores(path: Path, history: Sequence[Evaluation]) -> RunError:
@@ -172,15 +172,17 @@ def _models(search: RunningSearch, members: Sequence[Evaluation]) -> Iterator[tu
         yield str(evaluation.number), search.setup.plan(evaluation.point)
 
 
-def _score(search: RunningSearch, split: Split, members: Sequence[Evaluation]) -> Iterator[Step]:
+def _score_split(
+    search: RunningSearch, split: Split, members: Sequence[Evaluation]
+) -> Iterator[Step]:
     total = 1 + len(members)
     for place, (name, plan) in enumerate(_models(search, members)):
         yield Step(split, name, place, total)
         if _is_scored(search, split, name):
             continue
-        if not search.setup.run.read_items(name, split):
+        if not search.setup.run.read_with_costs(name, split):
             _record_opening(search, split, name)
-        task = partial(_score_model, search, split, name, plan)
+        task = partial(_answer_and_hash, search, split, name, plan)
         _attempt(search, name, f"{split} items", task)
         _record_elapsed(search)
     yield Step(split, "", total, total)
@@ -189,12 +191,12 @@ def _score(search: RunningSearch, split: Split, members: Sequence[Evaluation]) -
 def _is_scored(search: RunningSearch, split: Split, name: str) -> bool:
     """Whether a model's answers are stored and, for validation, its parameters' hash."""
     hashed = split != "validation" or recorded_model_hash(search.setup.study, name) is not None
-    return hashed and bool(search.setup.run.read_items(name, split))
+    return hashed and bool(search.setup.run.read_with_costs(name, split))
 
 
-def _score_model(search: RunningSearch, split: Split, name: str, plan: Plan) -> None:
+def _answer_and_hash(search: RunningSearch, split: Split, name: str, plan: Plan) -> None:
     """Ask a model the items of a split, and record what of it is not recorded yet."""
-    if search.setup.run.read_items(name, split):
+    if search.setup.run.read_with_costs(name, split):
         search.slot.engine().load(plan)  # ended between scoring and hashing
     else:
         search.ask(name, plan, split)
@@ -203,7 +205,7 @@ def _score_model(search: RunningSearch, split: Split, name: str, plan: Plan) -> 
         record_model_hash(search.setup.study, name, model_hash(hashes))
 
 
-def _score_blind(search: RunningSearch, members: Sequence[Evaluation]) -> Iterator[Step]:
+def _score_without_images(search: RunningSearch, members: Sequence[Evaluation]) -> Iterator[Step]:
     """The blind control: receiver and picks on validation items without their images."""
     items = blind_items(search.setup.items.items["validation"])
     if not items:
@@ -212,7 +214,7 @@ def _score_blind(search: RunningSearch, members: Sequence[Evaluation]) -> Iterat
     for place, (model, plan) in enumerate(_models(search, members)):
         name = blind_name(model)
         yield Step("validation", name, place, total)
-        if not search.setup.run.read_items(name):
+        if not search.setup.run.read_with_costs(name):
             _record_opening(search, "validation", name)
             task = partial(search.ask, name, plan, "validation", items)
             _attempt(search, model, "validation items without images", task)
@@ -222,7 +224,7 @@ def _score_blind(search: RunningSearch, members: Sequence[Evaluation]) -> Iterat
 
 def _record_opening(search: RunningSearch, split: Split, name: str) -> None:
     study = search.setup.study
-    ledger.record_opening(study, split, name, len(ledger.finished(study)))
+    record_opening(study, split, name, len(finished(study)))
 
 
 def _record_elapsed(search: RunningSearch) -> None:
@@ -253,7 +255,7 @@ def complete_members(search: RunningSearch) -> Iterator[Step]:
     room = MOST_COMPLETED * config.report.finalists
     while room > 0:
         history = _successful(search)
-        belief = run_belief(history, config, search.receiver)
+        belief = run_belief(history, config, search.receiver_estimates)
         members = would_be_members(_eligible(search), config, belief)
         incomplete = [e for e in members if not answered_everything(e)][:room]
         if not incomplete:
@@ -272,7 +274,7 @@ def complete(search: RunningSearch, evaluation: Evaluation) -> Evaluation:
     objectives = list(setup.config.objectives)
     engine = search.slot.engine()
     seconds = evaluation.seconds + engine.load(setup.plan(evaluation.point))
-    records = list(setup.run.read_answers(name, "search"))
+    records = list(setup.run.read_stored(name, "search"))
     for rung in range(evaluation.raced.rungs, len(race.rungs)):
         answers, spent = answer_items(engine, race.rungs[rung])
         records += item_records(answers, "search", rung)

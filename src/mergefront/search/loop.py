@@ -1,7 +1,7 @@
 """The main loop of a run, readable in one sitting: propose, build, ask, mark, record.
 
-`start_search` makes a `RunningSearch` of what `setup.prepare_search` has checked; all that it holds
-is there from the beginning. Not here: what happens after the last candidate (`finish`).
+`start_search` makes a `RunningSearch` of what `setup.prepare_search` has checked; no field of it is
+filled in later. Not here: what happens after the last candidate (`finish`).
 
 Reading order: `RunningSearch.candidates` (the loop), `RunningSearch.evaluate` (one candidate),
 `start_search`.
@@ -22,7 +22,16 @@ from mergefront.engine import Engine, open_engine
 from mergefront.engine.answering import answer_items
 from mergefront.errors import CandidateError, EngineError
 from mergefront.merging.plan import Plan
-from mergefront.records import RESULT, SPLITS, Estimate, Evaluation, Item, Raced, Seconds, Split
+from mergefront.records import (
+    RESULT_ATTRIBUTE,
+    SPLITS,
+    Estimate,
+    Evaluation,
+    Item,
+    Raced,
+    Seconds,
+    Split,
+)
 from mergefront.runs.directory import RECEIVER, ItemRecord, item_records, with_costs
 from mergefront.runs.history import CandidateRecord, estimates_of, evaluations, reference_point
 from mergefront.sampling import ReplaySampler, pending
@@ -48,7 +57,7 @@ class RunningSearch:
     setup: PreparedSearch
     slot: EngineSlot
     receiver_records: Sequence[ItemRecord]
-    receiver: Mapping[str, Estimate]
+    receiver_estimates: Mapping[str, Estimate]
     reference: Mapping[str, float]
     race: Race
     sampler: ReplaySampler
@@ -75,7 +84,7 @@ class RunningSearch:
             point = self.point(trial)
             proposed = time.perf_counter() - began
             origin = str(trial.user_attrs.get("origin", self.sampler_name))
-            self.sampler.ahead(self.setup.study)
+            self.sampler.compute_next_ahead(self.setup.study)
             records: Sequence[ItemRecord] = ()
             try:
                 task = partial(self.evaluate, trial.number, point, origin)
@@ -98,8 +107,8 @@ class RunningSearch:
             if stop():
                 return
             yield trial
-        corner = [self.reference[objective] for objective in config.objectives]
-        patience = Patience(config.budget.min_gain, corner, config.search.seed)
+        reference_M = [self.reference[objective] for objective in config.objectives]
+        patience = Patience(config.budget.min_gain, reference_M, config.search.seed)
         names = [knob.name for knob in self.setup.space.knobs]
         while len(study.get_trials(deepcopy=False)) < self._trial_limit() and not stop():
             kept = reserve(config, self.setup.items, self.race, self.slot.start_seconds)
@@ -115,7 +124,7 @@ class RunningSearch:
             yield self.sampler.ask(study, names)
 
     def _trial_limit(self) -> int:
-        """Optuna counts queued warm starts as trials, so they are added while they wait."""
+        """Most trials allowed; queued warm starts are added, since Optuna counts them."""
         states = [t.state.name for t in self.setup.study.get_trials(deepcopy=False)]
         return self.setup.config.budget.candidates + states.count("WAITING")
 
@@ -141,8 +150,8 @@ class RunningSearch:
     ) -> tuple[Evaluation, Sequence[ItemRecord]]:
         """Build one candidate in the engine, ask the search items, mark and store the answers.
 
-        Rung by rung: a candidate without a chance to be on the front leaves early, unless it is one
-        of those that answer every item to keep that rule honest.
+        Rung by rung: a candidate that is behind, broken or known well enough leaves early. Some
+        candidates answer every item, to measure the errors of that rule.
 
         Returns:
             What was scored, and the records of the answers, costs included.
@@ -150,11 +159,11 @@ class RunningSearch:
         plan = self.setup.plan(point)
         if plan.untouched:
             self.setup.run.add_items(str(number), self.receiver_records)
-            evaluation = Evaluation(number, tuple(point), origin, self.receiver)
+            evaluation = Evaluation(number, tuple(point), origin, self.receiver_estimates)
             return evaluation, self.receiver_records
         race, costs = self.race, self.setup.config.costs
         objectives = list(self.setup.config.objectives)
-        to_the_end = origin != self.sampler_name or race.answers_all(number)
+        answers_everything = origin != self.sampler_name or race.answers_all(number)
         engine = self.slot.engine()
         seconds = engine.load(plan)
         records: list[ItemRecord] = []
@@ -166,11 +175,11 @@ class RunningSearch:
             estimates = race.estimate(with_costs(records, costs))
             if rung < len(race.rungs) - 1 and not verdict:
                 verdict = race.verdict(point, estimates)
-            if verdict and not to_the_end:
+            if verdict and not answers_everything:
                 break
         records.sort(key=lambda record: objectives.index(record.objective))
         seconds += self.store(str(number), records)
-        reason, spared = ("", verdict) if to_the_end else (verdict, "")
+        reason, spared = ("", verdict) if answers_everything else (verdict, "")
         raced = Raced(rung + 1, reason, spared)
         evaluation = Evaluation(number, tuple(point), origin, estimates, seconds, raced=raced)
         return evaluation, with_costs(records, costs)
@@ -187,7 +196,7 @@ class RunningSearch:
         `by_objective` stands for the split's own items where they are asked in another form.
         """
         items = self.setup.items.items[split] if by_objective is None else by_objective
-        self.store(name, _answered(self.slot.engine(), plan, split, items))
+        self.store(name, _answer_and_mark(self.slot.engine(), plan, split, items))
 
     def store(self, name: str, records: Sequence[ItemRecord]) -> Seconds:
         """Store marked answers under `name`."""
@@ -196,7 +205,7 @@ class RunningSearch:
         return Seconds(record=time.perf_counter() - start)
 
     def _tell(self, trial: optuna.Trial, evaluation: Evaluation) -> None:
-        """Record a finished candidate; what is told is what a resume will find.
+        """Record a finished candidate; a resume reads only what was told.
 
         One attribute holds all but the values, since every write to the journal waits for the disk.
         """
@@ -204,7 +213,7 @@ class RunningSearch:
         knobs = setup.space.knob_values(evaluation.point)
         names, elapsed = list(setup.config.objectives), setup.clock.elapsed()
         result = CandidateRecord.of(evaluation, names, knobs, elapsed).to_dict()
-        trial.set_user_attr(RESULT, result)
+        trial.set_user_attr(RESULT_ATTRIBUTE, result)
         scores = {name: (round(e.mean, 4), round(e.se, 4)) for name, e in objectives.items()}
         logger.info("candidate %d, %s: %s", trial.number, evaluation.origin, scores or result)
         if evaluation.failure:
@@ -227,10 +236,10 @@ def start_search(
     config, run, study = setup.config, setup.run, setup.study
     slot = EngineSlot(start_engine or partial(_checked_engine, setup))
     try:
-        receiver_records = run.read_items(RECEIVER, "search")
+        receiver_records = run.read_with_costs(RECEIVER, "search")
         if not receiver_records:
             items = setup.items.items["search"]
-            records = _answered(slot.engine(), setup.receiver_plan(), "search", items)
+            records = _answer_and_mark(slot.engine(), setup.receiver_plan(), "search", items)
             run.add_items(RECEIVER, records)
             receiver_records = with_costs(records, config.costs)
         receiver = estimates_of(receiver_records)
@@ -246,7 +255,7 @@ def start_search(
             config.costs,
         )
         race.learn_all(
-            (evaluation, run.read_items(str(evaluation.number), "search"))
+            (evaluation, run.read_with_costs(str(evaluation.number), "search"))
             for evaluation in evaluations(study, run)
         )
         name = sampler_name(config, study, setup.space)
@@ -268,7 +277,7 @@ def _checked_engine(setup: PreparedSearch) -> Engine:
     return engine
 
 
-def _answered(
+def _answer_and_mark(
     engine: Engine, plan: Plan, split: Split, items: Mapping[str, Sequence[Item]]
 ) -> list[ItemRecord]:
     """Load a plan, have its model answer items, and mark the answers."""

@@ -18,7 +18,7 @@ import numpy as np
 from mergefront.config import BLIND_ITEMS, RunConfig
 from mergefront.records import Evaluation
 from mergefront.runs.belief import Belief
-from mergefront.runs.members import choose_finalists
+from mergefront.runs.members import choose_members
 from mergefront.sampling.noisy_gp import pool
 from mergefront.seeds import Purpose, generator
 from mergefront.stats.pareto import hypervolume, improvements
@@ -88,7 +88,7 @@ def would_be_members(
 ) -> list[Evaluation]:
     """Return the candidates that would be members if nobody answered any more, by number."""
     scored = [e for e in evaluations if not e.failure]
-    numbers = set(choose_finalists(scored, config, belief)) if scored else set()
+    numbers = set(choose_members(scored, config, belief)) if scored else set()
     return [e for e in scored if e.number in numbers]
 
 

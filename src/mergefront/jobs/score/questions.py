@@ -15,9 +15,9 @@ from mergefront.engine.answering import MarkedAnswer, answer_items
 from mergefront.errors import UserError
 from mergefront.jobs.score.models import ScoredModel
 from mergefront.records import SPLITS, Item, Split
-from mergefront.runs import study as ledger
 from mergefront.runs.directory import RunDirectory
 from mergefront.runs.history import open_study
+from mergefront.runs.study import finished, record_opening
 from mergefront.tasks import item_set, load_task, pool_of, task_path
 from mergefront.tasks.scoring.choices import has_labels, with_labels
 from mergefront.tasks.splits import whole_prefix
@@ -160,7 +160,7 @@ def record_openings(models: Sequence[ScoredModel], questions: Questions) -> list
             try:
                 study = open_study(run)
                 for split in held_out:
-                    ledger.record_opening(study, split, model.member, len(ledger.finished(study)))
+                    record_opening(study, split, model.member, len(finished(study)))
             finally:
                 release()
             notes.append(

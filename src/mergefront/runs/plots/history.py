@@ -151,7 +151,7 @@ def calibration_figure(
     if not model.surfaces:
         raise ValueError("too few candidates stand for a model; there is nothing to draw")
     evaluated = [c for c in candidates if not c.failure]
-    standing = [c for c, stands in zip(evaluated, model.stands_N, strict=True) if stands]
+    standing = [c for c, stands in zip(evaluated, model.not_collapsed_N, strict=True) if stands]
     figure, axes = new_figure(1, len(objectives), size=(4.7, 4.7))
     for axis, name, surface in zip(axes[0], objectives, model.surfaces, strict=True):
         residual_N, deviation_N = surface.leave_one_out

@@ -34,13 +34,13 @@ _lock = Lock()
 
 @dataclass(frozen=True)
 class Posterior:
-    """Surfaces fitted to N told candidates; `stands_N` says who has not collapsed.
+    """Surfaces fitted to N told candidates; `not_collapsed_N` says who has not collapsed.
 
     `surfaces` holds one for each of M objectives, or none if fewer than FEWEST candidates stand.
     `collapse` foretells labels, 1 where a candidate collapsed; None if none did.
     """
 
-    stands_N: NDArray[np.bool_]
+    not_collapsed_N: NDArray[np.bool_]
     surfaces: tuple[gp.GaussianProcess, ...] = ()
     collapse: gp.GaussianProcess | None = None
 
@@ -91,20 +91,20 @@ def _fit(
 ) -> Posterior:
     if not len(values_NM):
         return Posterior(np.zeros(0, dtype=np.bool_))
-    stands_N = ~collapsed(values_NM, reference_M)
-    if stands_N.sum() < FEWEST:
-        return Posterior(stands_N)
+    not_collapsed_N = ~collapsed(values_NM, reference_M)
+    if not_collapsed_N.sum() < FEWEST:
+        return Posterior(not_collapsed_N)
     collapse = None
-    if not stands_N.all():
-        doubt_N = np.full(len(stands_N), _DOUBT)
-        collapse = gp.fit(features_NF, ~stands_N, doubt_N)
+    if not not_collapsed_N.all():
+        doubt_N = np.full(len(not_collapsed_N), _DOUBT)
+        collapse = gp.fit(features_NF, ~not_collapsed_N, doubt_N)
     surfaces = tuple(
         gp.fit(
-            features_NF[stands_N],
-            values_NM[stands_N, m],
-            errors_NM[stands_N, m],
-            partial_NM[stands_N, m],
+            features_NF[not_collapsed_N],
+            values_NM[not_collapsed_N, m],
+            errors_NM[not_collapsed_N, m],
+            partial_NM[not_collapsed_N, m],
         )
         for m in range(values_NM.shape[1])
     )
-    return Posterior(stands_N, surfaces, collapse)
+    return Posterior(not_collapsed_N, surfaces, collapse)
