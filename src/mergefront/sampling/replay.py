@@ -185,9 +185,9 @@ def standard_errors(
     """Return the standard error of each value of a finished trial, in the values' order.
 
     A search records them in the trial's user attribute RESULT_ATTRIBUTE, by objective, before it
-    tells the values; with `which` the part of them that is `records.Estimate.partial`. None if there is no
-    such record, or not one number for each value. Of a single item no error can be computed: that
-    is NaN.
+    tells the values; with `which` the part of them that is `records.Estimate.partial`. None if
+    there is no such record, or not one number for each value. Of a single item no error can be
+    computed: that is NaN.
     """
     recorded = list(trial.user_attrs.get(RESULT_ATTRIBUTE, {}).get(which, {}).values())
     return tuple(map(float, recorded)) if len(recorded) == len(trial.values) else None
