@@ -1,7 +1,8 @@
 """What a run records in its study, and what is read back from there and from its item files.
 
 A trial has its point, its values and only one attribute (`records.RESULT_ATTRIBUTE`), since each
-write to the journal waits for the disk. The study's attributes say what the end of a search decided.
+write to the journal waits for the disk. The study's attributes say what the end of a search
+decided.
 """
 
 from __future__ import annotations
