@@ -190,7 +190,10 @@ class SearchConfig(Strict):
     transfer: tuple[str, ...] = Field(
         (), description="Folders of earlier runs on the same models, for warm_start `earlier`."
     )
-    racing: RacingConfig = Field(RacingConfig(), description="Candidates without a chance leave.")
+    racing: RacingConfig = Field(
+        RacingConfig(),
+        description="Candidates that are behind, broken or known well enough leave early.",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -30,7 +30,7 @@ from fixtures_models import (
 )
 from mergefront import files
 from mergefront.config import RunConfig
-from mergefront.jobs.plan import Hub, Plan, cost, make_plan
+from mergefront.jobs.plan import Hub, RunForecast, cost, make_plan
 from mergefront.jobs.plan.backbone import Backbone, backbone_of
 from mergefront.jobs.plan.facts import look_up
 from mergefront.jobs.plan.memory import ACTIVATIONS, GIB, Memory, engine_memory
@@ -235,7 +235,7 @@ def hub_run(folder: Path, **changes: Any) -> str:
     return written(folder, **{**fields, **changes})
 
 
-def essence(plan: Plan) -> dict[str, Any]:
+def essence(plan: RunForecast) -> dict[str, Any]:
     """What does not depend on where the models lie."""
     data = plan.to_dict()
     shapes = [(one["role"], one["backbone"], one["verdict"]) for one in data["models"]]

@@ -21,7 +21,7 @@ from mergefront.merging.recipe import Recipe
 from mergefront.models.locate import ModelNames
 from mergefront.runs.front import Front, UnvalidatedCandidate
 from mergefront.runs.plots import front_figure, history_figure, save
-from mergefront.runs.report import Picture, write_report
+from mergefront.runs.report import ReportPicture, write_report
 
 CANDIDATES = candidates(30)
 FRONT = front_json(CANDIDATES)
@@ -72,12 +72,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Picture]:
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[ReportPicture]:
     folder = tmp_path_factory.mktemp("plots")
     save(front_figure(Front.from_dict(FRONT), CANDIDATES), folder, "front")
     save(history_figure(CANDIDATES, OBJECTIVES, REFERENCE), folder, "history")
     names = ("front", "history", "missing")
-    return [Picture(folder / f"{name}.svg", f"Picture of <{name}>") for name in names]
+    return [ReportPicture(folder / f"{name}.svg", f"Picture of <{name}>") for name in names]
 
 
 def page(tmp_path: Path, front: dict[str, Any], **more: Any) -> Page:
@@ -85,7 +85,7 @@ def page(tmp_path: Path, front: dict[str, Any], **more: Any) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
-def test_the_page_stands_alone(tmp_path: Path, pictures: list[Picture]) -> None:
+def test_the_page_stands_alone(tmp_path: Path, pictures: list[ReportPicture]) -> None:
     document = page(tmp_path, FRONT, pictures=pictures, config="a: <1>", manifest={"seed": 3})
     text = (tmp_path / "report.html").read_text()
     assert all(link.startswith("#") for link in document.links)
@@ -198,11 +198,13 @@ def test_a_run_in_which_nobody_left_says_nothing_of_the_race(tmp_path: Path) -> 
     assert "The race" not in page(tmp_path, {**FRONT, "race": {}}).text
 
 
-def test_checks_stand_in_their_sections(tmp_path: Path, pictures: list[Picture]) -> None:
+def test_checks_stand_in_their_sections(tmp_path: Path, pictures: list[ReportPicture]) -> None:
     svg = pictures[0].svg.read_text()
     for stem in ("calibration", "race"):
         (tmp_path / f"{stem}.svg").write_text(svg)
-    checks = [Picture(tmp_path / f"{stem}.svg", f"<{stem}>") for stem in ("calibration", "race")]
+    checks = [
+        ReportPicture(tmp_path / f"{stem}.svg", f"<{stem}>") for stem in ("calibration", "race")
+    ]
     text = page(tmp_path, RACED, pictures=[*pictures, *checks]).text
     order = ["Picture of <front>", "The front, on", "How the members were chosen", "<calibration>",
              "The race", "<race>", "Picture of <history>"]  # fmt: skip
@@ -266,12 +268,12 @@ def test_definitions_say_what_was_used(tmp_path: Path) -> None:
     assert "the loss of perception is at most 3.5 points" in text
 
 
-def test_markup_in_names_is_text(tmp_path: Path, pictures: list[Picture]) -> None:
+def test_markup_in_names_is_text(tmp_path: Path, pictures: list[ReportPicture]) -> None:
     evil = "<img src=x onerror='1'>"
     front = json.loads(json.dumps(RACED).replace("reasoning", evil))
     front |= {"run": evil, "messages": [evil], "warnings": [evil], "seconds": {evil: 1.0}}
     front["members"] = [{**m, "origin": evil, "knobs": {evil: evil}} for m in front["members"]]
-    picture = Picture(pictures[0].svg, f'"{evil}')
+    picture = ReportPicture(pictures[0].svg, f'"{evil}')
     document = page(tmp_path, front, pictures=[picture], config=evil, manifest={evil: evil})
     assert "<img" not in (tmp_path / "report.html").read_text()
     assert document.text.count(evil) > 20

@@ -30,8 +30,8 @@ from mergefront.runs.front import Front
 from mergefront.runs.tracking import (
     CANDIDATE_TAG,
     RUN_TAG,
-    Card,
     Ending,
+    MlflowCard,
     Tracker,
     ending_of,
     rebuild,
@@ -48,7 +48,7 @@ def knobs(one: Evaluation) -> dict[str, float]:
     return {name: 1.5 * x for name, x in zip(names, one.point, strict=True)}
 
 
-CARD = Card(
+CARD = MlflowCard(
     run_id="run-1",
     name="digits",
     objectives=OBJECTIVES,
@@ -313,8 +313,8 @@ def test_a_store_that_comes_back_gets_everything_at_the_end(
 
 def test_nothing_is_printed(tmp_path: Path) -> None:
     script = (
-        "from mergefront.runs.tracking import Card, Ending, rebuild\n"
-        "card = Card('r', 'n', ['a'], [0.0], lambda p: {})\n"
+        "from mergefront.runs.tracking import MlflowCard, Ending, rebuild\n"
+        "card = MlflowCard('r', 'n', ['a'], [0.0], lambda p: {})\n"
         f"rebuild('sqlite:///{tmp_path}/new/mlflow.db', 'mergefront', card, [], Ending())\n"
     )
     done = subprocess.run(
@@ -355,8 +355,8 @@ def kill(*arguments):
     left[0] -= 1
     if left[0] == 0:
         os.kill(os.getpid(), signal.SIGKILL)
-from mergefront.runs.tracking import Card, Ending, rebuild
-card = Card("r", "n", ["a"], [0.0], lambda p: {})
+from mergefront.runs.tracking import MlflowCard, Ending, rebuild
+card = MlflowCard("r", "n", ["a"], [0.0], lambda p: {})
 rebuild("sqlite:///" + sys.argv[1], "mergefront", card, [], Ending())
 """
 

@@ -21,7 +21,7 @@ from mergefront.errors import UserError
 
 if TYPE_CHECKING:
     from mergefront.config import RunConfig
-    from mergefront.jobs.plan import Plan
+    from mergefront.jobs.plan import RunForecast
     from mergefront.search.setup import PreparedSearch
 
 
@@ -98,7 +98,7 @@ def plan(
         raise typer.Exit(2)
 
 
-def _print_plan(result: Plan) -> None:
+def _print_plan(result: RunForecast) -> None:
     from mergefront.jobs.plan.tables import tables
 
     for title, columns, rows in tables(result):

@@ -25,9 +25,9 @@ from mergefront.runs.front import Front, read_front
 from mergefront.runs.members import run_belief
 from mergefront.runs.reference import GUARDED
 from mergefront.runs.reopen import reopen_candidate, run_space
-from mergefront.runs.report import Picture, write_report
+from mergefront.runs.report import ReportPicture, write_report
 from mergefront.runs.summary import write_front
-from mergefront.runs.tracking import Card, Ending, Tracker, ending_of
+from mergefront.runs.tracking import Ending, MlflowCard, Tracker, ending_of
 from mergefront.runs.tracking import rebuild as rebuild_tracking
 from mergefront.space.profiles import profile
 from mergefront.space.space import Space
@@ -41,8 +41,8 @@ Say = Callable[[str], None]
 """Prints one line of progress."""
 
 _CAPTIONS = {
-    "front": "All candidates on search items. A line leads from where each member was believed to "
-    "be to its scores on validation items, with 95 % intervals.",
+    "front": "All candidates on search items. A line joins each member's believed scores to its "
+    "scores on validation items, with 95 % intervals.",
     "calibration": "Each candidate's score against the model's prediction from all others, with "
     "95 % intervals.",
     "race": "How many search items each candidate answered, and why it left.",
@@ -178,7 +178,9 @@ def _write_report(run: RunDirectory, candidates: Sequence[Evaluation]) -> None:
     write_report(
         run.report,
         front,
-        pictures=[Picture(run.plots / f"{stem}.svg", text) for stem, text in _CAPTIONS.items()],
+        pictures=[
+            ReportPicture(run.plots / f"{stem}.svg", text) for stem, text in _CAPTIONS.items()
+        ],
         config=without_secrets((run.path / "config.yaml").read_text()),
         manifest=run.manifest(),
     )
@@ -228,14 +230,14 @@ def open_tracker(run: RunDirectory, space: Space, finished: Sequence[Evaluation]
     return Tracker(tracking_uri(run), settings.experiment, card, finished)
 
 
-def _run_card(run: RunDirectory, space: Space) -> Card:
+def _run_card(run: RunDirectory, space: Space) -> MlflowCard:
     manifest = run.manifest()
     hashes = {
         split: {objective: entry["sha256"][:12] for objective, entry in entries.items()}
         for split, entries in manifest["items"]["splits"].items()
     }
     receiver = history.estimates_of(run.read_with_costs(RECEIVER, "search"))
-    return Card(
+    return MlflowCard(
         run_id=manifest["run_id"],
         name=run.config.name,
         objectives=list(run.config.objectives),

@@ -54,8 +54,9 @@ MOST_FAULTY = 0.05
 class UndividedItems:
     """A task's items before they are divided into splits, and what the user must be warned of.
 
-    `items` have the sha256 of their images in place of the images. `pictures` and `questions` hold
-    by item id what the data has, `splits` what a column declares, if there is one.
+    `items` have the sha256 of their images in place of the images. `pictures_by_item` and
+    `questions` hold the data's pictures and words by item id, `splits` what a column declares.
+    `values_seen` counts the values of the columns by which `where` selects rows.
     """
 
     def __init__(self, task: Task, folder: Path, limit: int | None = None) -> None:
@@ -64,12 +65,12 @@ class UndividedItems:
         self.task, self.revision, self.sha256 = task, table.revision, table.sha256
         self.items: list[Item] = []
         self.splits: dict[str, Split] = {}
-        self.pictures: dict[str, tuple[Picture, ...]] = {}
+        self.pictures_by_item: dict[str, tuple[Picture, ...]] = {}
         self.questions: dict[str, str] = {}
         self.errors: list[tuple[str, UserError]] = []
-        self.columns: list[str] = []
+        self.columns_found: list[str] = []
         self.repeated_rows = 0
-        self.values: dict[str, Counter[str]] = {column: Counter() for column in task.where}
+        self.values_seen: dict[str, Counter[str]] = {column: Counter() for column in task.where}
         for number, row in enumerate(table.rows, start=1):
             self._add(row, number, table.store)
             if limit is not None and len(self.items) >= limit:
@@ -83,8 +84,8 @@ class UndividedItems:
         if number == 1:
             row = {CONFIG: "", SPLIT: "", **row}
             check_columns(task, row, images=store is not None)
-            self.columns = [c for c in row if not c.startswith("_")]
-        for column, counter in self.values.items():
+            self.columns_found = [c for c in row if not c.startswith("_")]
+        for column, counter in self.values_seen.items():
             counter[text_of(cell_of(row, column))] += 1
         if not is_selected(task, row):
             return
@@ -99,7 +100,7 @@ class UndividedItems:
         except UserError as error:
             self.errors.append((label, error))
             return
-        if item.id in self.pictures:
+        if item.id in self.pictures_by_item:
             if task.fields.id is None:  # the id is a hash of the content: the same row again
                 self.repeated_rows += 1
                 return
@@ -108,13 +109,13 @@ class UndividedItems:
                 hint="fields.id must tell all rows apart: add columns to it, or leave it out",
             )
         self.items.append(item)
-        self.pictures[item.id] = pictures
+        self.pictures_by_item[item.id] = pictures
         self.questions[item.id] = text_of(cell_of(row, task.fields.question))
         if task.fields.split is not None:
             self.splits[item.id] = declared_split(row, task.fields.split, label)
 
     def _check_faulty(self) -> None:
-        """Raises UserError if rows are faulty and the task drops none, or not so many."""
+        """Raise UserError if rows are faulty, unless the task drops them and they are few."""
         total, faulty = len(self.items) + len(self.faulty), self.faulty
         if not faulty or (self.task.faulty == "drop" and len(faulty) <= MOST_FAULTY * total):
             return
@@ -136,9 +137,9 @@ class UndividedItems:
             )
         if self.repeated_rows:
             yield f"{self.repeated_rows} rows repeat another one, word for word, and are left out"
-        for column, counter in self.values.items() if whole else ():
+        for column, counter in self.values_seen.items() if whole else ():
             for value in task.where[column]:
-                if not any(_spells(cell, value) for cell in counter):
+                if not any(_cell_has_value(cell, value) for cell in counter):
                     cells = ", ".join(repr(cell) for cell, _ in counter.most_common(8))
                     yield f"where keeps {column}: {value!r}, which no row has; it holds {cells}"
         total = len(self.items) + len(self.faulty) + self.repeated_rows
@@ -150,12 +151,12 @@ class UndividedItems:
         if task.unverified and first_look:
             yield (
                 f"not verified when the task file was written: {'; '.join(task.unverified)}. "
-                f"Columns found: {', '.join(self.columns)}. "
+                f"Columns found: {', '.join(self.columns_found)}. "
                 f"Look at it with `mergefront tasks check {task.name}`"
             )
 
 
-def _spells(cell: str, value: str | int | float | bool) -> bool:
+def _cell_has_value(cell: str, value: str | int | float | bool) -> bool:
     return str(value).lower() in {cell.strip().lower(), *cell.lower().split(", ")}
 
 
@@ -233,7 +234,7 @@ class Pool:
 
     def _with_images(self, item: Item) -> Item:
         label = f"task {self.task.name}: item {item.id}"
-        pictures = self._source.pictures[item.id]
+        pictures = self._source.pictures_by_item[item.id]
         if self.task.data.zoo is not None:  # engines take them as they were drawn
             return replace(item, images=tuple(picture.read() for picture in pictures))
         max_pixels = self.task.max_pixels
@@ -274,7 +275,7 @@ def pools_of(
     distinct, repeated = drop_duplicates(
         {name: source.items for name, source in sources.items()}, questions=questions
     )
-    parts, straddling = drop_straddling({n: _divided(s, distinct[n]) for n, s in sources.items()})
+    parts, straddling = drop_straddling({n: _divide(s, distinct[n]) for n, s in sources.items()})
     pools = {}
     for name, source in sources.items():
         dropped = [item for item in (*repeated, *straddling) if item.task == name]
@@ -291,7 +292,7 @@ def pools_of(
     return pools
 
 
-def _divided(source: UndividedItems, items: Sequence[Item]) -> dict[Split, list[Item]]:
+def _divide(source: UndividedItems, items: Sequence[Item]) -> dict[Split, list[Item]]:
     task = source.task
     if task.fields.split is None:
         return by_hash(items, task.salt)

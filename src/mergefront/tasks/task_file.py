@@ -182,7 +182,7 @@ class Task(Strict):
         "highest probability counts.",
     )
     unit: Literal["item", "cluster"] = Field(
-        "item", description="cluster: items of a cluster count only together, as the worst one."
+        "item", description="cluster: a cluster scores as its worst item."
     )
     faulty: Literal["error", "drop"] = Field(
         "error",

@@ -10,6 +10,6 @@ of), `tables` (a plan for a person to read).
 """
 
 from mergefront.jobs.plan.facts import Hub, Remark
-from mergefront.jobs.plan.planner import Plan, make_plan
+from mergefront.jobs.plan.planner import RunForecast, make_plan
 
-__all__ = ["Hub", "Plan", "Remark", "make_plan"]
+__all__ = ["Hub", "Remark", "RunForecast", "make_plan"]

@@ -22,13 +22,13 @@ from mergefront.space.space import Space
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunForecast:
     """Everything `mergefront plan` prints.
 
-    `backbones` and `verdicts` map a model's role to its language model's sizes and to whether that
-    fits the receiver's. `dimension` is computed from the layers that `layers_source` names: exact
-    from "headers" and "config", for an assumed number of layers otherwise, None if it depends on
-    that number.
+    `backbones` maps a model's role to the sizes of its language model. `verdicts` maps it to
+    whether those fit the receiver's. `dimension` is computed from the layers that `layers_source`
+    names: exact from "headers" and "config", for an assumed number of layers otherwise, None if it
+    depends on that number.
     """
 
     config: RunConfig
@@ -90,7 +90,7 @@ def make_plan(
     gpu_gib: float | None = None,
     seconds_per_1000: float | None = None,
     runs: Path | None = None,
-) -> Plan:
+) -> RunForecast:
     """Plan the run of a configuration: a YAML file, or the name of a shipped one.
 
     Args:
@@ -106,7 +106,7 @@ def make_plan(
     spec = load_space(files.find_yaml("search_spaces", config.space))
     models = tuple(_look_up_models(config, hub))
     backbones = {m.role: backbone.backbone_of(m.config) for m in models if m.config is not None}
-    verdicts, fit_remarks = _compare_models(models, spec, config.vocabulary == "by_token")
+    verdicts, fit_remarks = _compare_models(models, spec, config)
     receiver, receiver_backbone = models[0], backbones.get("receiver", Backbone())
     sizes = cost.group_sizes(receiver, receiver_backbone)
     space, space_remarks = _build_space(config, spec, sizes)
@@ -128,7 +128,7 @@ def make_plan(
         *checks.time_remarks(config, duration),
         *checks.disk_remarks(models),
     )
-    return Plan(
+    return RunForecast(
         config=config,
         spec=spec,
         models=models,
@@ -160,25 +160,28 @@ def _look_up_models(config: RunConfig, hub: Hub | None) -> list[ModelFacts]:
 
 
 def _compare_models(
-    models: Sequence[ModelFacts], spec: SpaceSpec, by_token: bool
+    models: Sequence[ModelFacts], spec: SpaceSpec, config: RunConfig
 ) -> tuple[dict[str, str], list[Remark]]:
     """Compare every model with the receiver, and every donor without an adapter with its base."""
     receiver, by_role = models[0], {facts.role: facts for facts in models}
-    moved = {part for line in spec.knobs for part in line.parts}
+    searched_parts = {part for line in spec.knobs for part in line.parts}
+    bases = {"base", *(f"base of {alias}" for alias in config.donors)}
+    adapters = {f"adapter of {alias}" for alias in config.donors}
+    by_token = config.vocabulary == "by_token"
     verdicts: dict[str, str] = {}
     remarks: list[Remark] = []
     for facts in models[1:]:
-        if facts.role.startswith("adapter"):
+        if facts.role in adapters:
             continue
-        verdict, fit_remarks = backbone.compare_backbones(receiver, facts, moved, by_token=by_token)
+        verdict, fit_remarks = backbone.compare_backbones(
+            receiver, facts, searched_parts, by_token=by_token
+        )
         verdicts[facts.role] = verdict
-        is_base = facts.role.startswith("base")
-        remarks += [r for r in fit_remarks if not is_base or r.level == "error"]
-    for role, donor in by_role.items():
-        alias = role.removeprefix("donor ")
+        remarks += [r for r in fit_remarks if facts.role not in bases or r.level == "error"]
+    for alias, donor in config.donors.items():
         base = by_role.get(f"base of {alias}", by_role.get("base"))
-        if alias != role and base is not None and f"adapter of {alias}" not in by_role:
-            remarks += backbone.lineage_remarks(donor, base)
+        if base is not None and donor.adapter is None:
+            remarks += backbone.lineage_remarks(by_role[f"donor {alias}"], base)
     return verdicts, remarks
 
 

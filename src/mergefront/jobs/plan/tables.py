@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from mergefront.jobs.plan.backbone import Backbone
 from mergefront.jobs.plan.cost import ASSUMED_LAYERS
 from mergefront.jobs.plan.memory import ACTIVATIONS
-from mergefront.jobs.plan.planner import Plan
+from mergefront.jobs.plan.planner import RunForecast
 from mergefront.models.checkpoint import architecture_of
 from mergefront.records import SPLITS, TextTable
 from mergefront.space.budget import suitable_candidates
 
 
-def tables(plan: Plan) -> list[TextTable]:
+def tables(plan: RunForecast) -> list[TextTable]:
     """Return a plan's tables in reading order."""
     verdicts = [list(verdict) for verdict in plan.verdicts.items()]
     return [
@@ -26,7 +26,7 @@ def tables(plan: Plan) -> list[TextTable]:
     ]
 
 
-def _models(plan: Plan) -> TextTable:
+def _models(plan: RunForecast) -> TextTable:
     rows = []
     for facts in plan.models:
         backbone = plan.backbones.get(facts.role, Backbone())
@@ -53,7 +53,7 @@ def _models(plan: Plan) -> TextTable:
     return TextTable(f"models: {total / 1e9:.1f} GB to download{more}", columns, rows)
 
 
-def _search(plan: Plan) -> TextTable:
+def _search(plan: RunForecast) -> TextTable:
     layers = {
         "headers": "the receiver's tensors",
         "config": "the receiver's config.json",
@@ -72,7 +72,7 @@ def _search(plan: Plan) -> TextTable:
     return TextTable("search", ["what", "value"], rows)
 
 
-def _questions(plan: Plan) -> TextTable:
+def _questions(plan: RunForecast) -> TextTable:
     rows = [
         [q.objective, q.split, f"{q.items:,}", f"{q.times:,}", f"{q.total:,}"]
         for q in plan.questions
@@ -88,7 +88,7 @@ def _questions(plan: Plan) -> TextTable:
     return TextTable(title, ["objective", "split", "items", "times asked", "questions"], rows)
 
 
-def _memory(plan: Plan) -> TextTable:
+def _memory(plan: RunForecast) -> TextTable:
     need = plan.memory
     placement = need.placement or {}
     rows = [["receiver in the engine", _gib(need.weights), "device"]]
@@ -114,7 +114,7 @@ def _memory(plan: Plan) -> TextTable:
     return TextTable(f"memory on {gpus}{size}{basis}", ["what", "GiB", "where"], rows)
 
 
-def _time(plan: Plan) -> Iterable[TextTable]:
+def _time(plan: RunForecast) -> Iterable[TextTable]:
     duration = plan.duration
     if duration is None:
         return

@@ -49,7 +49,7 @@ def front_figure(
     Dots are scores on search items, which are too high for the best. The line and the shade (the
     hypervolume; two objectives only) show what is believed, or the scores if the model does not
     choose. Members and the receiver stand at their validation scores, with 95 % intervals. A thin
-    line leads to a member from the place where it was believed to be, which has a hollow marker.
+    line joins each member's believed scores (a hollow marker) to its validation scores.
 
     Args:
         candidates: all candidates; failed ones are left out. A candidate whose origin is not the

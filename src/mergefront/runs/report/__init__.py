@@ -19,13 +19,13 @@ from mergefront.runs.front import Front
 from mergefront.runs.report.templates import open_template
 from mergefront.stats import score_interval, wilson
 
-__all__ = ["Picture", "write_report"]
+__all__ = ["ReportPicture", "write_report"]
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReportPicture:
     """A picture on the page: an SVG file as `plots.save` writes it, and what it shows."""
 
     svg: Path
@@ -36,7 +36,7 @@ def write_report(
     path: Path,
     front: Front,
     *,
-    pictures: Sequence[Picture] = (),
+    pictures: Sequence[ReportPicture] = (),
     config: str = "",
     manifest: Mapping[str, Any] | None = None,
 ) -> Path:

@@ -24,13 +24,13 @@ from mergefront.redaction import without_secrets
 from mergefront.runs.tracking.mlflow import (
     CANDIDATE_TAG,
     RUN_TAG,
-    Card,
     Ending,
+    MlflowCard,
     Projection,
     ending_of,
 )
 
-__all__ = ["CANDIDATE_TAG", "RUN_TAG", "Card", "Ending", "Tracker", "ending_of", "rebuild"]
+__all__ = ["CANDIDATE_TAG", "RUN_TAG", "Ending", "MlflowCard", "Tracker", "ending_of", "rebuild"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Tracker:
         self,
         uri: str,
         experiment: str,
-        card: Card,
+        card: MlflowCard,
         known: Sequence[Evaluation] = (),
         *,
         patience: float = 60.0,
@@ -112,7 +112,7 @@ class Tracker:
 
 
 def rebuild(
-    uri: str, experiment: str, card: Card, evaluations: Sequence[Evaluation], ending: Ending
+    uri: str, experiment: str, card: MlflowCard, evaluations: Sequence[Evaluation], ending: Ending
 ) -> str:
     """Project a run that exists, adding only what MLflow lacks; return the parent run's id.
 

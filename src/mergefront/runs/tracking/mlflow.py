@@ -3,7 +3,7 @@
 Functions raise whatever MLflow raises. Not here: threads, and what to do when a call fails
 (`Tracker`, `rebuild`).
 
-Reading order: `Card`, `Ending`, `ending_of`, `Projection`.
+Reading order: `MlflowCard`, `Ending`, `ending_of`, `Projection`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True)
-class Card:
+class MlflowCard:
     """What MLflow shows of a run as a whole.
 
     `run_id` finds the run again; it never changes. `params` may nest and is flattened with dots.
@@ -70,7 +70,7 @@ class Ending:
 class Projection:
     """One run in MLflow; to be used by one thread. Adds nothing twice."""
 
-    def __init__(self, uri: str, experiment: str, card: Card) -> None:
+    def __init__(self, uri: str, experiment: str, card: MlflowCard) -> None:
         self.uri = uri
         self.broken = False
         self.parent = ""
