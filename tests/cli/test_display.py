@@ -24,7 +24,7 @@ def search() -> Any:
     config = validate({**ZOO_RUN, "budget": {"candidates": 64}}, RunConfig, "x.yaml")
     return SimpleNamespace(
         setup=SimpleNamespace(config=config, clock=SimpleNamespace(elapsed=lambda: 90.0)),
-        receiver=estimates((0.0,) * 12, 0, 300),
+        receiver_estimates=estimates((0.0,) * 12, 0, 300),
         reference=REFERENCE,
         race=SimpleNamespace(belief=BELIEF, rungs=[{}] * 4),
     )
