@@ -43,11 +43,11 @@ from optuna.samplers.nsgaii import PolynomialMutation, SBXCrossover
 from scipy.stats import qmc
 
 from mergefront import files
-from mergefront.records import Table
+from mergefront.records import CoefficientTable
 from mergefront.space.file import SpaceSpec, load_space
 from mergefront.space.space import Space
 
-Proposals = Generator[Table, Sequence[float], None]
+Proposals = Generator[CoefficientTable, Sequence[float], None]
 Arm = Callable[[Space, int, int], Proposals]
 """A space, a seed and the number of candidates -> proposals."""
 

@@ -46,7 +46,7 @@ RuleName = Literal[
 RESULT_ATTRIBUTE = "result"
 """Trial attribute with everything about a finished candidate but its point and values."""
 
-Table = Mapping[str, Mapping[str, float]]
+CoefficientTable = Mapping[str, Mapping[str, float]]
 """Coefficients: source alias -> group name -> coefficient (a K x G table)."""
 
 

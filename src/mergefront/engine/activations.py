@@ -55,7 +55,7 @@ from mergefront.engine.layout import swapped
 from mergefront.engine.transformers import TransformersEngine
 from mergefront.errors import EngineError, MergefrontError, UserError
 from mergefront.models.sources import Sources
-from mergefront.records import Group, Item, Table, TextTable
+from mergefront.records import CoefficientTable, Group, Item, TextTable
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ Progress = Callable[[int, int], None]
 Drift = dict[str, dict[str, list[float]]]
 """Donor -> group -> squared relative change of the group's outputs on each question, at least 0."""
 
-Changes = Mapping[str, Table]
+Changes = Mapping[str, CoefficientTable]
 """Objective -> donor -> group -> mean squared relative change of the outputs, at least 0."""
 
 
@@ -308,7 +308,7 @@ def _relative(before: Tensor, after: Tensor) -> float:
     return float((after - before).double().square().sum()) / whole if whole else 0.0
 
 
-def shares(changes: Changes, groups: Sequence[Group]) -> Table:
+def shares(changes: Changes, groups: Sequence[Group]) -> CoefficientTable:
     """Return donor -> group -> r_gain / (r_gain + r_keep), in [0, 1].
 
     A group in which a donor changes nothing has no say, and must not pull a curve over depth: it

@@ -31,7 +31,7 @@ from mergefront.errors import ConfigError
 from mergefront.json_file import parse_json
 from mergefront.models.anatomy import GroupIndex
 from mergefront.models.locate import ModelNames
-from mergefront.records import Table
+from mergefront.records import CoefficientTable
 from mergefront.yaml_file import Strict, validate
 
 __all__ = [
@@ -104,7 +104,7 @@ class Recipe:
 
     method: str
     models: ModelNames
-    table: Table = field(default_factory=dict)
+    table: CoefficientTable = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     overrides: tuple[Override, ...] = ()
 

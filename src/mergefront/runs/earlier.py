@@ -15,7 +15,7 @@ import numpy as np
 from mergefront.errors import RunError
 from mergefront.merging.methods import method_of
 from mergefront.models.sources import Sources
-from mergefront.records import Evaluation, Table
+from mergefront.records import CoefficientTable, Evaluation
 from mergefront.runs.directory import RECEIVER, RunDirectory
 from mergefront.runs.history import estimates_of, evaluations, open_study, reference_point
 from mergefront.runs.members import search_scores
@@ -35,7 +35,7 @@ class Earlier:
     """A candidate of an earlier run, by the donors' names in this one."""
 
     origin: str
-    table: Table
+    table: CoefficientTable
     parameters: Mapping[str, Any]
 
 

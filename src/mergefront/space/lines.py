@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from mergefront.errors import SpaceError
-from mergefront.records import PARTS, Group, Table
+from mergefront.records import PARTS, CoefficientTable, Group
 from mergefront.space.file import CHOOSE, TIED, KnobSpec, SpaceSpec
 from mergefront.space.layers import Curve, Linear, curve_of
 
@@ -113,7 +113,7 @@ class CurveLine(_Line):
             )
         return self.curve.constant(values.pop())
 
-    def fit(self, table: Table) -> tuple[float, ...]:
+    def fit(self, table: CoefficientTable) -> tuple[float, ...]:
         """Return the knobs' numbers that come nearest to a table, by least squares."""
         target = [
             table.get(donor, {}).get(group, 0.0)
@@ -158,7 +158,7 @@ class ChoiceLine(_Line):
         pick = 1 + self.donors.index(donors[0])
         return self._join(by_donor[donors[0]], [pick] * self.curve.size)
 
-    def fit(self, table: Table) -> tuple[float, ...]:
+    def fit(self, table: CoefficientTable) -> tuple[float, ...]:
         """Return numbers near to a table: the best picks at some levels, then their best level."""
         runs: list[list[list[float]]] = [[] for _ in range(self.curve.size)]
         for group, layer in self.group_layers:

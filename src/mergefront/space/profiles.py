@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mergefront.merging.recipe import Recipe
 from mergefront.models.anatomy import GroupIndex
-from mergefront.records import PARTS, Group, Part, Table
+from mergefront.records import PARTS, CoefficientTable, Group, Part
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Profile:
         return {"layers": layers, "outside": self.outside}
 
 
-def profile(recipe: Recipe | Table, groups: Sequence[Group]) -> Profile:
+def profile(recipe: Recipe | CoefficientTable, groups: Sequence[Group]) -> Profile:
     """Lay the coefficients of a recipe or of a plain table out over depth.
 
     Groups that a donor does not name have 0. A recipe's patterns are expanded. Its overrides are no

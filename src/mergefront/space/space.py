@@ -34,7 +34,7 @@ from mergefront.errors import ConfigError, SpaceError
 from mergefront.merging.methods import METHODS, method_of
 from mergefront.merging.recipe import Recipe
 from mergefront.models.locate import ModelNames
-from mergefront.records import PARTS, Group, Part, Table
+from mergefront.records import PARTS, CoefficientTable, Group, Part
 from mergefront.space.file import SpaceSpec
 from mergefront.space.lines import CurveLine, FittedLine, Knob, check_coverage, fit_line
 
@@ -131,7 +131,9 @@ class Space:
         padded = [*numbers, *(knob.start for knob in self.knobs[len(numbers) :])]
         return tuple(knob.position(number) for knob, number in zip(self.knobs, padded, strict=True))
 
-    def nearest_point(self, table: Table, parameters: Mapping[str, Any]) -> tuple[float, ...]:
+    def nearest_point(
+        self, table: CoefficientTable, parameters: Mapping[str, Any]
+    ) -> tuple[float, ...]:
         """Return the point whose table comes nearest to a given one, by least squares.
 
         Donors and groups that the table does not name count as 0 in it. Parameters that are

@@ -34,7 +34,7 @@ _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
-class Table:
+class DataTable:
     """The rows of a task's data, with the pseudo-columns CONFIG and SPLIT.
 
     Images that the data embeds are Pictures. Image files lie in `store`; it is None for the zoo,
@@ -48,7 +48,7 @@ class Table:
     sha256: str | None = None
 
 
-def open_table(task: Task, folder: Path, *, glance: bool = False) -> Table:
+def open_table(task: Task, folder: Path, *, glance: bool = False) -> DataTable:
     """Open the data of a task.
 
     Args:
@@ -62,7 +62,7 @@ def open_table(task: Task, folder: Path, *, glance: bool = False) -> Table:
     """
     data = task.data
     if data.zoo is not None:
-        return Table(
+        return DataTable(
             ({**row, "_picture": zoo_picture(row)} for row in zoo.questions(data.zoo)), None
         )
     if data.path is not None:
@@ -79,7 +79,7 @@ def open_table(task: Task, folder: Path, *, glance: bool = False) -> Table:
         return _table_of_hub(task.model_copy(update={"data": streamed}), folder)
     cached = cached or _stored(task, _table_of_hub(task, folder))
     store = ImageStore(cached.folder, (cached.folder,))
-    return Table(cached.rows(), store, cached.revision, cached.sha256)
+    return DataTable(cached.rows(), store, cached.revision, cached.sha256)
 
 
 def prefetch(task: Task, folder: Path = Path()) -> cache.CachedDataset | None:
@@ -117,18 +117,20 @@ def _image_roots(task: Task, folder: Path, *own_folders: Path) -> tuple[Path, ..
     return (*own_folders, *blobs)
 
 
-def _table_of_copy(task: Task, copy: Path, folder: Path) -> Table:
+def _table_of_copy(task: Task, copy: Path, folder: Path) -> DataTable:
     data = task.data
     archive = None if data.archive is None else copy / data.archive
     path = copy if data.file is None else copy / data.file
     return _table_of_path(task, path, archive, _image_roots(task, folder, copy))
 
 
-def _table_of_path(task: Task, path: Path, archive: Path | None, roots: tuple[Path, ...]) -> Table:
+def _table_of_path(
+    task: Task, path: Path, archive: Path | None, roots: tuple[Path, ...]
+) -> DataTable:
     """Open a file or a dataset's folder; its images lie in `archive` or inside `roots`."""
     if path.is_dir():
         parts = _parts(task, partial(_folder, path), f"the folder {path}")
-        return Table(parts, ImageStore(path, roots, zip_of(task, archive)))
+        return DataTable(parts, ImageStore(path, roots, zip_of(task, archive)))
     if path.suffix not in {".csv", *_BUILDERS} or not path.is_file():
         raise UserError(
             f"task {task.name}: {path} is no readable data file",
@@ -136,11 +138,11 @@ def _table_of_path(task: Task, path: Path, archive: Path | None, roots: tuple[Pa
         )
     store = ImageStore(path.parent, roots, zip_of(task, archive))
     if path.suffix == ".csv":
-        return Table(csv_rows(task, path), store)
-    return Table(_parts(task, partial(_file, path), str(path)), store)
+        return DataTable(csv_rows(task, path), store)
+    return DataTable(_parts(task, partial(_file, path), str(path)), store)
 
 
-def _stored(task: Task, table: Table) -> cache.CachedDataset:
+def _stored(task: Task, table: DataTable) -> cache.CachedDataset:
     """Store the rows in the cache; images given by path become Pictures, so that it has them."""
     store = table.store
     assert store is not None
@@ -157,7 +159,7 @@ def _stored(task: Task, table: Table) -> cache.CachedDataset:
     return cache.store(task.data, rows, table.revision)
 
 
-def _table_of_hub(task: Task, folder: Path) -> Table:
+def _table_of_hub(task: Task, folder: Path) -> DataTable:
     """Open a hub dataset on the hub."""
     data = task.data
     revision = _commit_of(data)
@@ -167,7 +169,7 @@ def _table_of_hub(task: Task, folder: Path) -> Table:
     archive = None if data.archive is None else _hub_file(task, data.archive, revision)
     rows = _parts(task, partial(_from_hub, task, revision), f"the hub dataset {data.hub}")
     roots = _image_roots(task, folder, *_download_folders(data))
-    return Table(rows, ImageStore(roots[0], roots, zip_of(task, archive)), revision)
+    return DataTable(rows, ImageStore(roots[0], roots, zip_of(task, archive)), revision)
 
 
 def _download_folders(data: Data) -> tuple[Path, Path]:
