@@ -197,7 +197,7 @@ class Questions:
 def count_questions(config: RunConfig) -> list[Questions]:
     """Count the questions of a search, at most: candidates that equal the receiver cost nothing.
 
-    Every candidate answers the search items, the finalists and the receiver the validation items,
+    Every candidate answers the search items, the members and the receiver the validation items,
     the picks (knee, guarded, best of each objective) and the receiver the test items and, without
     images ("blind"), some validation items.
     """
