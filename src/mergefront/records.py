@@ -225,3 +225,30 @@ def without_nan(data: Any) -> Any:
     if isinstance(data, dict):
         return {key: without_nan(value) for key, value in data.items()}
     return [without_nan(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How well candidates are foretold from all others: the model's right to be believed.
+
+    `mean_square` of the standardised leave-one-out residuals is 1 for a model whose errors are as
+    large as it says, more for one that is too sure; `within_95` is the share of candidates inside
+    their 95 % prediction interval. Up to a mean square of 2 the model's errors are only to be taken
+    for larger than it says, by `widening`. `misfit` is set beyond that, if the mean square also
+    exceeds 1 by more than three of its standard errors, sqrt(2 / n): the noise and the fitted
+    surface do not explain the scores, and the front should be chosen without the model. `excess`
+    is the mean squared residual over the mean squared standard error: what of the scores'
+    differences is neither foretold nor noise; well above 1, more candidates or another space are
+    needed.
+    """
+
+    n: int
+    mean_square: float
+    within_95: float
+    excess: float
+    misfit: bool
+
+    @property
+    def widening(self) -> float:
+        """What the model's errors are to be multiplied by: at least 1."""
+        return math.sqrt(max(1.0, self.mean_square))

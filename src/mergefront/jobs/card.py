@@ -10,13 +10,16 @@ import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from mergefront.merging.recipe import Recipe
 from mergefront.models.sources import Sources
-from mergefront.runs.front import Front, Member, UnvalidatedCandidate
 from mergefront.runs.report.templates import open_template
+
+if TYPE_CHECKING:
+    from mergefront.runs.front import Front, Member, UnvalidatedCandidate
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 

@@ -32,7 +32,9 @@ from mergefront.models.locate import locate_models
 from mergefront.models.sources import Sources
 from mergefront.models.writer import SHARD_BYTES
 from mergefront.records import Dtype
-from mergefront.runs.front import Front, Member, UnvalidatedCandidate
+
+if TYPE_CHECKING:
+    from mergefront.runs.front import Front, Member, UnvalidatedCandidate
 
 if TYPE_CHECKING:  # a plain merge needs none of these
     from mergefront.config import EngineConfig

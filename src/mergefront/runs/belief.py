@@ -14,8 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mergefront.records import Estimate, Evaluation
-from mergefront.sampling import gp
+from mergefront.records import Calibration, Estimate, Evaluation
 from mergefront.sampling.gp import posterior
 from mergefront.sampling.gp.kernel import noise_parts, usable_errors
 from mergefront.sampling.gp.posterior import Posterior
@@ -44,7 +43,7 @@ class Belief:
     shared_NM: Array
     model: Posterior
     why_scores_choose: str = ""
-    calibration: Mapping[str, gp.Calibration] = field(default_factory=dict)
+    calibration: Mapping[str, Calibration] = field(default_factory=dict)
     ineligible: frozenset[int] = frozenset()
 
     @property
@@ -144,7 +143,7 @@ def fit_belief(
     return Belief(names, numbers, values, errors, shared, model, why, calibration, ineligible)
 
 
-def _widenings(calibration: Mapping[str, gp.Calibration]) -> list[float]:
+def _widenings(calibration: Mapping[str, Calibration]) -> list[float]:
     return [check.widening for check in calibration.values()]
 
 

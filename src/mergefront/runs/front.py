@@ -18,12 +18,11 @@ from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationEr
 from mergefront.config import ItemCounts, TokenCost
 from mergefront.errors import RunError
 from mergefront.json_file import LARGEST_INDEX, parse_json
-from mergefront.records import Estimate, Split
+from mergefront.records import Calibration, Estimate, Split
 from mergefront.runs.directory import RunDirectory
 from mergefront.runs.gains import AnswerSummary, Gains, Overlap
 from mergefront.runs.history import RaceSummary
 from mergefront.runs.study import Opening
-from mergefront.sampling.gp import Calibration
 
 FORMAT: Final = "mergefront/front@1"
 

@@ -16,11 +16,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from mergefront.errors import UserError
-from mergefront.sampling.cma import ComoCmaProposer, ScalarCmaProposer
-from mergefront.sampling.noisy_gp import NoisyGpProposer, design_trials
-from mergefront.sampling.optuna_samplers import OptunaProposer
 from mergefront.sampling.problem import Problem
-from mergefront.sampling.quasirandom import QmcProposer, RandomProposer
 from mergefront.sampling.replay import Proposer, ReplaySampler, pending
 
 __all__ = [
@@ -38,18 +34,9 @@ AUTO: Final = "auto"
 MANY_KNOBS: Final = 16
 """Between the 8 with which samplers differ and the 32 with which none was ahead at 100."""
 
-_PROPOSERS: Final[Mapping[str, Callable[[Problem], Proposer]]] = {
-    "noisy-gp": NoisyGpProposer,
-    "como-cma": ComoCmaProposer,
-    "cma": ScalarCmaProposer,
-    "nsga2": partial(OptunaProposer, "nsga2"),
-    "nsga3": partial(OptunaProposer, "nsga3"),
-    "tpe": partial(OptunaProposer, "tpe"),
-    "gp": partial(OptunaProposer, "gp"),
-    "qmc": QmcProposer,
-    "random": RandomProposer,
-}
-SAMPLERS: Final = tuple(_PROPOSERS)
+SAMPLERS: Final = (
+    "noisy-gp", "como-cma", "cma", "nsga2", "nsga3", "tpe", "gp", "qmc", "random",
+)  # fmt: skip
 """Legal names: our Gaussian process that knows the noise; CMA-ES by hypervolume and by weightings;
 Optuna's NSGA-II, NSGA-III, TPE and GP; an even sequence; random search. `auto` (`AUTO`) is none of
 them: `choose_sampler` says which."""
@@ -65,7 +52,27 @@ def make_sampler(name: str, problem: Problem) -> ReplaySampler:
         UserError: an unknown name, or lengths or numbers out of range.
     """
     _check(name, problem)
-    return ReplaySampler(_PROPOSERS[name](problem), problem.dimension)
+    return ReplaySampler(_proposers()[name](problem), problem.dimension)
+
+
+def _proposers() -> Mapping[str, Callable[[Problem], Proposer]]:
+    """Return what makes each sampler's proposals; scipy and pycma are imported only now."""
+    from mergefront.sampling.cma import ComoCmaProposer, ScalarCmaProposer
+    from mergefront.sampling.noisy_gp import NoisyGpProposer
+    from mergefront.sampling.optuna_samplers import OptunaProposer
+    from mergefront.sampling.quasirandom import QmcProposer, RandomProposer
+
+    return {
+        "noisy-gp": NoisyGpProposer,
+        "como-cma": ComoCmaProposer,
+        "cma": ScalarCmaProposer,
+        "nsga2": partial(OptunaProposer, "nsga2"),
+        "nsga3": partial(OptunaProposer, "nsga3"),
+        "tpe": partial(OptunaProposer, "tpe"),
+        "gp": partial(OptunaProposer, "gp"),
+        "qmc": QmcProposer,
+        "random": RandomProposer,
+    }
 
 
 def _check(name: str, problem: Problem) -> None:
@@ -122,6 +129,8 @@ def choose_sampler(dimension: int, candidates: int, n_objectives: int) -> Sample
             f"{n_objectives} objectives",
             hint="at least 1 knob and 1 candidate, 1 to 4 objectives",
         )
+    from mergefront.sampling.noisy_gp import design_trials
+
     if candidates <= design_trials(dimension):
         reason = f"{candidates} candidates are too few for a model: an even spread is left"
         return SamplerChoice("qmc", reason)

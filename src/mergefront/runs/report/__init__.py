@@ -11,13 +11,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mergefront.files import write_text
 from mergefront.records import Estimate
-from mergefront.runs.front import Front
 from mergefront.runs.report.templates import open_template
 from mergefront.stats import score_interval, wilson
+
+if TYPE_CHECKING:
+    from mergefront.runs.front import Front
 
 __all__ = ["ReportPicture", "write_report"]
 

@@ -314,7 +314,7 @@ def ending_of(front: Front, artifacts: Sequence[Path] = ()) -> Ending:
     """Return the numbers that end a run, and what is believed of its members.
 
     They are the validated hypervolume, the picks' test scores, the shares of items and seconds that
-    the race used, how many left it, and how well the model foretells (`gp.Calibration`).
+    the race used, how many left it, and how well the model foretells (`records.Calibration`).
     """
     believed = {
         member.number: {

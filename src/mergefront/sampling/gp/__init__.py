@@ -24,12 +24,12 @@ equations 2.23-2.24 (posterior), 2.30 (marginal likelihood), 2.40 (constant mean
 prior), 4.17 (Matern 5/2), 5.1 (a lengthscale for each feature), 5.9 (gradient), 5.12 (leave one
 out).
 
-Reading order: `kernel`, `process` (`fit`, `GaussianProcess`, `Calibration`), `fitting`, `posterior`
+Reading order: `kernel`, `process` (`fit`, `GaussianProcess`), `fitting`, `posterior`
 (all objectives together). Shapes: N candidates, F features, P points, M objectives.
 """
 
 from __future__ import annotations
 
-from mergefront.sampling.gp.process import Calibration, GaussianProcess, fit
+from mergefront.sampling.gp.process import GaussianProcess, fit
 
-__all__ = ["Calibration", "GaussianProcess", "fit"]
+__all__ = ["GaussianProcess", "fit"]

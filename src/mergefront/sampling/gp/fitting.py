@@ -22,7 +22,6 @@ from typing import Final
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor
 from scipy.linalg.lapack import dpotri
-from scipy.optimize import minimize
 
 from mergefront.sampling.gp.kernel import (
     MEAN_VARIANCE,
@@ -78,6 +77,8 @@ def fitted_kernel(features_NF: Array, values_N: Array, errors_N: Array, partial_
 
 
 def _search(features_NF: Array, values_N: Array, errors_N: Array, partial_N: Array) -> Kernel:
+    from scipy.optimize import minimize  # here: verbs that only read a run start faster
+
     spread = max(float(values_N.std()), SMALLEST_ERROR)
     n_features = features_NF.shape[1]
     start = np.array([*np.full(n_features, _CENTRE), 0.0, 0.0])

@@ -7,7 +7,6 @@ candidates, F features, P points.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -16,39 +15,13 @@ from scipy.linalg import cho_solve, solve_triangular
 from scipy.linalg.lapack import dtrtri
 from threadpoolctl import ThreadpoolController
 
+from mergefront.records import Calibration
 from mergefront.sampling.gp.fitting import fitted_kernel, milestone, surprised
 from mergefront.sampling.gp.kernel import MEAN_VARIANCE, Kernel, cholesky, matrix, usable_errors
 from mergefront.sampling.problem import Array
 
 _SURPRISED = 1.5  # mean square from which the kernel is fitted again
 _MOST = 2.0  # mean square that widened errors may still mend
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How well candidates are foretold from all others: the model's right to be believed.
-
-    `mean_square` of the standardised leave-one-out residuals is 1 for a model whose errors are as
-    large as it says, more for one that is too sure; `within_95` is the share of candidates inside
-    their 95 % prediction interval. Up to a mean square of 2 the model's errors are only to be taken
-    for larger than it says, by `widening`. `misfit` is set beyond that, if the mean square also
-    exceeds 1 by more than three of its standard errors, sqrt(2 / n): the noise and the fitted
-    surface do not explain the scores, and the front should be chosen without the model. `excess`
-    is the mean squared residual over the mean squared standard error: what of the scores'
-    differences is neither foretold nor noise; well above 1, more candidates or another space are
-    needed.
-    """
-
-    n: int
-    mean_square: float
-    within_95: float
-    excess: float
-    misfit: bool
-
-    @property
-    def widening(self) -> float:
-        """What the model's errors are to be multiplied by: at least 1."""
-        return math.sqrt(max(1.0, self.mean_square))
 
 
 class GaussianProcess:
