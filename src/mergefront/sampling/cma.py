@@ -27,6 +27,7 @@ N points, D knobs, M objectives.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
@@ -70,12 +71,12 @@ class KernelProposer(Proposer):
         self._count = count
         self._begin()
 
+    @abstractmethod
     def merit(self, kernel: int, history: Sequence[Values]) -> Callable[[Values], float]:
         """Return what a kernel maximises, a function of a candidate's values.
 
         `history` has all values told so far.
         """
-        raise NotImplementedError
 
     def propose(self, tells: Sequence[Tell], number: int) -> Array:
         if list(tells[: len(self._tells)]) != self._tells:
