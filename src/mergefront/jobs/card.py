@@ -12,7 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import ModelCard, ModelCardData
+# From its own module: the package's ModelCard would import the hub's whole client.
+from huggingface_hub.repocard_data import ModelCardData
 
 from mergefront.merging.recipe import Recipe
 from mergefront.models.sources import Sources
@@ -83,4 +84,4 @@ def model_card(
         scored_in=scored_in,
         version=version("mergefront"),
     )
-    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"))
+    return f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"
