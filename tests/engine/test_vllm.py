@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
 import pytest
 import torch
 
@@ -206,7 +207,6 @@ class TestOwnProcess(EngineContract):
     def test_an_interrupt_of_the_terminal_does_not_reach_the_core(
         self, case: Case, items: list[Item], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        psutil = pytest.importorskip("psutil")  # vLLM requires it
         answers = case.ask(case.recipe(0.5, 0.5), items)
         cores = psutil.Process().children(recursive=True)  # all that Ctrl-C reaches but ourselves
         assert len(cores) >= len(multiprocessing.active_children()) == 1
